@@ -1,0 +1,24 @@
+# Every folder of src/ is a target of its own. Its include root in the build tree holds one link, to that folder
+# alone, so `#include "checkpoint/plan.h"` compiles only where fulgur_checkpoint is linked: a wrong arrow between
+# layers is a compile error (docs/design.md, section 2).
+
+add_library(fulgur_options INTERFACE)
+target_compile_options(fulgur_options INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers -ffp-contract=off)
+if(FULGUR_SANITIZE)
+  target_compile_options(fulgur_options INTERFACE -fsanitize=${FULGUR_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(fulgur_options INTERFACE -fsanitize=${FULGUR_SANITIZE})
+endif()
+
+# fulgur_folder(<path below src> SOURCES <files...> LINKS <targets the folder may see...> [PRIVATE_LINKS <...>])
+# makes the target fulgur_<path with _ for />.
+function(fulgur_folder path)
+  cmake_parse_arguments(arg "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
+  string(REPLACE "/" "_" name ${path})
+  set(root ${CMAKE_BINARY_DIR}/roots/${name})
+  get_filename_component(parent ${root}/${path} DIRECTORY)
+  file(MAKE_DIRECTORY ${parent})
+  file(CREATE_LINK ${CMAKE_SOURCE_DIR}/src/${path} ${root}/${path} SYMBOLIC)
+  add_library(fulgur_${name} STATIC ${arg_SOURCES})
+  target_include_directories(fulgur_${name} PUBLIC ${root})
+  target_link_libraries(fulgur_${name} PUBLIC ${arg_LINKS} PRIVATE fulgur_options ${arg_PRIVATE_LINKS})
+endfunction()

@@ -1,0 +1,106 @@
+#include "base/thread_team.h"
+
+#include <algorithm>
+#include <chrono>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fulgur {
+namespace {
+
+constexpr auto kSpinTime = std::chrono::microseconds(50);
+constexpr int kPausesPerClockRead = 32;
+
+void pause_cpu() {
+#if defined(__x86_64__)
+  _mm_pause();
+#endif
+}
+
+/// Spins until done() or kSpinTime has passed; says which.
+template <typename Done>
+bool spin_until(Done done) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
+  while (true) {
+    for (int i = 0; i < kPausesPerClockRead; ++i) {
+      if (done()) return true;
+      pause_cpu();
+    }
+    if (std::chrono::steady_clock::now() >= deadline) return false;
+  }
+}
+
+/// Spins, then gives the core away until done(): for waits whose other side is at work.
+template <typename Done>
+void wait_until(Done done) {
+  if (spin_until(done)) return;
+  while (!done()) std::this_thread::yield();
+}
+
+}  // namespace
+
+ThreadTeam::ThreadTeam(int size) : size_(size) {
+  threads_.reserve(static_cast<size_t>(size - 1));
+  for (int member = 1; member < size; ++member) threads_.emplace_back([this, member] { work(member); });
+}
+
+ThreadTeam::~ThreadTeam() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_.store(true);
+    region_.fetch_add(1);
+  }
+  wake_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadTeam::run_erased(Call call, void* object) {
+  if (size_ > 1) {
+    call_ = call;
+    object_ = object;
+    running_.store(size_ - 1);
+    region_.fetch_add(1);  // sequentially consistent with asleep_: a member that missed it is seen asleep here
+    if (asleep_.load() > 0) {
+      const std::lock_guard lock(mutex_);
+      wake_.notify_all();
+    }
+  }
+  call(object, 0);
+  wait_until([this] { return running_.load(std::memory_order_acquire) == 0; });
+}
+
+void ThreadTeam::work(int member) {
+  uint64_t seen = 0;
+  while (true) {
+    if (!spin_until([&] { return region_.load(std::memory_order_acquire) != seen; })) {
+      std::unique_lock lock(mutex_);
+      asleep_.fetch_add(1);
+      wake_.wait(lock, [&] { return region_.load() != seen; });
+      asleep_.fetch_sub(1);
+    }
+    if (stop_.load()) return;
+    ++seen;
+    call_(object_, member);
+    running_.fetch_sub(1, std::memory_order_acq_rel);
+  }
+}
+
+void ThreadTeam::barrier() {
+  if (size_ == 1) return;
+  const uint64_t passed = barriers_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    barriers_.fetch_add(1, std::memory_order_release);
+    return;
+  }
+  wait_until([&] { return barriers_.load(std::memory_order_acquire) != passed; });
+}
+
+Share share_of(int64_t total, int member, int size, int64_t grain) {
+  const int64_t grains = (total + grain - 1) / grain;
+  return {std::min(total, grains * member / size * grain), std::min(total, grains * (member + 1) / size * grain)};
+}
+
+}  // namespace fulgur

@@ -1,0 +1,51 @@
+#include "ops/arena.h"
+
+#include <algorithm>
+
+#include "ops/backend.h"
+
+namespace fulgur {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kMinBlockBytes = size_t{4} << 20;
+
+}  // namespace
+
+Arena::~Arena() {
+  for (const Block& block : blocks_) backend_.release(block.data);
+}
+
+void* Arena::allocate(size_t bytes) {
+  bytes = std::max((bytes + kAlignment - 1) / kAlignment * kAlignment, kAlignment);
+  while (current_ < blocks_.size() && blocks_[current_].used + bytes > blocks_[current_].size) {
+    if (current_ + 1 == blocks_.size()) break;
+    ++current_;
+  }
+  if (blocks_.empty() || blocks_[current_].used + bytes > blocks_[current_].size) {
+    const size_t size = std::max({bytes, kMinBlockBytes, blocks_.empty() ? size_t{0} : 2 * blocks_.back().size});
+    blocks_.push_back({static_cast<std::byte*>(backend_.allocate(size)), size, 0});
+    current_ = blocks_.size() - 1;
+  }
+  Block& block = blocks_[current_];
+  void* data = block.data + block.used;
+  block.used += bytes;
+  live_ += bytes;
+  peak_ = std::max(peak_, live_);
+  return data;
+}
+
+Operand Arena::operand(DType dtype, int64_t rows, int64_t cols) {
+  return {allocate(static_cast<size_t>(rows * cols) * size_bytes(dtype)), dtype, rows, cols, cols};
+}
+
+void Arena::release_to(Mark mark) {
+  for (size_t i = mark.block; i < blocks_.size(); ++i) {
+    const size_t keep = i == mark.block ? mark.used : 0;
+    live_ -= blocks_[i].used - keep;
+    blocks_[i].used = keep;
+  }
+  current_ = mark.block;
+}
+
+}  // namespace fulgur

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+namespace fulgur {
+
+struct Context;
+struct Embed;
+struct RmsNorm;
+struct AddRmsNorm;
+struct Linear;
+struct LmHead;
+struct MlaPrepare;
+struct IndexerPrepare;
+struct IndexerSelect;
+struct IndexerScores;
+struct SparseMla;
+struct DenseMla;
+struct MlaOutput;
+struct Ffn;
+struct Moe;
+struct Sample;
+
+/// What a back end must do: a line an op (the op's header is its contract) and its memory. run() is the way in; nothing
+/// else calls through the table.
+struct Backend {
+  std::string_view name;  // "cpu avx2"
+
+  void* (*allocate)(size_t bytes);            // 64-byte aligned; throws std::bad_alloc
+  void (*release)(void* data);
+  void (*upload)(void* to, const void* from_host, size_t bytes);
+  void (*download)(void* to_host, const void* from, size_t bytes);
+
+  void (*embed)(Context&, const Embed&);
+  void (*rms_norm)(Context&, const RmsNorm&);
+  void (*add_rms_norm)(Context&, const AddRmsNorm&);
+  void (*linear)(Context&, const Linear&);
+  void (*lm_head)(Context&, const LmHead&);
+  void (*mla_prepare)(Context&, const MlaPrepare&);
+  void (*indexer_prepare)(Context&, const IndexerPrepare&);
+  void (*indexer_select)(Context&, const IndexerSelect&);
+  void (*indexer_scores)(Context&, const IndexerScores&);
+  void (*sparse_mla)(Context&, const SparseMla&);
+  void (*dense_mla)(Context&, const DenseMla&);
+  void (*mla_output)(Context&, const MlaOutput&);
+  void (*ffn)(Context&, const Ffn&);
+  void (*moe)(Context&, const Moe&);
+  void (*sample)(Context&, const Sample&);
+};
+
+}  // namespace fulgur

@@ -1,0 +1,152 @@
+// The one way into a back end: checks the shapes that each op's header promises, measures, calls through the table.
+
+#include <chrono>
+#include <stdexcept>
+#include <string>
+
+#include "ops/backend.h"
+#include "ops/context.h"
+#include "ops/embed.h"
+#include "ops/ffn.h"
+#include "ops/indexer_prepare.h"
+#include "ops/indexer_select.h"
+#include "ops/linear.h"
+#include "ops/mla_attention.h"
+#include "ops/mla_prepare.h"
+#include "ops/moe.h"
+#include "ops/norm.h"
+#include "ops/profile.h"
+#include "ops/sample.h"
+
+namespace fulgur {
+namespace {
+
+/// Misuse by the model or runtime, never by a user.
+void require(bool holds, const char* what) {
+  if (!holds) throw std::logic_error(std::string("op called wrongly: ") + what);
+}
+
+bool is_operand(const Operand& x) { return x.dtype == DType::kBf16 || x.dtype == DType::kF32; }
+
+template <typename Op>
+void call(Context& context, OpKind kind, void (*function)(Context&, const Op&), const Op& op) {
+  if (context.profile == nullptr) return function(context, op);
+  const auto start = std::chrono::steady_clock::now();
+  function(context, op);
+  context.profile->add(kind, std::chrono::steady_clock::now() - start);
+}
+
+}  // namespace
+
+void run(Context& context, const Embed& op) {
+  require(op.hidden.rows == op.batch.num_tokens, "embed: a row of hidden for every token");
+  require(op.hidden.cols == op.table.cols, "embed: hidden as wide as the table");
+  call(context, OpKind::kEmbed, context.backend->embed, op);
+}
+
+void run(Context& context, const RmsNorm& op) {
+  require(op.x.cols == op.gain.cols && op.out.cols == op.x.cols && op.out.rows == op.x.rows, "rms_norm: shapes");
+  require(is_operand(op.out), "rms_norm: out is an operand");
+  call(context, OpKind::kRmsNorm, context.backend->rms_norm, op);
+}
+
+void run(Context& context, const AddRmsNorm& op) {
+  require(op.sum.cols == op.gain.cols && op.out.cols == op.sum.cols && op.out.rows == op.sum.rows, "add_rms_norm: shapes");
+  require(op.delta.rows == op.sum.rows && op.delta.cols == op.sum.cols, "add_rms_norm: delta as large as sum");
+  require(is_operand(op.out), "add_rms_norm: out is an operand");
+  call(context, OpKind::kAddRmsNorm, context.backend->add_rms_norm, op);
+}
+
+void run(Context& context, const Linear& op) {
+  require(op.x.cols == op.w.cols && op.y.cols == op.w.rows && op.y.rows == op.x.rows, "linear: shapes");
+  require(is_operand(op.x) && is_operand(op.y), "linear: x and y are operands");
+  call(context, OpKind::kLinear, context.backend->linear, op);
+}
+
+void run(Context& context, const LmHead& op) {
+  require(op.hidden.cols == op.w.cols && op.logits.cols == op.w.rows, "lm_head: shapes");
+  require(is_operand(op.hidden), "lm_head: hidden is an operand");
+  call(context, OpKind::kLmHead, context.backend->lm_head, op);
+}
+
+void run(Context& context, const MlaPrepare& op) {
+  const MlaShape& s = op.shape;
+  require(op.x.rows == op.batch.num_tokens && op.q.rows == op.x.rows, "mla_prepare: a row for every token");
+  require(op.q.cols == int64_t{s.num_heads} * (s.kv_lora + s.rope), "mla_prepare: q is [T, h*(r+dr)]");
+  require(op.latents.width == s.kv_lora + s.rope, "mla_prepare: cache entries of r+dr");
+  require(op.q.dtype == op.x.dtype && op.latents.dtype == op.x.dtype, "mla_prepare: one dtype of operands");
+  require(op.weights.kv_a.rows == s.kv_lora + s.rope && op.weights.kv_a.cols == op.x.cols, "mla_prepare: kv_a");
+  require(op.weights.uk.rows == int64_t{s.num_heads} * s.kv_lora && op.weights.uk.cols == s.nope, "mla_prepare: uk");
+  require(op.weights.q_b.rows == int64_t{s.num_heads} * (s.nope + s.rope), "mla_prepare: q_b");
+  require(!op.weights.q_a.present() || op.q_latent.cols == op.weights.q_a.rows, "mla_prepare: q_latent");
+  call(context, OpKind::kMlaPrepare, context.backend->mla_prepare, op);
+}
+
+void run(Context& context, const IndexerPrepare& op) {
+  const IndexerShape& s = op.shape;
+  require(op.x.rows == op.batch.num_tokens && op.q.rows == op.x.rows, "indexer_prepare: a row for every token");
+  require(op.q.cols == int64_t{s.num_heads} * s.head_dim, "indexer_prepare: q is [T, nI*dI]");
+  require(op.q.dtype == op.keys.dtype && op.keys.width == s.head_dim, "indexer_prepare: q in the form of the keys");
+  require(op.head_weights.rows == op.x.rows && op.head_weights.cols == s.num_heads, "indexer_prepare: head weights");
+  require(op.weights.wk_weights_proj.rows == s.head_dim + s.num_heads, "indexer_prepare: wk_weights_proj is [dI+nI, d]");
+  require(op.weights.wq_b.rows == op.q.cols && op.weights.wq_b.cols == op.q_latent.cols, "indexer_prepare: wq_b");
+  call(context, OpKind::kIndexerPrepare, context.backend->indexer_prepare, op);
+}
+
+void run(Context& context, const IndexerSelect& op) {
+  require(op.q.rows == op.batch.num_tokens && op.selected.rows == op.q.rows, "indexer_select: a row for every token");
+  require(op.q.dtype == op.keys.dtype && op.keys.width == op.shape.head_dim, "indexer_select: q in the form of the keys");
+  require(op.selected.cols >= 1, "indexer_select: index_topk is at least 1");
+  call(context, OpKind::kIndexerSelect, context.backend->indexer_select, op);
+}
+
+void run(Context& context, const IndexerScores& op) {
+  require(op.q.rows == op.batch.num_tokens && op.scores.rows == op.q.rows, "indexer_scores: a row for every token");
+  require(op.q.dtype == op.keys.dtype && op.keys.width == op.shape.head_dim, "indexer_scores: q in the form of the keys");
+  require(op.scores.cols >= op.batch.max_context, "indexer_scores: a column for every position");
+  call(context, OpKind::kIndexerScores, context.backend->indexer_scores, op);
+}
+
+void run(Context& context, const SparseMla& op) {
+  require(op.q.rows == op.batch.num_tokens && op.u.rows == op.q.rows, "sparse_mla: a row for every token");
+  require(op.u.cols == int64_t{op.shape.num_heads} * op.shape.kv_lora, "sparse_mla: u is [T, h*r]");
+  require(op.q.dtype == op.latents.dtype && op.u.dtype == op.q.dtype, "sparse_mla: one dtype of operands");
+  require(op.selected.rows == op.q.rows, "sparse_mla: a selection for every token");
+  call(context, OpKind::kSparseMla, context.backend->sparse_mla, op);
+}
+
+void run(Context& context, const DenseMla& op) {
+  require(op.q.rows == op.batch.num_tokens && op.u.rows == op.q.rows, "dense_mla: a row for every token");
+  require(op.u.cols == int64_t{op.shape.num_heads} * op.shape.kv_lora, "dense_mla: u is [T, h*r]");
+  require(op.q.dtype == op.latents.dtype && op.u.dtype == op.q.dtype, "dense_mla: one dtype of operands");
+  call(context, OpKind::kDenseMla, context.backend->dense_mla, op);
+}
+
+void run(Context& context, const MlaOutput& op) {
+  const MlaShape& s = op.shape;
+  require(op.u.cols == int64_t{s.num_heads} * s.kv_lora && op.delta.rows == op.u.rows, "mla_output: shapes");
+  require(op.weights.uv.rows == int64_t{s.num_heads} * s.value && op.weights.uv.cols == s.kv_lora, "mla_output: uv");
+  require(op.weights.o.rows == op.delta.cols && op.weights.o.cols == op.weights.uv.rows, "mla_output: o");
+  call(context, OpKind::kMlaOutput, context.backend->mla_output, op);
+}
+
+void run(Context& context, const Ffn& op) {
+  require(op.x.cols == op.weights.gate.cols && op.x.cols == op.weights.up.cols, "ffn: gate and up");
+  require(op.weights.gate.rows == op.weights.up.rows && op.weights.down.cols == op.weights.up.rows, "ffn: width");
+  require(op.delta.rows == op.x.rows && op.delta.cols == op.weights.down.rows, "ffn: delta");
+  call(context, OpKind::kFfn, context.backend->ffn, op);
+}
+
+void run(Context& context, const Moe& op) {
+  const auto num_experts = static_cast<int64_t>(op.weights.experts.size());
+  require(op.weights.router.rows == num_experts && op.weights.router.cols == op.x.cols, "moe: router");
+  require(op.weights.correction_bias.cols == num_experts, "moe: correction bias");
+  require(op.delta.rows == op.x.rows && op.x.rows == op.batch.num_tokens, "moe: a row for every token");
+  call(context, OpKind::kMoe, context.backend->moe, op);
+}
+
+void run(Context& context, const Sample& op) {
+  call(context, OpKind::kSample, context.backend->sample, op);
+}
+
+}  // namespace fulgur
