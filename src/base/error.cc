@@ -37,7 +37,8 @@ std::string report(const std::vector<Problem>& problems) {
   }
   for (const auto& [kind, count] : seen) {
     if (count > kMostOfAKind) {
-      text += "\n... and " + std::to_string(count - kMostOfAKind) + " more of kind " + std::string(name(kind));
+      text +=
+          "\n... and " + std::to_string(count - kMostOfAKind) + " more of kind " + std::string(name(kind));
     }
   }
   return text;
@@ -47,6 +48,7 @@ std::string report(const std::vector<Problem>& problems) {
 
 Error::Error(std::vector<Problem> problems) : problems_(std::move(problems)), what_(report(problems_)) {}
 Error::Error(Problem problem) : Error(std::vector<Problem>{std::move(problem)}) {}
-Error::Error(ErrorKind kind, std::string message) : Error(Problem{.kind = kind, .message = std::move(message)}) {}
+Error::Error(ErrorKind kind, std::string message)
+    : Error(Problem{.kind = kind, .message = std::move(message)}) {}
 
 }  // namespace fulgur

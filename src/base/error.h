@@ -7,7 +7,8 @@
 
 namespace fulgur {
 
-/// What went wrong. The names are stable: tests and `inspect --json` ask for them (docs/spec/checkpoints.md, section 4).
+/// What went wrong. The names are stable: tests and `inspect --json` ask for them (docs/spec/checkpoints.md,
+/// section 4).
 enum class ErrorKind {
   kMissingTensor,
   kConflictingTensors,
@@ -32,12 +33,13 @@ enum class ErrorKind {
 /// "missing_tensor", "shape_mismatch", ...
 std::string_view name(ErrorKind kind);
 
-/// One refusal, as a colleague would tell it. `message` is a whole sentence that stands alone; the other fields may be
-/// empty. Printed as `FILE: MESSAGE` and then an indented line each for expected, found and what to do.
+/// One refusal, as a colleague would tell it. `message` is a whole sentence that stands alone; the other
+/// fields may be empty. Printed as `FILE: MESSAGE` and then an indented line each for expected, found and
+/// what to do.
 struct Problem {
   ErrorKind kind{};
-  std::string file;      // the file's name as the user knows it
-  std::string tensor;    // the tensor or config field
+  std::string file;    // the file's name as the user knows it
+  std::string tensor;  // the tensor or config field
   std::string message;
   std::string expected;
   std::string found;
@@ -47,8 +49,8 @@ struct Problem {
 /// The printed form of one problem, without a final newline.
 std::string describe(const Problem& problem);
 
-/// Thrown at the edges: files, flags, requests. Carries every problem found there, and the context chain that callers
-/// add on the way up ("loading models/x"), innermost first.
+/// Thrown at the edges: files, flags, requests. Carries every problem found there, and the context chain that
+/// callers add on the way up ("loading models/x"), innermost first.
 class Error : public std::exception {
  public:
   explicit Error(Problem problem);

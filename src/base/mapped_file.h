@@ -9,9 +9,9 @@
 
 namespace fulgur {
 
-/// A whole file, mapped read-only for as long as this lives. A page that vanishes because the file shrank reads as zeros and
-/// flags the file instead of killing the process (a SIGBUS handler that touches mapped ranges only): check
-/// `throw_if_damaged()` after reading.
+/// A whole file, mapped read-only for as long as this lives. A page that vanishes because the file shrank
+/// reads as zeros and flags the file instead of killing the process (a SIGBUS handler that touches mapped
+/// ranges only): check `throw_if_damaged()` after reading.
 class MappedFile {
  public:
   /// Throws io_error: not there, not a regular file (links are followed), unreadable.

@@ -8,8 +8,8 @@
 
 namespace fulgur {
 
-/// A row-major view, `stride` elements from one row to the next. Owns nothing; in an op it is back-end memory, which
-/// only the back end dereferences.
+/// A row-major view, `stride` elements from one row to the next. Owns nothing; in an op it is back-end
+/// memory, which only the back end dereferences.
 template <typename T>
 struct Matrix {
   T* data = nullptr;
@@ -19,15 +19,16 @@ struct Matrix {
 
   Matrix() = default;
   Matrix(T* data, int64_t rows, int64_t cols) : data(data), rows(rows), cols(cols), stride(cols) {}
-  Matrix(T* data, int64_t rows, int64_t cols, int64_t stride) : data(data), rows(rows), cols(cols), stride(stride) {}
+  Matrix(T* data, int64_t rows, int64_t cols, int64_t stride)
+      : data(data), rows(rows), cols(cols), stride(stride) {}
   // NOLINTNEXTLINE(google-explicit-constructor): a writable view is also a read-only one
   operator Matrix<const T>() const requires(!std::is_const_v<T>) { return {data, rows, cols, stride}; }
 
   [[nodiscard]] T* row(int64_t r) const { return data + r * stride; }
 };
 
-/// The operand of a product: activations rounded once, by the op that makes them, to bf16 (`--precision native`) or not
-/// at all, f32 (`full`). [rows, cols], `stride` elements from row to row.
+/// The operand of a product: activations rounded once, by the op that makes them, to bf16 (`--precision
+/// native`) or not at all, f32 (`full`). [rows, cols], `stride` elements from row to row.
 struct Operand {
   void* data = nullptr;
   DType dtype = DType::kBf16;  // kBf16 or kF32
@@ -41,8 +42,8 @@ struct Operand {
   }
 };
 
-/// A weight matrix [rows, cols] as stored, `y = x W^T`: rows are outputs and each row is contiguous. A view; the
-/// loader owns the memory. Every storage form has its kernels.
+/// A weight matrix [rows, cols] as stored, `y = x W^T`: rows are outputs and each row is contiguous. A view;
+/// the loader owns the memory. Every storage form has its kernels.
 struct Weight {
   DType form = DType::kBf16;  // kBf16, kF16 or kF32
   int64_t rows = 0;

@@ -61,7 +61,8 @@ void ThreadTeam::run_erased(Call call, void* object) {
     call_ = call;
     object_ = object;
     running_.store(size_ - 1);
-    region_.fetch_add(1);  // sequentially consistent with asleep_: a member that missed it is seen asleep here
+    region_.fetch_add(
+        1);  // sequentially consistent with asleep_: a member that missed it is seen asleep here
     if (asleep_.load() > 0) {
       const std::lock_guard lock(mutex_);
       wake_.notify_all();
@@ -100,7 +101,8 @@ void ThreadTeam::barrier() {
 
 Share share_of(int64_t total, int member, int size, int64_t grain) {
   const int64_t grains = (total + grain - 1) / grain;
-  return {std::min(total, grains * member / size * grain), std::min(total, grains * (member + 1) / size * grain)};
+  return {std::min(total, grains * member / size * grain),
+          std::min(total, grains * (member + 1) / size * grain)};
 }
 
 }  // namespace fulgur

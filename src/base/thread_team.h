@@ -9,8 +9,8 @@
 
 namespace fulgur {
 
-/// A fixed team of threads that runs one parallel region at a time; the caller is member 0. Waiting members spin at
-/// most 50 us, then sleep. One team per Context; not re-entrant.
+/// A fixed team of threads that runs one parallel region at a time; the caller is member 0. Waiting members
+/// spin at most 50 us, then sleep. One team per Context; not re-entrant.
 class ThreadTeam {
  public:
   explicit ThreadTeam(int size);  // size >= 1
@@ -20,11 +20,13 @@ class ThreadTeam {
 
   [[nodiscard]] int size() const { return size_; }
 
-  /// Calls body(member) once on each member, member = 0..size-1, and returns when all are done. `body` must not throw.
+  /// Calls body(member) once on each member, member = 0..size-1, and returns when all are done. `body` must
+  /// not throw.
   template <typename Body>
   void run(Body&& body) {
     using Plain = std::remove_reference_t<Body>;
-    run_erased([](void* object, int member) { (*static_cast<Plain*>(object))(member); }, const_cast<void*>(static_cast<const void*>(&body)));
+    run_erased([](void* object, int member) { (*static_cast<Plain*>(object))(member); },
+               const_cast<void*>(static_cast<const void*>(&body)));
   }
 
   /// Inside run(): waits until every member has come here. All writes before it are seen after it.
@@ -49,7 +51,8 @@ class ThreadTeam {
   std::condition_variable wake_;
 };
 
-/// The part of [0, total) that `member` of `size` takes when it is cut into equal runs of multiples of `grain`.
+/// The part of [0, total) that `member` of `size` takes when it is cut into equal runs of multiples of
+/// `grain`.
 struct Share {
   int64_t begin = 0;
   int64_t end = 0;

@@ -17,26 +17,26 @@ namespace fulgur {
 /// Where one tensor lies.
 struct CatalogEntry {
   std::string name;
-  std::string dtype_name;       // as the header spells it
-  bool dtype_known = false;     // false: `dtype` means nothing
+  std::string dtype_name;    // as the header spells it
+  bool dtype_known = false;  // false: `dtype` means nothing
   DType dtype{};
   std::vector<int64_t> shape;
-  int file = 0;                 // index into Catalog::files
-  uint64_t offset = 0;          // from the file's start
+  int file = 0;         // index into Catalog::files
+  uint64_t offset = 0;  // from the file's start
   uint64_t bytes = 0;
 };
 
 /// All tensors of a checkpoint folder, from its headers alone (docs/spec/checkpoints.md, section 1).
 struct Catalog {
   std::vector<std::shared_ptr<const MappedFile>> files;
-  std::vector<CatalogEntry> entries;          // sorted by name; names are unique
-  std::vector<std::string> notices;           // worth a line, no error: an index that omits tensors, ...
+  std::vector<CatalogEntry> entries;  // sorted by name; names are unique
+  std::vector<std::string> notices;   // worth a line, no error: an index that omits tensors, ...
 
   [[nodiscard]] const CatalogEntry* find(std::string_view name) const;
 };
 
-/// Reads every header of the folder's safetensors files. All structural problems are reported together: an Error with one
-/// Problem each.
+/// Reads every header of the folder's safetensors files. All structural problems are reported together: an
+/// Error with one Problem each.
 Catalog read_catalog(const std::filesystem::path& folder);
 /// The same for a single safetensors file.
 Catalog read_safetensors(const std::filesystem::path& file);

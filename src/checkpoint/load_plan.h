@@ -16,12 +16,12 @@ namespace fulgur {
 
 /// What is done with one source tensor. In the order of the enumerators, each where needed.
 enum class StepKind {
-  kMap,        // used where it lies in the file
-  kCopy,       // copied as it is: misaligned for its type, or to stand beside other parts
-  kConvert,    // to the dtype it is held in
-  kConcatRows, // placed below the parts before it
-  kTranspose,  // UK, per head
-  kSplitHeads, // UV rows of every head
+  kMap,         // used where it lies in the file
+  kCopy,        // copied as it is: misaligned for its type, or to stand beside other parts
+  kConvert,     // to the dtype it is held in
+  kConcatRows,  // placed below the parts before it
+  kTranspose,   // UK, per head
+  kSplitHeads,  // UV rows of every head
 };
 
 std::string_view name(StepKind kind);
@@ -41,16 +41,19 @@ struct IgnoredTensor {
   std::string rule;
 };
 
-/// Parameters x catalog: a value that `inspect` prints, tests compare, `convert` executes to disk and the engine to memory.
+/// Parameters x catalog: a value that `inspect` prints, tests compare, `convert` executes to disk and the
+/// engine to memory.
 struct LoadPlan {
   std::vector<PlannedParameter> parameters;  // parallel to the parameters that were resolved
   std::vector<IgnoredTensor> ignored;
-  std::vector<Problem> problems;             // everything that is wrong, never just the first
+  std::vector<Problem> problems;  // everything that is wrong, never just the first
 };
 
-/// Never throws: the plan and all problems. Every tensor of the catalog is consumed by a parameter (kv_b_proj by the two that
-/// divide it), or ignored by a rule, or a problem. `config_file` names the file in a shape_mismatch.
-LoadPlan resolve(std::span<const Parameter> parameters, std::span<const IgnoreRule> ignore, const Catalog& catalog);
+/// Never throws: the plan and all problems. Every tensor of the catalog is consumed by a parameter (kv_b_proj
+/// by the two that divide it), or ignored by a rule, or a problem. `config_file` names the file in a
+/// shape_mismatch.
+LoadPlan resolve(std::span<const Parameter> parameters, std::span<const IgnoreRule> ignore,
+                 const Catalog& catalog);
 
 /// Called as bytes are loaded, from one thread at a time: bytes so far and in all.
 using LoadProgress = std::function<void(uint64_t done, uint64_t total)>;
@@ -65,7 +68,7 @@ struct LoadedWeights {
 };
 
 /// Executes a plan without problems, on `num_threads` threads. Throws io_error if a file shrank under it.
-LoadedWeights execute(const LoadPlan& plan, std::span<const Parameter> parameters, const Catalog& catalog, int num_threads,
-                      const LoadProgress& progress = nullptr);
+LoadedWeights execute(const LoadPlan& plan, std::span<const Parameter> parameters, const Catalog& catalog,
+                      int num_threads, const LoadProgress& progress = nullptr);
 
 }  // namespace fulgur

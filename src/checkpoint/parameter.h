@@ -8,8 +8,8 @@
 
 namespace fulgur {
 
-/// A dimension that a config promises, with the field (or expression of fields) that promises it: a checkpoint that
-/// disagrees is a shape_mismatch that names it.
+/// A dimension that a config promises, with the field (or expression of fields) that promises it: a
+/// checkpoint that disagrees is a shape_mismatch that names it.
 struct Dim {
   int64_t size = 0;
   std::string field;  // "hidden_size", "index_head_dim + index_n_heads"
@@ -17,15 +17,15 @@ struct Dim {
 
 /// One tensor of a checkpoint that a parameter is made from, by its whole name.
 struct Part {
-  std::string tensor;       // "model.layers.0.self_attn.indexer.wk.weight"
-  std::vector<Dim> shape;   // as stored
+  std::string tensor;      // "model.layers.0.self_attn.indexer.wk.weight"
+  std::vector<Dim> shape;  // as stored
 };
 
 /// What is done to the source on its way into memory.
 enum class Arrangement {
-  kRows,         // the parts' rows, one part after the other
-  kUkTransposed, // kv_b_proj [h*(dn+dv), r] -> UK transposed per head [h*r, dn]
-  kUv,           // kv_b_proj [h*(dn+dv), r] -> UV per head [h*dv, r]
+  kRows,          // the parts' rows, one part after the other
+  kUkTransposed,  // kv_b_proj [h*(dn+dv), r] -> UK transposed per head [h*r, dn]
+  kUv,            // kv_b_proj [h*(dn+dv), r] -> UV per head [h*dv, r]
 };
 
 /// One parameter of the model, declared as data: what `inspect` prints, the loader fills and the layer binds.
@@ -35,8 +35,8 @@ struct Parameter {
   int64_t cols = 0;  // vectors are [1, n]
   /// The spellings a checkpoint may use, each a list of parts. Exactly one of them may be present.
   std::vector<std::vector<Part>> spellings;
-  /// The dtypes it may be held in. A source stored in one of them is kept as it is stored (mapped, where no step is needed);
-  /// any other is converted to the first.
+  /// The dtypes it may be held in. A source stored in one of them is kept as it is stored (mapped, where no
+  /// step is needed); any other is converted to the first.
   std::vector<DType> held_as;
   Arrangement arrangement = Arrangement::kRows;
   int64_t num_heads = 0;  // for kUkTransposed and kUv
@@ -47,7 +47,8 @@ struct Parameter {
 /// Names that a checkpoint may hold and this model doesn't use, and why.
 struct IgnoreRule {
   std::string name;     // "rotary tables": what `inspect` prints
-  std::string pattern;  // whole dotted components; `*` stands for one component, a leading `**` for any number of them
+  std::string pattern;  // whole dotted components; `*` stands for one component, a leading `**` for any
+                        // number of them
 };
 
 }  // namespace fulgur

@@ -23,7 +23,8 @@ void* Arena::allocate(size_t bytes) {
     ++current_;
   }
   if (blocks_.empty() || blocks_[current_].used + bytes > blocks_[current_].size) {
-    const size_t size = std::max({bytes, kMinBlockBytes, blocks_.empty() ? size_t{0} : 2 * blocks_.back().size});
+    const size_t size =
+        std::max({bytes, kMinBlockBytes, blocks_.empty() ? size_t{0} : 2 * blocks_.back().size});
     blocks_.push_back({static_cast<std::byte*>(backend_.allocate(size)), size, 0});
     current_ = blocks_.size() - 1;
   }

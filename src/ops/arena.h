@@ -10,8 +10,8 @@ namespace fulgur {
 
 struct Backend;
 
-/// A stack of back-end memory: allocations are freed by going back to a mark, never one by one. Grows in blocks, which
-/// it keeps until it is destroyed. Every allocation is 64-byte aligned and not initialized.
+/// A stack of back-end memory: allocations are freed by going back to a mark, never one by one. Grows in
+/// blocks, which it keeps until it is destroyed. Every allocation is 64-byte aligned and not initialized.
 class Arena {
  public:
   explicit Arena(const Backend& backend) : backend_(backend) {}

@@ -22,12 +22,12 @@ struct Ffn;
 struct Moe;
 struct Sample;
 
-/// What a back end must do: a line an op (the op's header is its contract) and its memory. run() is the way in; nothing
-/// else calls through the table.
+/// What a back end must do: a line an op (the op's header is its contract) and its memory. run() is the way
+/// in; nothing else calls through the table.
 struct Backend {
   std::string_view name;  // "cpu avx2"
 
-  void* (*allocate)(size_t bytes);            // 64-byte aligned; throws std::bad_alloc
+  void* (*allocate)(size_t bytes);  // 64-byte aligned; throws std::bad_alloc
   void (*release)(void* data);
   void (*upload)(void* to, const void* from_host, size_t bytes);
   void (*download)(void* to_host, const void* from, size_t bytes);

@@ -7,7 +7,8 @@ namespace fulgur {
 
 struct Context;
 
-/// H0[t] = Emb[token_t], widened to f32 (docs/spec/model.md, section 1). Token ids are valid rows of the table.
+/// H0[t] = Emb[token_t], widened to f32 (docs/spec/model.md, section 1). Token ids are valid rows of the
+/// table.
 struct Embed {
   const TokenBatch& batch;
   Weight table;          // [vocab, hidden]

@@ -13,12 +13,12 @@ struct FfnWeights {
   Weight down;  // [hidden, I]
 };
 
-/// FFN(x) = (silu(x W_gate^T) * (x W_up^T)) W_down^T (docs/spec/model.md, section 6). The gated product is an operand, rounded
-/// once to x's dtype.
+/// FFN(x) = (silu(x W_gate^T) * (x W_up^T)) W_down^T (docs/spec/model.md, section 6). The gated product is an
+/// operand, rounded once to x's dtype.
 struct Ffn {
-  Operand x;                  // [num_tokens, hidden]
+  Operand x;  // [num_tokens, hidden]
   const FfnWeights& weights;
-  Matrix<float> delta;        // out: [num_tokens, hidden]
+  Matrix<float> delta;  // out: [num_tokens, hidden]
 };
 void run(Context&, const Ffn&);
 

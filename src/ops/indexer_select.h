@@ -15,29 +15,30 @@ struct Context;
 ///
 ///   score[t, s] = sum_h head_weights[t, h] * max(0, q[t, h] . k[s])        s <= position[t]
 ///
-/// Higher score first, then the lower position, exactly, of the scores this kernel computes (-0 equals 0): the set does
-/// not depend on batch or threads. A row with at most index_topk candidates takes them all, unscored. A NaN score gives a
-/// row of -1 and the sequence's fault bit. Scratch is bounded: it grows with neither the batch times the context nor the
-/// context alone beyond one tile of rows.
-/// (DeepSeek-V3.2 report, section 2.1; docs/spec/model.md, sections 4 and 5.)
+/// Higher score first, then the lower position, exactly, of the scores this kernel computes (-0 equals 0):
+/// the set does not depend on batch or threads. A row with at most index_topk candidates takes them all,
+/// unscored. A NaN score gives a row of -1 and the sequence's fault bit. Scratch is bounded: it grows with
+/// neither the batch times the context nor the context alone beyond one tile of rows. (DeepSeek-V3.2 report,
+/// section 2.1; docs/spec/model.md, sections 4 and 5.)
 struct IndexerSelect {
-  Operand q;                           // [num_tokens, nI*dI], in the form of the keys
-  Matrix<const float> head_weights;    // [num_tokens, nI]
+  Operand q;                         // [num_tokens, nI*dI], in the form of the keys
+  Matrix<const float> head_weights;  // [num_tokens, nI]
   PagedKeys keys;
   const IndexerShape& shape;
   const TokenBatch& batch;
-  Matrix<int32_t> selected;            // out: [num_tokens, index_topk] positions, ascending, -1 after the last
+  Matrix<int32_t> selected;  // out: [num_tokens, index_topk] positions, ascending, -1 after the last
 };
 void run(Context&, const IndexerSelect&);
 
-/// The scores themselves, bit for bit those IndexerSelect ranks, for dumps and tests: 0 where s > position[t].
+/// The scores themselves, bit for bit those IndexerSelect ranks, for dumps and tests: 0 where s >
+/// position[t].
 struct IndexerScores {
   Operand q;
   Matrix<const float> head_weights;
   PagedKeys keys;
   const IndexerShape& shape;
   const TokenBatch& batch;
-  Matrix<float> scores;                // out: [num_tokens, at least max_context]; columns past position[t] are 0
+  Matrix<float> scores;  // out: [num_tokens, at least max_context]; columns past position[t] are 0
 };
 void run(Context&, const IndexerScores&);
 

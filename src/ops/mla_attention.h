@@ -15,16 +15,17 @@ struct Context;
 ///
 ///   z[t,h,s] = scale * q[t,h] . entry_s       p = softmax over the selected s       u[t,h] = sum_s p c_s
 ///
-/// Reads the selected entries only. The scores z, their maximum and the softmax sum are f32; p is an operand, rounded once
-/// to q's dtype before it multiplies the latents. A NaN sets the sequence's fault bit.
+/// Reads the selected entries only. The scores z, their maximum and the softmax sum are f32; p is an operand,
+/// rounded once to q's dtype before it multiplies the latents. A NaN sets the sequence's fault bit.
 struct SparseMla {
-  Operand q;                           // [num_tokens, h*(r+dr)]
+  Operand q;  // [num_tokens, h*(r+dr)]
   PagedLatents latents;
   const TokenBatch& batch;
-  Matrix<const int32_t> selected;      // [num_tokens, topk] positions, ascending, -1 after the last; at least one each
+  Matrix<const int32_t>
+      selected;  // [num_tokens, topk] positions, ascending, -1 after the last; at least one each
   const MlaShape& shape;
   float scale;
-  Operand u;                           // out: [num_tokens, h*r], q's dtype
+  Operand u;  // out: [num_tokens, h*r], q's dtype
 };
 void run(Context&, const SparseMla&);
 

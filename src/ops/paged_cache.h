@@ -8,8 +8,8 @@
 
 namespace fulgur {
 
-/// One layer's pool of compressed kv: for every cached token the normalized latent c [r] and then the rotated shared key
-/// kp [dr]. [num_pages, 64, r + dr], bf16 or f32 (docs/spec/model.md, sections 3 and 12).
+/// One layer's pool of compressed kv: for every cached token the normalized latent c [r] and then the rotated
+/// shared key kp [dr]. [num_pages, 64, r + dr], bf16 or f32 (docs/spec/model.md, sections 3 and 12).
 struct PagedLatents {
   void* data = nullptr;
   DType dtype = DType::kBf16;
@@ -26,9 +26,10 @@ struct PagedLatents {
   }
 };
 
-/// One layer's pool of index keys, one vector k [dI] a token. Within a page, components go in pairs and tokens lie side by
-/// side: [num_pages, ceil(dI / 2), 64, 2]. A kernel whose lanes are tokens so reads whole vectors, and a pair of
-/// bf16 components is what the bf16 dot-product instructions take. bf16 or f32. An odd dI has a zero in its last pair.
+/// One layer's pool of index keys, one vector k [dI] a token. Within a page, components go in pairs and
+/// tokens lie side by side: [num_pages, ceil(dI / 2), 64, 2]. A kernel whose lanes are tokens so reads whole
+/// vectors, and a pair of bf16 components is what the bf16 dot-product instructions take. bf16 or f32. An odd
+/// dI has a zero in its last pair.
 struct PagedKeys {
   void* data = nullptr;
   DType dtype = DType::kBf16;

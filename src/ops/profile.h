@@ -9,8 +9,21 @@
 namespace fulgur {
 
 enum class OpKind : uint8_t {
-  kEmbed, kRmsNorm, kAddRmsNorm, kLinear, kLmHead, kMlaPrepare, kIndexerPrepare, kIndexerSelect, kIndexerScores,
-  kSparseMla, kDenseMla, kMlaOutput, kFfn, kMoe, kSample,
+  kEmbed,
+  kRmsNorm,
+  kAddRmsNorm,
+  kLinear,
+  kLmHead,
+  kMlaPrepare,
+  kIndexerPrepare,
+  kIndexerSelect,
+  kIndexerScores,
+  kSparseMla,
+  kDenseMla,
+  kMlaOutput,
+  kFfn,
+  kMoe,
+  kSample,
 };
 constexpr size_t kNumOpKinds = 15;
 

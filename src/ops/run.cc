@@ -1,4 +1,5 @@
-// The one way into a back end: checks the shapes that each op's header promises, measures, calls through the table.
+// The one way into a back end: checks the shapes that each op's header promises, measures, calls through the
+// table.
 
 #include <chrono>
 #include <stdexcept>
@@ -45,14 +46,17 @@ void run(Context& context, const Embed& op) {
 }
 
 void run(Context& context, const RmsNorm& op) {
-  require(op.x.cols == op.gain.cols && op.out.cols == op.x.cols && op.out.rows == op.x.rows, "rms_norm: shapes");
+  require(op.x.cols == op.gain.cols && op.out.cols == op.x.cols && op.out.rows == op.x.rows,
+          "rms_norm: shapes");
   require(is_operand(op.out), "rms_norm: out is an operand");
   call(context, OpKind::kRmsNorm, context.backend->rms_norm, op);
 }
 
 void run(Context& context, const AddRmsNorm& op) {
-  require(op.sum.cols == op.gain.cols && op.out.cols == op.sum.cols && op.out.rows == op.sum.rows, "add_rms_norm: shapes");
-  require(op.delta.rows == op.sum.rows && op.delta.cols == op.sum.cols, "add_rms_norm: delta as large as sum");
+  require(op.sum.cols == op.gain.cols && op.out.cols == op.sum.cols && op.out.rows == op.sum.rows,
+          "add_rms_norm: shapes");
+  require(op.delta.rows == op.sum.rows && op.delta.cols == op.sum.cols,
+          "add_rms_norm: delta as large as sum");
   require(is_operand(op.out), "add_rms_norm: out is an operand");
   call(context, OpKind::kAddRmsNorm, context.backend->add_rms_norm, op);
 }
@@ -75,8 +79,10 @@ void run(Context& context, const MlaPrepare& op) {
   require(op.q.cols == int64_t{s.num_heads} * (s.kv_lora + s.rope), "mla_prepare: q is [T, h*(r+dr)]");
   require(op.latents.width == s.kv_lora + s.rope, "mla_prepare: cache entries of r+dr");
   require(op.q.dtype == op.x.dtype && op.latents.dtype == op.x.dtype, "mla_prepare: one dtype of operands");
-  require(op.weights.kv_a.rows == s.kv_lora + s.rope && op.weights.kv_a.cols == op.x.cols, "mla_prepare: kv_a");
-  require(op.weights.uk.rows == int64_t{s.num_heads} * s.kv_lora && op.weights.uk.cols == s.nope, "mla_prepare: uk");
+  require(op.weights.kv_a.rows == s.kv_lora + s.rope && op.weights.kv_a.cols == op.x.cols,
+          "mla_prepare: kv_a");
+  require(op.weights.uk.rows == int64_t{s.num_heads} * s.kv_lora && op.weights.uk.cols == s.nope,
+          "mla_prepare: uk");
   require(op.weights.q_b.rows == int64_t{s.num_heads} * (s.nope + s.rope), "mla_prepare: q_b");
   require(!op.weights.q_a.present() || op.q_latent.cols == op.weights.q_a.rows, "mla_prepare: q_latent");
   call(context, OpKind::kMlaPrepare, context.backend->mla_prepare, op);
@@ -84,25 +90,34 @@ void run(Context& context, const MlaPrepare& op) {
 
 void run(Context& context, const IndexerPrepare& op) {
   const IndexerShape& s = op.shape;
-  require(op.x.rows == op.batch.num_tokens && op.q.rows == op.x.rows, "indexer_prepare: a row for every token");
+  require(op.x.rows == op.batch.num_tokens && op.q.rows == op.x.rows,
+          "indexer_prepare: a row for every token");
   require(op.q.cols == int64_t{s.num_heads} * s.head_dim, "indexer_prepare: q is [T, nI*dI]");
-  require(op.q.dtype == op.keys.dtype && op.keys.width == s.head_dim, "indexer_prepare: q in the form of the keys");
-  require(op.head_weights.rows == op.x.rows && op.head_weights.cols == s.num_heads, "indexer_prepare: head weights");
-  require(op.weights.wk_weights_proj.rows == s.head_dim + s.num_heads, "indexer_prepare: wk_weights_proj is [dI+nI, d]");
-  require(op.weights.wq_b.rows == op.q.cols && op.weights.wq_b.cols == op.q_latent.cols, "indexer_prepare: wq_b");
+  require(op.q.dtype == op.keys.dtype && op.keys.width == s.head_dim,
+          "indexer_prepare: q in the form of the keys");
+  require(op.head_weights.rows == op.x.rows && op.head_weights.cols == s.num_heads,
+          "indexer_prepare: head weights");
+  require(op.weights.wk_weights_proj.rows == s.head_dim + s.num_heads,
+          "indexer_prepare: wk_weights_proj is [dI+nI, d]");
+  require(op.weights.wq_b.rows == op.q.cols && op.weights.wq_b.cols == op.q_latent.cols,
+          "indexer_prepare: wq_b");
   call(context, OpKind::kIndexerPrepare, context.backend->indexer_prepare, op);
 }
 
 void run(Context& context, const IndexerSelect& op) {
-  require(op.q.rows == op.batch.num_tokens && op.selected.rows == op.q.rows, "indexer_select: a row for every token");
-  require(op.q.dtype == op.keys.dtype && op.keys.width == op.shape.head_dim, "indexer_select: q in the form of the keys");
+  require(op.q.rows == op.batch.num_tokens && op.selected.rows == op.q.rows,
+          "indexer_select: a row for every token");
+  require(op.q.dtype == op.keys.dtype && op.keys.width == op.shape.head_dim,
+          "indexer_select: q in the form of the keys");
   require(op.selected.cols >= 1, "indexer_select: index_topk is at least 1");
   call(context, OpKind::kIndexerSelect, context.backend->indexer_select, op);
 }
 
 void run(Context& context, const IndexerScores& op) {
-  require(op.q.rows == op.batch.num_tokens && op.scores.rows == op.q.rows, "indexer_scores: a row for every token");
-  require(op.q.dtype == op.keys.dtype && op.keys.width == op.shape.head_dim, "indexer_scores: q in the form of the keys");
+  require(op.q.rows == op.batch.num_tokens && op.scores.rows == op.q.rows,
+          "indexer_scores: a row for every token");
+  require(op.q.dtype == op.keys.dtype && op.keys.width == op.shape.head_dim,
+          "indexer_scores: q in the form of the keys");
   require(op.scores.cols >= op.batch.max_context, "indexer_scores: a column for every position");
   call(context, OpKind::kIndexerScores, context.backend->indexer_scores, op);
 }
@@ -125,14 +140,16 @@ void run(Context& context, const DenseMla& op) {
 void run(Context& context, const MlaOutput& op) {
   const MlaShape& s = op.shape;
   require(op.u.cols == int64_t{s.num_heads} * s.kv_lora && op.delta.rows == op.u.rows, "mla_output: shapes");
-  require(op.weights.uv.rows == int64_t{s.num_heads} * s.value && op.weights.uv.cols == s.kv_lora, "mla_output: uv");
+  require(op.weights.uv.rows == int64_t{s.num_heads} * s.value && op.weights.uv.cols == s.kv_lora,
+          "mla_output: uv");
   require(op.weights.o.rows == op.delta.cols && op.weights.o.cols == op.weights.uv.rows, "mla_output: o");
   call(context, OpKind::kMlaOutput, context.backend->mla_output, op);
 }
 
 void run(Context& context, const Ffn& op) {
   require(op.x.cols == op.weights.gate.cols && op.x.cols == op.weights.up.cols, "ffn: gate and up");
-  require(op.weights.gate.rows == op.weights.up.rows && op.weights.down.cols == op.weights.up.rows, "ffn: width");
+  require(op.weights.gate.rows == op.weights.up.rows && op.weights.down.cols == op.weights.up.rows,
+          "ffn: width");
   require(op.delta.rows == op.x.rows && op.delta.cols == op.weights.down.rows, "ffn: delta");
   call(context, OpKind::kFfn, context.backend->ffn, op);
 }
@@ -145,8 +162,6 @@ void run(Context& context, const Moe& op) {
   call(context, OpKind::kMoe, context.backend->moe, op);
 }
 
-void run(Context& context, const Sample& op) {
-  call(context, OpKind::kSample, context.backend->sample, op);
-}
+void run(Context& context, const Sample& op) { call(context, OpKind::kSample, context.backend->sample, op); }
 
 }  // namespace fulgur

@@ -8,7 +8,8 @@
 
 namespace fulgur {
 
-/// The instruction sets the CPU kernels are built for, each including the ones before it but kScalar, which is plain x86-64.
+/// The instruction sets the CPU kernels are built for, each including the ones before it but kScalar, which
+/// is plain x86-64.
 enum class Isa { kScalar, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
 /// "scalar", "avx2", "avx512", "avx512_bf16", "amx": the values of FULGUR_ISA.
@@ -17,7 +18,8 @@ std::optional<Isa> parse_isa(std::string_view text);
 
 /// Whether this CPU and operating system can run it.
 bool isa_supported(Isa isa);
-/// The widest supported one, or what FULGUR_ISA says. Throws `device` when that names an unknown or unsupported one.
+/// The widest supported one, or what FULGUR_ISA says. Throws `device` when that names an unknown or
+/// unsupported one.
 Isa choose_isa();
 
 /// The kernels built for an instruction set. Calling them without isa_supported(isa) traps.
