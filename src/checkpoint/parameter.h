@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/dtype.h"
@@ -43,6 +44,9 @@ struct Parameter {
   int64_t nope = 0;       // dn
   int64_t value = 0;      // dv
 };
+
+/// Whether a tensor's whole name follows a pattern in the language of IgnoreRule::pattern.
+bool matches_pattern(std::string_view name, std::string_view pattern);
 
 /// Names that a checkpoint may hold and this model doesn't use, and why.
 struct IgnoreRule {
