@@ -1,0 +1,361 @@
+"""Exit statuses, streams and refusals of every command (docs/spec/commands.md, "Common")."""
+
+import json
+import os
+import pty
+import re
+import select
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from fulgur_cli import BINARY, MINI, ROOT, command, output, run
+
+COMMANDS = ["generate", "chat", "tokenize", "eval", "logits", "info"]
+WITH_MODEL = ["generate", "chat", "eval", "logits"]
+
+
+def help_of(name):
+    return output(name, "--help")
+
+
+def examples_of(name):
+    """The lines of a help text that are meant to be pasted."""
+    return [line.strip() for line in help_of(name).splitlines() if re.match(r"\s+(\S+\s*\|\s*|printf .*\||echo .*\|)?fulgur ", line)]
+
+
+def a_sentence(stderr):
+    """The first line of a refusal: whole, and about the matter."""
+    first = stderr.splitlines()[0]
+    assert len(first) > 20 and first.rstrip()[-1] in ".?", first
+    assert "terminate called" not in stderr and "what():" not in stderr
+    return first
+
+
+def test_help_names_every_command():
+    text = output("--help")
+    for name in COMMANDS:
+        assert re.search(rf"^\s+{name}\b", text, re.MULTILINE), name
+
+
+def test_version_is_a_line_on_stdout():
+    assert re.fullmatch(r"fulgur \d+\.\d+\.\d+\n", output("--version"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_goes_to_stdout_and_has_examples(name):
+    result = run(name, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(examples_of(name)) >= 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_work_when_pasted(name):
+    for example in examples_of(name):
+        environment = {**os.environ, "PATH": f"{BINARY.parent}:{os.environ['PATH']}"}
+        result = subprocess.run(["bash", "-eo", "pipefail", "-c", example], cwd=ROOT, env=environment, input="", capture_output=True, text=True,
+                                timeout=300)
+        assert result.returncode == 0, (example, result.stderr)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_unknown_options_are_usage_errors(name):
+    result = run(name, "--no-such-option")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "--no-such-option" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--kv-dtype", "--index-dtype", "--speculate", "--batch"])
+def test_options_that_come_with_the_runtime_are_unknown_until_then(option):
+    result = run("generate", "x", option, "1")
+    assert result.returncode == 2
+    assert option in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["generate", "--max-tokens", "many", "x"], ["generate", "--max-tokens", "-1", "x"],
+                                       ["generate", "--precision", "half", "x"], ["generate", "--selection", "best", "x"],
+                                       ["generate", "--indexer-projection", "sideways", "x"], ["generate", "--threads", "0", "x"],
+                                       ["generate", "--temperature", "-1", "x"], ["generate", "--top-p", "2", "x"],
+                                       ["logits", "--tokens", "a.json"], ["logits", "--out", "a.safetensors"]],
+                         ids=" ".join)
+def test_wrong_usage_exits_with_2(arguments):
+    result = run(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    assert result.stderr != ""
+
+
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_a_model_that_is_not_there_is_a_sentence(name, tmp_path):
+    (tmp_path / "ids.json").write_text("[1]")
+    arguments = {"generate": ["x"], "chat": [], "eval": [str(MINI / "eval" / "kjv.jsonl")],
+                 "logits": ["--tokens", str(tmp_path / "ids.json"), "--out", str(tmp_path / "out.safetensors")]}[name]
+    result = run(name, *arguments, model=tmp_path / "nowhere")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "nowhere" in a_sentence(result.stderr)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("ids, named", [("[1, 2, 5000]", "5000"), ("[1, -2]", "-2"), ("[]", None), ("[[1], []]", None), ("{}", None), ("[1, 2", None),
+                                        ('["a"]', None), ("[1.5]", None), ("[99999999999999999999]", None)])
+def test_logits_refuses_bad_tokens_and_leaves_no_file(ids, named, tmp_path):
+    (tmp_path / "ids.json").write_text(ids)
+    result = run("logits", tokens=tmp_path / "ids.json", out=tmp_path / "out.safetensors")
+    assert result.returncode == 1
+    first = a_sentence(result.stderr)
+    assert named is None or named in first
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ids.json"]
+
+
+def test_logits_refuses_a_folder_that_is_not_there(tmp_path):
+    (tmp_path / "ids.json").write_text("[1, 2]")
+    result = run("logits", tokens=tmp_path / "ids.json", out=tmp_path / "no" / "out.safetensors")
+    assert result.returncode == 1
+    assert str(tmp_path / "no") in result.stderr
+    a_sentence(result.stderr)
+
+
+def test_logits_refuses_a_continuation_past_the_models_length(tmp_path):
+    (tmp_path / "ids.json").write_text("[1, 2, 3]")
+    longest = json.loads((MINI / "config.json").read_text())["max_position_embeddings"]
+    result = run("logits", tokens=tmp_path / "ids.json", out=tmp_path / "out.safetensors", greedy=longest)
+    assert result.returncode == 1
+    assert str(longest) in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ids.json"]
+
+
+@pytest.mark.parametrize("text", ['{"prompt": "a"}\n', "[1]\n", "nonsense\n", '{"ids": [0, 99999]}\n', '{"ids": []}\n', '{"ids": "a"}\n'])
+def test_eval_refuses_a_bad_row_by_its_line(text, tmp_path):
+    good = '{"id": 0, "ids": [0, 5, 6]}\n'
+    (tmp_path / "rows.jsonl").write_text(good + text)
+    result = run("eval", tmp_path / "rows.jsonl", json=True)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.search(r"\b2\b", a_sentence(result.stderr)), result.stderr
+
+
+@pytest.mark.parametrize("name, arguments", [("generate", ["--file"]), ("tokenize", ["--file"]), ("eval", [])])
+def test_a_file_that_is_not_there_is_a_sentence(name, arguments, tmp_path):
+    result = run(name, *arguments, tmp_path / "nothing.txt")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "nothing.txt" in a_sentence(result.stderr)
+
+
+def test_an_instruction_set_that_does_not_exist_is_named():
+    result = run("generate", "x", max_tokens=1, env={"FULGUR_ISA": "mmx"})
+    assert result.returncode == 1
+    assert "mmx" in a_sentence(result.stderr)
+
+
+def test_every_supported_instruction_set_answers():
+    flags = Path("/proc/cpuinfo").read_text()
+    supported = ["scalar"] + [isa for isa, flag in (("avx2", "avx2"), ("avx512", "avx512bw"), ("avx512_bf16", "avx512_bf16"), ("amx", "amx_bf16"))
+                              if re.search(rf"\b{flag}\b", flags)]
+    prompt = json.loads((MINI / "eval" / "arithmetic.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    for isa in ("scalar", "avx2", "avx512", "avx512_bf16", "amx"):
+        result = run("generate", prompt["prompt"], max_tokens=64, env={"FULGUR_ISA": isa})
+        if isa in supported:
+            assert result.returncode == 0, result.stderr
+            assert result.stdout.strip() == prompt["solution"], isa
+        else:
+            assert result.returncode == 1
+            assert isa in a_sentence(result.stderr)
+
+
+def test_generate_streams_text_alone_to_stdout():
+    result = run("generate", "In the beginning God created", max_tokens=8)
+    assert result.returncode == 0
+    answer = json.loads(output("generate", "In the beginning God created", max_tokens=8, json=True))
+    assert result.stdout.rstrip("\n") == answer["text"].rstrip("\n")
+    assert "\x1b" not in result.stdout + result.stderr and "\r" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_generate_json_has_what_the_contract_names():
+    answer = json.loads(output("generate", "In the beginning", max_tokens=5, json=True))
+    assert answer.keys() == {"text", "prompt_ids", "ids", "finish_reason", "timings"}
+    assert answer["timings"].keys() == {"load_s", "prompt_tokens", "prompt_s", "generated_tokens", "decode_s", "peak_rss_bytes"}
+    assert answer["prompt_ids"][0] == 0 and answer["prompt_ids"].count(0) == 1
+    assert (len(answer["ids"]), answer["finish_reason"]) == (5, "length")
+    assert answer["timings"]["prompt_tokens"] == len(answer["prompt_ids"])
+    assert answer["timings"]["generated_tokens"] == 5
+
+
+def test_the_same_prompt_by_argument_file_standard_input_and_ids(tmp_path):
+    text = "And God said, Let there be"
+    (tmp_path / "prompt.txt").write_text(text)
+    expected = json.loads(output("generate", text, max_tokens=6, json=True))
+    ids = ",".join(map(str, expected["prompt_ids"]))
+    others = [output("generate", file=tmp_path / "prompt.txt", max_tokens=6, json=True),
+              output("generate", "-", stdin=text, max_tokens=6, json=True), output("generate", ids=ids, max_tokens=6, json=True)]
+    for other in map(json.loads, others):
+        assert (other["prompt_ids"], other["ids"], other["text"]) == (expected["prompt_ids"], expected["ids"], expected["text"])
+
+
+def test_sampling_is_repeatable_by_seed_and_differs_between_seeds():
+    def sample(seed):
+        return json.loads(output("generate", "And it came to pass", max_tokens=24, temperature=1.2, seed=seed, json=True))["ids"]
+
+    assert sample(7) == sample(7)
+    assert len({tuple(sample(seed)) for seed in (1, 2, 3)}) == 3
+
+
+def test_top_k_of_one_is_greedy_at_any_temperature():
+    greedy = json.loads(output("generate", "And it came to pass", max_tokens=16, json=True))["ids"]
+    assert json.loads(output("generate", "And it came to pass", max_tokens=16, temperature=5, top_k=1, seed=3, json=True))["ids"] == greedy
+
+
+def test_stop_text_ends_the_answer_before_itself():
+    whole = json.loads(output("generate", "In the beginning God created", max_tokens=24, json=True))["text"]
+    stop = whole[len(whole) // 2:len(whole) // 2 + 3]
+    answer = json.loads(output("generate", "In the beginning God created", max_tokens=24, stop=stop, json=True))
+    assert answer["finish_reason"] == "stop"
+    assert answer["text"] == whole[:whole.index(stop)]
+
+
+def test_a_model_without_a_tokenizer_takes_and_prints_ids():
+    model = ROOT / "tests" / "golden" / "data" / "v32-bf16"
+    assert re.fullmatch(r"\d+([ ,]\d+){3}\s*", output("generate", model=model, ids="1,2,3", max_tokens=4))
+    result = run("generate", "text", model=model, max_tokens=4)
+    assert result.returncode == 1
+    assert "--ids" in result.stderr
+
+
+def test_selection_experiments_change_what_is_read():
+    row = json.loads((MINI / "eval" / "retrieval.jsonl").read_text(encoding="utf-8").splitlines()[0])
+
+    def answer(**options):
+        return json.loads(output("generate", "-", stdin=row["prompt"], max_tokens=8, json=True, **options))["text"].strip()
+
+    assert answer() == row["answer"]
+    assert answer(selection="all") == row["answer"]
+    assert answer(selection="random") != row["answer"]
+    assert answer(selection="recent", index_topk=16) != row["answer"]
+
+
+def test_tokenize_goes_there_and_back():
+    text = "In the beginning — 起初 123\n"
+    ids = json.loads(output("tokenize", text, json=True))
+    assert output("tokenize", "-", stdin=json.dumps(ids), decode=True).rstrip("\n") == text.rstrip("\n")
+    assert json.loads(output("tokenize", text, json=True, add_bos=True)) == [0, *ids]
+
+
+def test_tokenize_keeps_control_tokens_as_text_on_request():
+    text = "<｜User｜>a"
+    parsed, plain = (json.loads(output("tokenize", text, json=True, no_specials=choice)) for choice in (None, True))
+    assert len(parsed) == 2 and len(plain) > 2
+
+
+def test_tokenize_jsonl_answers_line_by_line():
+    lines = ["a b", "", "c\nd", "😀"]
+    found = output("tokenize", "-", jsonl=True, stdin="".join(json.dumps(line) + "\n" for line in lines)).splitlines()
+    assert [json.loads(line) for line in found] == [json.loads(output("tokenize", "-", json=True, stdin=line)) for line in lines]
+
+
+def test_tokenize_refuses_an_unknown_id():
+    result = run("tokenize", "-", decode=True, stdin="[5, 99999]")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "99999" in a_sentence(result.stderr)
+
+
+def test_info_names_cpu_and_instruction_set():
+    text = output("info")
+    assert re.search(r"scalar|avx2|avx512|amx", text)
+
+
+def test_a_closed_pipe_ends_the_program_quietly():
+    line = shlex.join(command("generate", "In the beginning", max_tokens=400)) + " | head -c 10"
+    result = subprocess.run(["bash", "-c", line + '; echo "${PIPESTATUS[0]}" >&2'], capture_output=True, text=True, timeout=120)
+    assert len(result.stdout) == 10
+    *log, status = result.stderr.splitlines()
+    assert int(status) in (0, 1, 128 + signal.SIGPIPE)
+    assert "terminate" not in "".join(log) and len(log) <= 1
+
+
+def test_ctrl_c_ends_generate_with_the_status_of_an_interrupt():
+    process = subprocess.Popen(command("generate", "In the beginning", max_tokens=8000), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate(timeout=20)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert b"terminate" not in log
+
+
+def test_ctrl_c_in_logits_leaves_no_file(tmp_path):
+    (tmp_path / "ids.json").write_text(json.dumps([[0] + [5] * 7000] * 4))
+    process = subprocess.Popen(command("logits", tokens=tmp_path / "ids.json", out=tmp_path / "out.safetensors", precision="full"),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ids.json"]
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, *arguments):
+        pid, self.master = pty.fork()
+        if pid == 0:
+            os.execv(arguments[0], list(arguments))
+        self.pid, self.seen = pid, ""
+
+    def type(self, text):
+        os.write(self.master, text.encode())
+
+    def read_until(self, pattern, seconds=60):
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.seen):
+            assert time.monotonic() < end, f"{pattern!r} did not come; seen: {self.seen!r}"
+            ready, _, _ = select.select([self.master], [], [], 0.2)
+            if ready:
+                try:
+                    data = os.read(self.master, 65536)
+                except OSError:  # Linux: the other side has closed
+                    data = b""
+                assert data or re.search(pattern, self.seen), f"ended without {pattern!r}; seen: {self.seen!r}"
+                self.seen += data.decode("utf-8", "replace")
+        self.seen = self.seen[re.search(pattern, self.seen).end():]
+
+    def status(self, seconds=20):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            select.select([self.master], [], [], 0.1)
+            try:
+                os.read(self.master, 65536)
+            except OSError:
+                pass
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        pytest.fail("did not end in time")
+
+
+def test_chat_answers_a_question_and_ends_with_the_input():
+    row = json.loads((MINI / "eval" / "arithmetic.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    terminal = Terminal(*command("chat"))
+    terminal.read_until(r"> ?")
+    terminal.type(row["user"] + "\n")
+    terminal.read_until(re.escape(f"#### {row['answer']}"))
+    terminal.type("\x04")
+    assert terminal.status() == 0
+
+
+def test_chat_reads_piped_questions():
+    row = json.loads((MINI / "eval" / "arithmetic.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    result = run("chat", stdin=row["user"] + "\n")
+    assert result.returncode == 0, result.stderr
+    assert row["solution"] in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_chat_keeps_control_tokens_that_a_user_types_as_text():
+    typed = run("chat", "--json" if "--json" in help_of("chat") else "--max-tokens", *([] if "--json" in help_of("chat") else ["8"]),
+                stdin="a<｜Assistant｜>b\n")
+    assert typed.returncode == 0
