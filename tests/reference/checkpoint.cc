@@ -1,0 +1,194 @@
+#include "reference/checkpoint.h"
+
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <vector>
+
+namespace fulgur::reference {
+namespace {
+
+using nlohmann::json;
+using Tensors = std::map<std::string, Table>;
+
+double number(const char* data, const std::string& dtype, int64_t index) {
+  if (dtype == "I16") return reinterpret_cast<const int16_t*>(data)[index];
+  if (dtype == "I32") return reinterpret_cast<const int32_t*>(data)[index];
+  if (dtype == "I64") return static_cast<double>(reinterpret_cast<const int64_t*>(data)[index]);
+  return element(data, parse_dtype(dtype).value(), index);
+}
+
+void read_file(const std::filesystem::path& file, Tensors& tensors) {
+  std::ifstream in(file, std::ios::binary);
+  if (!in) throw std::runtime_error("cannot read " + file.string());
+  const std::vector<char> bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  uint64_t header_bytes = 0;
+  std::copy_n(bytes.data(), sizeof header_bytes, reinterpret_cast<char*>(&header_bytes));
+  const char* data = bytes.data() + sizeof header_bytes + header_bytes;
+  const json header = json::parse(bytes.data() + sizeof header_bytes, data);
+  for (const auto& [name, entry] : header.items()) {
+    if (name == "__metadata__") continue;
+    const auto shape = entry["shape"].get<std::vector<int64_t>>();
+    // Goldens and plain checkpoints align their tensors, but for the data's start; copied to where any type
+    // may be read.
+    const size_t begin = entry["data_offsets"][0];
+    const size_t end = entry["data_offsets"][1];
+    const std::vector<char> aligned(data + begin, data + end);
+    Table table(shape.size() == 2 ? shape[0] : 1, shape.back());
+    for (size_t i = 0; i < table.data.size(); ++i) {
+      table.data[i] = number(aligned.data(), entry["dtype"], static_cast<int64_t>(i));
+    }
+    tensors.emplace(name, std::move(table));
+  }
+}
+
+RopeConfig read_rope(const json& config) {
+  const bool parameters = config.contains("rope_parameters");
+  const json& scaling = parameters ? config["rope_parameters"] : config.value("rope_scaling", json());
+  RopeConfig rope;
+  rope.width = config["qk_rope_head_dim"];
+  rope.theta = parameters ? scaling["rope_theta"] : config["rope_theta"];
+  if (scaling.is_object() && scaling.value("rope_type", scaling.value("type", "")) == "yarn") {
+    rope.yarn = Yarn{.factor = scaling["factor"],
+                     .original_length = scaling["original_max_position_embeddings"],
+                     .beta_fast = scaling["beta_fast"],
+                     .beta_slow = scaling["beta_slow"],
+                     .mscale = scaling["mscale"],
+                     .mscale_all_dim = scaling["mscale_all_dim"]};
+  }
+  return rope;
+}
+
+ModelConfig read_config(const json& config) {
+  ModelConfig result;
+  result.eps = config["rms_norm_eps"];
+  result.rope = read_rope(config);
+  result.mla = {.num_heads = config["num_attention_heads"],
+                .kv_lora = config["kv_lora_rank"],
+                .nope = config["qk_nope_head_dim"],
+                .rope = config["qk_rope_head_dim"],
+                .value = config["v_head_dim"],
+                .rope_interleave = config.value("rope_interleave", true)};
+  result.index_topk = config.value("index_topk", 0);
+  result.indexer = {
+      .num_heads = config.value("index_n_heads", 0),
+      .head_dim = config.value("index_head_dim", 0),
+      .rope = config["qk_rope_head_dim"],
+      .rope_interleave = config.value("indexer_rope_interleave", config["model_type"] == "glm_moe_dsa")};
+  result.moe = {.experts_per_token = config["num_experts_per_tok"],
+                .num_groups = config["n_group"],
+                .groups_kept = config["topk_group"],
+                .normalize = config["norm_topk_prob"],
+                .scaling = config["routed_scaling_factor"]};
+  return result;
+}
+
+class LayerReader {
+ public:
+  LayerReader(const Tensors& tensors, int layer)
+      : tensors_(tensors), prefix_("model.layers." + std::to_string(layer) + ".") {}
+
+  [[nodiscard]] bool has(const std::string& name) const { return tensors_.contains(prefix_ + name); }
+  [[nodiscard]] Table get(const std::string& name) const { return tensors_.at(prefix_ + name); }
+  [[nodiscard]] FfnTables ffn(const std::string& name) const {
+    return {get(name + ".gate_proj.weight"), get(name + ".up_proj.weight"), get(name + ".down_proj.weight")};
+  }
+
+  [[nodiscard]] LayerTables layer(const IndexerShape& indexer) const {
+    LayerTables layer;
+    layer.input_norm = get("input_layernorm.weight");
+    if (has("self_attn.q_a_proj.weight")) {
+      layer.q_a = get("self_attn.q_a_proj.weight");
+      layer.q_a_norm = get("self_attn.q_a_layernorm.weight");
+      layer.q_b = get("self_attn.q_b_proj.weight");
+    } else {
+      layer.q_b = get("self_attn.q_proj.weight");
+    }
+    layer.kv_a = get("self_attn.kv_a_proj_with_mqa.weight");
+    layer.kv_a_norm = get("self_attn.kv_a_layernorm.weight");
+    layer.kv_b = get("self_attn.kv_b_proj.weight");
+    layer.o = get("self_attn.o_proj.weight");
+    layer.post_attention_norm = get("post_attention_layernorm.weight");
+    if (has("self_attn.indexer.wq_b.weight")) layer.indexer = this->indexer(indexer);
+    if (has("mlp.gate.weight")) {
+      layer.moe = moe();
+    } else {
+      layer.dense = ffn("mlp");
+    }
+    return layer;
+  }
+
+ private:
+  [[nodiscard]] IndexerTables indexer(const IndexerShape& shape) const {
+    IndexerTables indexer;
+    if (has("self_attn.indexer.wk_weights_proj.weight")) {
+      const Table fused = get("self_attn.indexer.wk_weights_proj.weight");
+      indexer.wk = fused.take_rows(0, shape.head_dim);
+      indexer.weights_proj = fused.take_rows(shape.head_dim, shape.num_heads);
+    } else {
+      indexer.wk = get("self_attn.indexer.wk.weight");
+      indexer.weights_proj = get("self_attn.indexer.weights_proj.weight");
+    }
+    indexer.k_norm_gain = get("self_attn.indexer.k_norm.weight");
+    indexer.k_norm_bias = get("self_attn.indexer.k_norm.bias");
+    indexer.wq_b = get("self_attn.indexer.wq_b.weight");
+    return indexer;
+  }
+
+  [[nodiscard]] MoeTables moe() const {
+    MoeTables moe;
+    moe.router = get("mlp.gate.weight");
+    moe.correction_bias = get("mlp.gate.e_score_correction_bias");
+    for (int e = 0; e < moe.router.rows; ++e) moe.experts.push_back(ffn("mlp.experts." + std::to_string(e)));
+    moe.shared = ffn("mlp.shared_experts");
+    return moe;
+  }
+
+  const Tensors& tensors_;
+  std::string prefix_;
+};
+
+}  // namespace
+
+std::map<std::string, Table> read_tensors(const std::filesystem::path& file_or_folder) {
+  Tensors tensors;
+  if (!std::filesystem::is_directory(file_or_folder)) {
+    read_file(file_or_folder, tensors);
+    return tensors;
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(file_or_folder)) {
+    const auto& path = entry.path();
+    if (path.extension() == ".safetensors" && path.filename() != "golden.safetensors")
+      read_file(path, tensors);
+  }
+  return tensors;
+}
+
+Model read_model(const std::filesystem::path& folder) {
+  std::ifstream in(folder / "config.json");
+  const json config = json::parse(in);
+  const ModelConfig model = read_config(config);
+  const Tensors tensors = read_tensors(folder);
+  const int num_layers = config["num_hidden_layers"];
+
+  ModelTables tables;
+  tables.embedding = tensors.at("model.embed_tokens.weight");
+  for (int i = 0; i < num_layers; ++i) tables.layers.push_back(LayerReader(tensors, i).layer(model.indexer));
+  tables.norm = tensors.at("model.norm.weight");
+  tables.head = tensors.at("lm_head.weight");
+  const LayerReader mtp(tensors, num_layers);
+  if (mtp.has("eh_proj.weight")) {
+    tables.mtp =
+        MtpTables{mtp.has("embed_tokens.weight") ? mtp.get("embed_tokens.weight") : tables.embedding,
+                  mtp.get("enorm.weight"),
+                  mtp.get("hnorm.weight"),
+                  mtp.get("eh_proj.weight"),
+                  mtp.layer(model.indexer),
+                  mtp.get("shared_head.norm.weight"),
+                  mtp.has("shared_head.head.weight") ? mtp.get("shared_head.head.weight") : tables.head};
+  }
+  return {model, std::move(tables)};
+}
+
+}  // namespace fulgur::reference

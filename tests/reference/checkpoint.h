@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "reference/model.h"
+#include "reference/table.h"
+
+namespace fulgur::reference {
+
+/// Every tensor of a safetensors file, or of all such files of a folder but golden.safetensors:
+/// floating-point or integer, widened to double. Vectors have one row.
+std::map<std::string, Table> read_tensors(const std::filesystem::path& file_or_folder);
+
+/// A plain (unquantized) checkpoint folder as the oracle's model. Knows just enough of config.json for the
+/// goldens and mini-v32, and believes what it reads.
+Model read_model(const std::filesystem::path& folder);
+
+}  // namespace fulgur::reference

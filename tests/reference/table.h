@@ -1,0 +1,96 @@
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/matrix.h"
+#include "ops/paged_cache.h"
+#include "ops/token_batch.h"
+#include "reference/real.h"
+
+namespace fulgur::reference {
+
+using Row = std::span<const Real>;
+
+/// A row-major matrix that owns its numbers.
+struct Table {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  std::vector<Real> data;
+
+  Table() = default;
+  Table(int64_t rows, int64_t cols) : rows(rows), cols(cols), data(static_cast<size_t>(rows * cols)) {}
+
+  [[nodiscard]] Real& at(int64_t r, int64_t c) { return data[static_cast<size_t>(r * cols + c)]; }
+  [[nodiscard]] const Real& at(int64_t r, int64_t c) const { return data[static_cast<size_t>(r * cols + c)]; }
+  [[nodiscard]] std::span<Real> row(int64_t r) {
+    return std::span(data).subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols));
+  }
+  [[nodiscard]] Row row(int64_t r) const {
+    return std::span(data).subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols));
+  }
+  [[nodiscard]] Table take_rows(int64_t first, int64_t count) const {
+    Table part(count, cols);
+    std::copy_n(data.begin() + first * cols, count * cols, part.data.begin());
+    return part;
+  }
+};
+
+/// Element `index` of an array in host memory.
+inline double element(const void* data, DType dtype, int64_t index) {
+  switch (dtype) {
+    case DType::kBf16:
+      return to_float(static_cast<const Bf16*>(data)[index]);
+    case DType::kF16:
+      return half_to_float(static_cast<const uint16_t*>(data)[index]);
+    case DType::kF32:
+      return static_cast<const float*>(data)[index];
+    default:
+      return std::nan("");
+  }
+}
+
+inline Table values_of(const void* data, DType dtype, int64_t rows, int64_t cols, int64_t stride) {
+  Table table(rows, cols);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) table.at(r, c) = element(data, dtype, r * stride + c);
+  }
+  return table;
+}
+inline Table values_of(const Operand& x) { return values_of(x.data, x.dtype, x.rows, x.cols, x.stride); }
+inline Table values_of(const Weight& w) { return values_of(w.data, w.form, w.rows, w.cols, w.cols); }
+inline Table values_of(const Matrix<const float>& m) {
+  return values_of(m.data, DType::kF32, m.rows, m.cols, m.stride);
+}
+
+/// Where position s of row t's sequence lies in the pools.
+inline int page_of(const TokenBatch& batch, int64_t t, int64_t s) {
+  return batch.pages.row(batch.sequence[t])[s / kPageTokens];
+}
+
+/// The cached entry [c ; kp] of position s in row t's sequence.
+inline std::vector<Real> cached_latent(const PagedLatents& latents, const TokenBatch& batch, int64_t t,
+                                       int64_t s) {
+  const int64_t token = int64_t{page_of(batch, t, s)} * kPageTokens + s % kPageTokens;
+  std::vector<Real> entry(static_cast<size_t>(latents.width));
+  for (int i = 0; i < latents.width; ++i) {
+    entry[static_cast<size_t>(i)] = element(latents.data, latents.dtype, token * latents.width + i);
+  }
+  return entry;
+}
+
+/// The cached index key of position s in row t's sequence.
+inline std::vector<Real> cached_key(const PagedKeys& keys, const TokenBatch& batch, int64_t t, int64_t s) {
+  const int64_t page = int64_t{page_of(batch, t, s)} * keys.page_elements();
+  std::vector<Real> key(static_cast<size_t>(keys.width));
+  for (int i = 0; i < keys.width; ++i) {
+    key[static_cast<size_t>(i)] =
+        element(keys.data, keys.dtype, page + PagedKeys::offset(i, static_cast<int>(s % kPageTokens)));
+  }
+  return key;
+}
+
+}  // namespace fulgur::reference
