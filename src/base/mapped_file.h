@@ -9,9 +9,9 @@
 
 namespace fulgur {
 
-/// A whole file, mapped read-only for as long as this lives. A page that vanishes because the file shrank
-/// reads as zeros and flags the file instead of killing the process (a SIGBUS handler that touches mapped
-/// ranges only): check `throw_if_damaged()` after reading.
+/// A whole file, mapped read-only for as long as this lives. Where the file shrank, it reads as zeros from
+/// there on and is flagged, instead of killing the process (a SIGBUS handler that touches mapped ranges
+/// only): look at `damaged()`, or call `throw_if_damaged()`, after reading.
 class MappedFile {
  public:
   /// Throws io_error: not there, not a regular file (links are followed), unreadable.
@@ -25,8 +25,10 @@ class MappedFile {
   /// The last component of the path, for messages.
   [[nodiscard]] std::string file_name() const { return path_.filename().string(); }
 
+  /// A page of it could not be read. Costs one load: cheap enough for every step.
   [[nodiscard]] bool damaged() const;
-  /// io_error if a part of the file could not be read since it was mapped.
+  /// io_error if a part of the file could not be read since it was mapped, or its size or time of
+  /// modification is no longer what it was: a cut inside the last page reads as zeros without a signal.
   void throw_if_damaged() const;
 
  private:
@@ -34,7 +36,9 @@ class MappedFile {
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
-  int slot_ = -1;  // in the handler's table of ranges
+  int descriptor_ = -1;
+  int64_t modified_ns_ = 0;
+  int slot_ = -1;  // in the handler's table of ranges; -1 for an empty file
 };
 
 }  // namespace fulgur

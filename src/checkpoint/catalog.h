@@ -1,9 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,11 +29,14 @@ struct CatalogEntry {
 
 /// All tensors of a checkpoint folder, from its headers alone (docs/spec/checkpoints.md, section 1).
 struct Catalog {
+  std::string source;  // what lists the tensors, for messages: a file's name, or the set's
   std::vector<std::shared_ptr<const MappedFile>> files;
   std::vector<CatalogEntry> entries;  // sorted by name; names are unique
   std::vector<std::string> notices;   // worth a line, no error: an index that omits tensors, ...
 
   [[nodiscard]] const CatalogEntry* find(std::string_view name) const;
+  /// An entry's values, as they lie in its file: not aligned for their type.
+  [[nodiscard]] std::span<const std::byte> bytes(const CatalogEntry& entry) const;
 };
 
 /// Reads every header of the folder's safetensors files. All structural problems are reported together: an

@@ -50,8 +50,7 @@ struct LoadPlan {
 };
 
 /// Never throws: the plan and all problems. Every tensor of the catalog is consumed by a parameter (kv_b_proj
-/// by the two that divide it), or ignored by a rule, or a problem. `config_file` names the file in a
-/// shape_mismatch.
+/// by the two that divide it), or ignored by a rule, or a problem.
 LoadPlan resolve(std::span<const Parameter> parameters, std::span<const IgnoreRule> ignore,
                  const Catalog& catalog);
 
@@ -67,7 +66,8 @@ struct LoadedWeights {
   uint64_t copied_bytes = 0;
 };
 
-/// Executes a plan without problems, on `num_threads` threads. Throws io_error if a file shrank under it.
+/// Executes a plan on `num_threads` threads. Throws the plan's problems if it has any, and io_error if a file
+/// shrank or was written to meanwhile. Copies are 64-byte aligned. `progress` must not throw.
 LoadedWeights execute(const LoadPlan& plan, std::span<const Parameter> parameters, const Catalog& catalog,
                       int num_threads, const LoadProgress& progress = nullptr);
 

@@ -8,12 +8,15 @@
 namespace fulgur {
 namespace {
 
-/// Takes the first dotted component off `rest`; `rest` becomes empty after the last one.
-std::string_view take_component(std::optional<std::string_view>& rest) {
+/// What is left of a dotted name: empty behind the last component (an empty string is still one, empty
+/// component).
+using Components = std::optional<std::string_view>;
+
+std::string_view first_component(const Components& rest) { return rest->substr(0, rest->find('.')); }
+
+void take_component(Components& rest) {
   const size_t dot = rest->find('.');
-  const std::string_view component = rest->substr(0, dot);
-  rest = dot == std::string_view::npos ? std::nullopt : std::optional(rest->substr(dot + 1));
-  return component;
+  rest = dot == std::string_view::npos ? std::nullopt : Components(rest->substr(dot + 1));
 }
 
 std::optional<uint64_t> parse_number(std::string_view text) {
@@ -33,23 +36,34 @@ bool component_matches(std::string_view component, std::string_view pattern) {
   return component == pattern;
 }
 
-bool rest_matches(std::optional<std::string_view> name, std::optional<std::string_view> pattern) {
-  while (pattern) {
-    const std::string_view want = take_component(pattern);
-    if (want == "**") {
-      while (true) {
-        if (rest_matches(name, pattern)) return true;
-        if (!name) return false;
-        take_component(name);
-      }
-    }
-    if (!name || !component_matches(take_component(name), want)) return false;
-  }
-  return !name;
-}
-
 }  // namespace
 
-bool matches_pattern(std::string_view name, std::string_view pattern) { return rest_matches(name, pattern); }
+// A `**` first stands for nothing and takes one more component each time that what follows fails. Only the
+// last one met ever has to grow: linear in the name for a pattern of fixed length, whatever a file calls its
+// tensors.
+bool matches_pattern(std::string_view name, std::string_view pattern) {
+  Components names = name;
+  Components wanted = pattern;
+  std::optional<Components> after_gap;  // the pattern behind the last `**`
+  Components gap_end;                   // where the name goes on behind it
+  while (true) {
+    if (wanted && first_component(wanted) == "**") {
+      take_component(wanted);
+      after_gap = wanted;
+      gap_end = names;
+    } else if (names && wanted && component_matches(first_component(names), first_component(wanted))) {
+      take_component(names);
+      take_component(wanted);
+    } else if (!names && !wanted) {
+      return true;
+    } else if (after_gap && gap_end) {
+      take_component(gap_end);
+      names = gap_end;
+      wanted = *after_gap;
+    } else {
+      return false;
+    }
+  }
+}
 
 }  // namespace fulgur

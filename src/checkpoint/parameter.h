@@ -36,9 +36,14 @@ struct Parameter {
   int64_t cols = 0;  // vectors are [1, n]
   /// The spellings a checkpoint may use, each a list of parts. Exactly one of them may be present.
   std::vector<std::vector<Part>> spellings;
-  /// The dtypes it may be held in. A source stored in one of them is kept as it is stored (mapped, where no
-  /// step is needed); any other is converted to the first.
+  /// The dtypes it may be held in. Stored in one of them, it is held as it is stored (mapped, where no step
+  /// is needed). Otherwise, or where its parts differ: in the first of them that holds every part exactly; if
+  /// none does, rounded to the first. Never in f16 unless it is stored so.
   std::vector<DType> held_as;
+  bool quantizable =
+      false;  // a projection that published checkpoints store as FP8 or FP4 (checkpoints.md, 3)
+  /// Tensors that contradict this parameter when they stand beside it: q_proj for q_a_proj and the reverse.
+  std::vector<std::string> rivals;
   Arrangement arrangement = Arrangement::kRows;
   int64_t num_heads = 0;  // for kUkTransposed and kUv
   int64_t nope = 0;       // dn
@@ -50,9 +55,10 @@ bool matches_pattern(std::string_view name, std::string_view pattern);
 
 /// Names that a checkpoint may hold and this model doesn't use, and why.
 struct IgnoreRule {
-  std::string name;     // "rotary tables": what `inspect` prints
-  std::string pattern;  // whole dotted components; `*` stands for one component, a leading `**` for any
-                        // number of them
+  std::string name;  // "rotary tables": what `inspect` prints
+  /// Whole dotted components: `*` stands for any one, `>=N` for a number of at least N, `**` for any number
+  /// of components, none included ("**.rotary_emb.inv_freq", "model.layers.>=61.**").
+  std::string pattern;
 };
 
 }  // namespace fulgur

@@ -1,0 +1,184 @@
+#include "base/mapped_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+
+namespace fulgur {
+namespace {
+
+constexpr int64_t kNsPerSecond = 1'000'000'000;
+
+// What the signal handler reads. Only lock-free atomics: it may run at any instruction of any thread.
+struct Range {
+  std::atomic<bool> taken{false};
+  std::atomic<uintptr_t> begin{0};
+  std::atomic<uintptr_t> end{0};  // 0: nothing mapped
+  std::atomic<bool> damaged{false};
+};
+static_assert(std::atomic<uintptr_t>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
+
+constexpr int kMostMappedFiles = 4096;  // the largest published checkpoint has 282 shards
+std::array<Range, kMostMappedFiles> ranges;
+struct sigaction previous_action;
+uintptr_t page_bytes = 0;
+
+Range* range_of(uintptr_t address) {
+  for (Range& range : ranges) {
+    if (address < range.end.load(std::memory_order_acquire) &&
+        address >= range.begin.load(std::memory_order_acquire)) {
+      return &range;
+    }
+  }
+  return nullptr;
+}
+
+/// Puts zero pages from `address` to the end of the range: a file is good or it isn't, and page by page a
+/// large one would use up the process's mappings. The raw call: sanitizers wrap mmap in code that no handler
+/// may run.
+bool map_zero_pages(uintptr_t address, uintptr_t end) {
+  const uintptr_t page = address & ~(page_bytes - 1);
+  return syscall(SYS_mmap, page, end - page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+         static_cast<long>(page);
+}
+
+void pass_on(int signal, siginfo_t* info, void* machine_context) {
+  if ((previous_action.sa_flags & SA_SIGINFO) != 0) {
+    previous_action.sa_sigaction(signal, info, machine_context);
+  } else if (previous_action.sa_handler == SIG_IGN && info->si_code <= 0) {
+    return;  // sent by a process, which may be ignored; a fault may not
+  } else if (previous_action.sa_handler == SIG_IGN || previous_action.sa_handler == SIG_DFL) {
+    struct sigaction defaults = {};
+    defaults.sa_handler = SIG_DFL;
+    sigaction(signal, &defaults, nullptr);
+    raise(signal);  // blocked until this handler returns
+  } else {
+    previous_action.sa_handler(signal);
+  }
+}
+
+void on_sigbus(int signal, siginfo_t* info, void* machine_context) {
+  const int saved_errno = errno;
+  const bool lost_page =
+      info->si_code == BUS_ADRERR || info->si_code == BUS_OBJERR || info->si_code == BUS_MCEERR_AR;
+  const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
+  Range* range = lost_page ? range_of(address) : nullptr;
+  if (range != nullptr && map_zero_pages(address, range->end.load(std::memory_order_acquire))) {
+    range->damaged.store(true, std::memory_order_release);
+  } else {
+    pass_on(signal, info, machine_context);
+  }
+  errno = saved_errno;
+}
+
+void install_handler_once() {
+  static const bool installed = [] {
+    page_bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    struct sigaction action = {};
+    action.sa_sigaction = on_sigbus;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, nullptr, &previous_action);  // before ours can run
+    return sigaction(SIGBUS, &action, nullptr) == 0;
+  }();
+  static_cast<void>(installed);
+}
+
+[[noreturn]] void fail(const std::filesystem::path& path, std::string message, std::string todo = {}) {
+  throw Error(Problem{.kind = ErrorKind::kIoError,
+                      .file = path.filename().string(),
+                      .message = std::move(message),
+                      .todo = std::move(todo)});
+}
+
+std::string reason_of(int error) {
+  if (error == ELOOP) return "its symbolic links lead round in a circle";
+  return std::strerror(error);
+}
+
+int64_t modified_ns(const struct stat& status) {
+  return status.st_mtim.tv_sec * kNsPerSecond + status.st_mtim.tv_nsec;
+}
+
+int take_slot() {
+  for (int slot = 0; slot < kMostMappedFiles; ++slot) {
+    if (!ranges[slot].taken.exchange(true, std::memory_order_acq_rel)) {
+      ranges[slot].damaged.store(false, std::memory_order_relaxed);
+      return slot;
+    }
+  }
+  return -1;
+}
+
+}  // namespace
+
+std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
+  install_handler_once();
+  std::shared_ptr<MappedFile> file(new MappedFile());
+  file->path_ = path;
+  // O_NONBLOCK: a pipe of that name is refused below instead of waited for.
+  file->descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file->descriptor_ < 0)
+    fail(path, fmt::format("{} can't be opened: {}.", path.string(), reason_of(errno)));
+  struct stat status = {};
+  if (fstat(file->descriptor_, &status) != 0)
+    fail(path, fmt::format("{} can't be read: {}.", path.string(), reason_of(errno)));
+  if (!S_ISREG(status.st_mode)) fail(path, fmt::format("{} is not a regular file.", path.string()));
+  file->modified_ns_ = modified_ns(status);
+  if (status.st_size == 0) return file;
+
+  const auto size = static_cast<size_t>(status.st_size);
+  file->slot_ = take_slot();
+  if (file->slot_ < 0) {
+    fail(path, fmt::format("More than {} files are mapped at once.", kMostMappedFiles));
+  }
+  void* data = mmap(nullptr, size, PROT_READ, MAP_SHARED, file->descriptor_, 0);
+  if (data == MAP_FAILED) fail(path, fmt::format("{} can't be mapped: {}.", path.string(), reason_of(errno)));
+  file->data_ = static_cast<const std::byte*>(data);
+  file->size_ = size;
+  Range& range = ranges[static_cast<size_t>(file->slot_)];
+  const auto begin = reinterpret_cast<uintptr_t>(data);
+  range.begin.store(begin, std::memory_order_release);
+  range.end.store(begin + (size + page_bytes - 1) / page_bytes * page_bytes, std::memory_order_release);
+  return file;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) {
+    ranges[static_cast<size_t>(slot_)].end.store(0, std::memory_order_release);
+    munmap(const_cast<std::byte*>(data_), size_);
+  }
+  if (slot_ >= 0) ranges[static_cast<size_t>(slot_)].taken.store(false, std::memory_order_release);
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+bool MappedFile::damaged() const {
+  return slot_ >= 0 && ranges[static_cast<size_t>(slot_)].damaged.load(std::memory_order_acquire);
+}
+
+void MappedFile::throw_if_damaged() const {
+  struct stat status = {};
+  const bool readable = fstat(descriptor_, &status) == 0;
+  if (!damaged() && readable && static_cast<size_t>(status.st_size) == size_ &&
+      modified_ns(status) == modified_ns_) {
+    return;
+  }
+  fail(path_,
+       fmt::format("{} changed while it was being read: it had {} bytes and now has {}{}.", path_.string(),
+                   size_, status.st_size, damaged() ? ", and a part of it could not be read" : ""),
+       "load again once nothing writes to it");
+}
+
+}  // namespace fulgur

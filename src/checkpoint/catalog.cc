@@ -1,0 +1,156 @@
+#include "checkpoint/catalog.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "checkpoint/json_events.h"
+#include "checkpoint/safetensors_header.h"
+#include "checkpoint/shard_index.h"
+
+namespace fulgur {
+namespace {
+
+/// Reads one more file into the catalog. Throws what is wrong with the file; appends what is wrong with its
+/// header.
+void add_file(const std::filesystem::path& path, Catalog& catalog, std::vector<Problem>& problems) {
+  const auto file = MappedFile::open(path);
+  const auto number = static_cast<int>(catalog.files.size());
+  catalog.files.push_back(file);
+  auto entries = read_header(*file, number, problems);
+  file->throw_if_damaged();
+  std::move(entries.begin(), entries.end(), std::back_inserter(catalog.entries));
+}
+
+/// The same for a shard of a folder: whether it went well. A listed shard that isn't there is the index's
+/// fault.
+bool add_shard(const std::filesystem::path& path, bool listed, Catalog& catalog,
+               std::vector<Problem>& problems) {
+  std::error_code error;
+  if (listed && std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found) {
+    const bool dangling = std::filesystem::is_symlink(std::filesystem::symlink_status(path, error));
+    problems.push_back(
+        {.kind = ErrorKind::kBadIndex,
+         .file = path.filename().string(),
+         .message = dangling ? "The index lists this file, which is a link to a file that is not there."
+                             : "The index lists this file, which is not there.",
+         .todo = "fetch it"});
+    return false;
+  }
+  const size_t before = problems.size();
+  try {
+    add_file(path, catalog, problems);
+  } catch (const Error& failure) {
+    problems.insert(problems.end(), failure.problems().begin(), failure.problems().end());
+  }
+  return problems.size() == before;
+}
+
+std::string file_of(const Catalog& catalog, const CatalogEntry& entry) {
+  return catalog.files[static_cast<size_t>(entry.file)]->file_name();
+}
+
+/// No tensor may lie in two shards.
+void check_unique(const Catalog& catalog, std::vector<Problem>& problems) {
+  for (size_t i = 1; i < catalog.entries.size(); ++i) {
+    const CatalogEntry& entry = catalog.entries[i];
+    const CatalogEntry& before = catalog.entries[i - 1];
+    if (entry.name != before.name) continue;
+    const std::string file = file_of(catalog, entry);
+    const std::string other = file_of(catalog, before);
+    problems.push_back(
+        {.kind = ErrorKind::kBadIndex,
+         .file = file,
+         .tensor = entry.name,
+         .message = fmt::format("'{}' lies in two shards, {} and {}.", printable(entry.name), other, file)});
+  }
+}
+
+/// Every tensor that the index lists lies where it says.
+void check_listed(const ShardList& list, const std::vector<bool>& read_well, const Catalog& catalog,
+                  std::vector<Problem>& problems) {
+  for (const auto& [tensor, number] : list.listed) {
+    if (!read_well[static_cast<size_t>(number)]) continue;  // what is wrong with the file is said already
+    const std::string& file = list.files[static_cast<size_t>(number)];
+    const CatalogEntry* first = catalog.find(tensor);
+    const CatalogEntry* end = catalog.entries.data() + catalog.entries.size();
+    const CatalogEntry* at = first;
+    while (at != nullptr && at != end && at->name == tensor && file_of(catalog, *at) != file) ++at;
+    if (at != nullptr && at != end && at->name == tensor) continue;
+    problems.push_back(
+        {.kind = ErrorKind::kBadIndex,
+         .file = file,
+         .tensor = tensor,
+         .message =
+             fmt::format("The index places '{}' in this file, which does not hold it.", printable(tensor)),
+         .found = first == nullptr ? "in none of the shards" : "in " + file_of(catalog, *first)});
+  }
+}
+
+/// What the index leaves out is used all the same: the headers are the authority.
+void notice_omissions(const ShardList& list, Catalog& catalog) {
+  size_t omitted = 0;
+  const CatalogEntry* first = nullptr;
+  auto at = list.listed.begin();
+  for (const CatalogEntry& entry : catalog.entries) {
+    while (at != list.listed.end() && at->first < entry.name) ++at;
+    if (at != list.listed.end() && at->first == entry.name) continue;
+    if (omitted++ == 0) first = &entry;
+  }
+  if (omitted == 0) return;
+  catalog.notices.push_back(
+      fmt::format("{} leaves out {} of the tensors in its shards, the first being {}; they are used.",
+                  kIndexFile, omitted, printable(first->name)));
+}
+
+void sort_entries(Catalog& catalog) {
+  std::stable_sort(catalog.entries.begin(), catalog.entries.end(),
+                   [](const CatalogEntry& a, const CatalogEntry& b) { return a.name < b.name; });
+}
+
+}  // namespace
+
+const CatalogEntry* Catalog::find(std::string_view name) const {
+  const auto at = std::lower_bound(
+      entries.begin(), entries.end(), name,
+      [](const CatalogEntry& entry, std::string_view wanted) { return entry.name < wanted; });
+  return at != entries.end() && at->name == name ? &*at : nullptr;
+}
+
+std::span<const std::byte> Catalog::bytes(const CatalogEntry& entry) const {
+  return files[static_cast<size_t>(entry.file)]->bytes().subspan(entry.offset, entry.bytes);
+}
+
+Catalog read_catalog(const std::filesystem::path& folder) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(folder, error)) {
+    throw Error(ErrorKind::kIoError,
+                error ? fmt::format("{} can't be read: {}.", folder.string(), error.message())
+                      : fmt::format("{} is not a folder.", folder.string()));
+  }
+  std::vector<Problem> problems;
+  const ShardList list = list_shards(folder, problems);
+  Catalog catalog{.source = list.source};
+  std::vector<bool> read_well;  // parallel to list.files
+  for (const std::string& name : list.files) {
+    read_well.push_back(add_shard(folder / name, !list.listed.empty(), catalog, problems));
+  }
+  sort_entries(catalog);
+  check_unique(catalog, problems);
+  check_listed(list, read_well, catalog, problems);
+  if (!problems.empty()) throw Error(std::move(problems));
+  if (!list.listed.empty()) notice_omissions(list, catalog);
+  return catalog;
+}
+
+Catalog read_safetensors(const std::filesystem::path& file) {
+  Catalog catalog{.source = file.filename().string()};
+  std::vector<Problem> problems;
+  add_file(file, catalog, problems);
+  if (!problems.empty()) throw Error(std::move(problems));
+  return catalog;
+}
+
+}  // namespace fulgur

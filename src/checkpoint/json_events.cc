@@ -1,0 +1,52 @@
+#include "checkpoint/json_events.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+namespace fulgur {
+
+std::string JsonEvents::parse(std::span<const std::byte> text) {
+  const auto* begin = reinterpret_cast<const char*>(text.data());
+  const std::string_view characters(begin, text.size());
+  const size_t first = characters.find_first_not_of(" \t\r\n");
+  if (first == std::string_view::npos || characters[first] != '{') return "it is not a JSON object";
+  // The parser takes a NUL for the end of its input; in a file it only hides what follows.
+  if (const size_t nul = characters.find('\0'); nul != std::string_view::npos) {
+    return fmt::format("it is not JSON: a NUL byte at {}", nul);
+  }
+  if (!nlohmann::json::sax_parse(begin, begin + text.size(), this) && reason_.empty()) {
+    reason_ = "it is not JSON";
+  }
+  return std::exchange(reason_, {});
+}
+
+bool JsonEvents::parse_error(size_t position, const std::string& token, const nlohmann::json::exception&) {
+  return stop(fmt::format("it is not UTF-8 JSON: byte {}, after '{}'", position, printable(token)));
+}
+
+bool JsonEvents::stop(std::string reason) {
+  if (reason_.empty()) reason_ = std::move(reason);
+  return false;
+}
+
+std::string printable(std::string_view text) {
+  constexpr size_t kMostShown = 200;
+  constexpr size_t kEndShown = 60;
+  if (text.size() > kMostShown) {
+    return fmt::format("{}...{}", printable(text.substr(0, kMostShown - kEndShown)),
+                       printable(text.substr(text.size() - kEndShown)));
+  }
+  std::string shown;
+  for (const char c : text) {
+    if (c < 0x20 ||
+        c > 0x7e) {  // char is signed: every non-ASCII byte too, so a cut character stays valid text
+      shown += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    } else {
+      shown += c;
+    }
+  }
+  return shown;
+}
+
+}  // namespace fulgur

@@ -1,0 +1,277 @@
+#include "checkpoint/shard_index.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string_view>
+
+#include "base/mapped_file.h"
+#include "checkpoint/json_events.h"
+#include "checkpoint/safetensors_header.h"
+
+namespace fulgur {
+namespace {
+
+constexpr std::string_view kSingleFile = "model.safetensors";
+
+Problem bad_index(std::string tensor, std::string message, std::string file = kIndexFile) {
+  return {.kind = ErrorKind::kBadIndex,
+          .file = std::move(file),
+          .tensor = std::move(tensor),
+          .message = std::move(message)};
+}
+
+bool is_plain_name(std::string_view name) {
+  return !name.empty() && name != "." && name != ".." &&
+         std::all_of(name.begin(), name.end(), [](char c) { return c != '/' && c != '\\' && c != '\0'; });
+}
+
+/// {"metadata": anything, "weight_map": {name: file}}
+class IndexEvents final : public JsonEvents {
+ public:
+  explicit IndexEvents(std::vector<Problem>& problems) : problems_(problems) {}
+
+  [[nodiscard]] bool has_weight_map() const { return has_weight_map_; }
+  [[nodiscard]] std::vector<std::pair<std::string, std::string>> take() { return std::move(weight_map_); }
+
+  bool start_object(size_t) override {
+    if (skipped_depth_ > 0 || place_ == Place::kSkip) {
+      ++skipped_depth_;
+    } else if (place_ == Place::kOutside) {
+      place_ = Place::kTop;
+    } else if (place_ == Place::kWeightMap) {
+      place_ = Place::kNames;
+    } else {
+      return unexpected("an object");
+    }
+    return true;
+  }
+  bool start_array(size_t) override {
+    if (skipped_depth_ == 0 && place_ != Place::kSkip) return unexpected("a list");
+    ++skipped_depth_;
+    return true;
+  }
+  bool end_object() override {
+    if (skipped_depth_ > 0) return end_skipped();
+    place_ = place_ == Place::kNames ? Place::kTop : Place::kOutside;
+    return true;
+  }
+  bool end_array() override { return end_skipped(); }
+
+  bool key(std::string& name) override {
+    if (skipped_depth_ > 0) return true;
+    if (place_ == Place::kNames) {
+      weight_map_.emplace_back(std::move(name), std::string());
+      return true;
+    }
+    if (!top_keys_.insert(name).second) return stop(fmt::format("it holds '{}' twice", printable(name)));
+    has_weight_map_ = has_weight_map_ || name == "weight_map";
+    place_ = name == "weight_map" ? Place::kWeightMap : Place::kSkip;
+    return true;
+  }
+
+  bool string(std::string& value) override {
+    if (place_ != Place::kNames) return scalar("a string");
+    auto& [tensor, file] = weight_map_.back();
+    if (!is_plain_name(value)) {
+      problems_.push_back(bad_index(
+          tensor,
+          fmt::format(
+              "The index places '{}' in '{}', which is not a plain file name in the checkpoint's folder.",
+              printable(tensor), printable(value))));
+      return problems_.size() < kMostProblems || stop("it has more faults than are worth listing");
+    }
+    file = std::move(value);
+    return true;
+  }
+  bool null() override { return scalar("null"); }
+  bool boolean(bool) override { return scalar("a boolean"); }
+  bool number_integer(int64_t value) override { return scalar(std::to_string(value)); }
+  bool number_unsigned(uint64_t value) override { return scalar(std::to_string(value)); }
+  bool number_float(double, const std::string& text) override { return scalar(text); }
+
+ private:
+  static constexpr size_t kMostProblems = 1000;
+  enum class Place { kOutside, kTop, kSkip, kWeightMap, kNames };
+
+  bool end_skipped() {
+    if (--skipped_depth_ == 0) place_ = Place::kTop;
+    return true;
+  }
+  bool scalar(std::string_view value) {
+    if (skipped_depth_ > 0) return true;
+    if (place_ != Place::kSkip) return unexpected(value);
+    place_ = Place::kTop;
+    return true;
+  }
+  bool unexpected(std::string_view value) override {
+    const std::string shown = printable(value);
+    if (place_ == Place::kWeightMap) return stop(fmt::format("its weight_map is {}, not an object", shown));
+    if (place_ != Place::kNames) return stop("it is not a JSON object");
+    return stop(
+        fmt::format("it places '{}' in {}, not in a file", printable(weight_map_.back().first), shown));
+  }
+
+  std::vector<Problem>& problems_;
+  Place place_ = Place::kOutside;
+  int64_t skipped_depth_ = 0;
+  bool has_weight_map_ = false;
+  std::set<std::string> top_keys_;
+  std::vector<std::pair<std::string, std::string>> weight_map_;
+};
+
+ShardList read_index(const std::filesystem::path& path, std::vector<Problem>& problems) {
+  ShardList list{.source = kIndexFile};
+  const auto mapped = MappedFile::open(path);
+  if (mapped->bytes().size() > kMostHeaderBytes) {
+    problems.push_back(
+        bad_index({}, fmt::format("The index has {} bytes, more than the {} that are read of one.",
+                                  mapped->bytes().size(), kMostHeaderBytes)));
+    return list;
+  }
+  IndexEvents events(problems);
+  const std::string reason = events.parse(mapped->bytes());
+  mapped->throw_if_damaged();
+  if (!reason.empty()) {
+    problems.push_back(bad_index({}, fmt::format("The index can't be read: {}.", reason)));
+    return list;
+  }
+  auto weight_map = events.take();
+  if (weight_map.empty()) {
+    problems.push_back(bad_index({}, events.has_weight_map() ? "The index's weight_map lists no tensor."
+                                                             : "The index has no weight_map."));
+  }
+  std::sort(weight_map.begin(), weight_map.end());
+  std::map<std::string, int> numbers;
+  for (const auto& [tensor, file] : weight_map) {
+    if (!file.empty()) numbers.emplace(file, 0);
+  }
+  for (auto& [file, number] : numbers) {
+    number = static_cast<int>(list.files.size());
+    list.files.push_back(file);
+  }
+  for (auto& [tensor, file] : weight_map) {
+    if (!list.listed.empty() && list.listed.back().first == tensor) {
+      problems.push_back(bad_index(tensor, fmt::format("The index lists '{}' twice.", printable(tensor))));
+    } else if (!file.empty()) {
+      list.listed.emplace_back(std::move(tensor), numbers[file]);
+    }
+  }
+  return list;
+}
+
+/// 3 and 9 of "model-00003-of-00009.safetensors".
+struct SetNumber {
+  uint64_t number = 0;
+  uint64_t of = 0;
+};
+
+std::optional<SetNumber> set_number(std::string_view name) {
+  constexpr std::string_view kPrefix = "model-";
+  constexpr std::string_view kMiddle = "-of-";
+  constexpr std::string_view kSuffix = ".safetensors";
+  const size_t middle = name.find(kMiddle);
+  if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix) || middle == std::string_view::npos)
+    return std::nullopt;
+  const auto number_in = [&](size_t begin, size_t end, uint64_t& value) {
+    const auto [stop, error] = std::from_chars(name.data() + begin, name.data() + end, value);
+    return error == std::errc() && stop == name.data() + end;
+  };
+  SetNumber result;
+  if (!number_in(kPrefix.size(), middle, result.number)) return std::nullopt;
+  if (!number_in(middle + kMiddle.size(), name.size() - kSuffix.size(), result.of)) return std::nullopt;
+  return result;
+}
+
+/// Each of 1..of exactly once, and all of one set.
+void check_set(const std::map<std::string, SetNumber>& set, std::vector<Problem>& problems) {
+  const auto& [first_name, first] = *set.begin();
+  std::map<uint64_t, std::string> by_number;
+  for (const auto& [name, at] : set) {
+    if (at.of != first.of) {
+      problems.push_back(
+          bad_index({},
+                    fmt::format("There is no index, and {} and {} belong to different sets of shards.",
+                                first_name, name),
+                    name));
+      return;
+    }
+    const auto [place, is_new] = by_number.emplace(at.number, name);
+    if (!is_new || at.number == 0 || at.number > at.of) {
+      problems.push_back(
+          bad_index({},
+                    fmt::format("There is no index, and {} has no place of its own in a set of {} shards.",
+                                name, at.of),
+                    name));
+      return;
+    }
+  }
+  if (by_number.size() == first.of) return;
+  uint64_t missing = 1;
+  while (by_number.contains(missing)) ++missing;
+  Problem problem = bad_index(
+      {},
+      fmt::format("There is no index, and the set of shards is incomplete: number {} of {} is not there.",
+                  missing, first.of),
+      first_name);
+  problem.expected = fmt::format("{} files model-*-of-*.safetensors", first.of);
+  problem.found = std::to_string(by_number.size());
+  problem.todo = "fetch the missing shards, or the index";
+  problems.push_back(std::move(problem));
+}
+
+ShardList list_folder(const std::filesystem::path& folder, std::vector<Problem>& problems) {
+  bool single = false;
+  std::map<std::string, SetNumber> set;
+  std::error_code error;
+  for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    single = single || name == kSingleFile;
+    if (const auto number = set_number(name)) set.emplace(name, *number);
+  }
+  if (error) {
+    problems.push_back(
+        {.kind = ErrorKind::kIoError,
+         .file = folder.string(),
+         .message = fmt::format("The checkpoint's folder can't be read: {}.", error.message())});
+    return {};
+  }
+  if (single && !set.empty()) {
+    problems.push_back(
+        bad_index({},
+                  fmt::format("There is no index, and {} stands beside {}: which is the checkpoint?",
+                              kSingleFile, set.begin()->first),
+                  std::string(kSingleFile)));
+    return {};
+  }
+  if (single) return {.source = std::string(kSingleFile), .files = {std::string(kSingleFile)}};
+  if (set.empty()) {
+    problems.push_back({.kind = ErrorKind::kIoError,
+                        .file = folder.string(),
+                        .message = fmt::format("The folder holds no checkpoint: neither {}, nor shards "
+                                               "model-*-of-*.safetensors, nor {}.",
+                                               kSingleFile, kIndexFile)});
+    return {};
+  }
+  check_set(set, problems);
+  ShardList list{.source = fmt::format("model-*-of-{}.safetensors", set.begin()->second.of)};
+  for (const auto& [name, number] : set) list.files.push_back(name);
+  return list;
+}
+
+}  // namespace
+
+ShardList list_shards(const std::filesystem::path& folder, std::vector<Problem>& problems) {
+  std::error_code error;
+  const auto index = std::filesystem::symlink_status(folder / kIndexFile, error);
+  return std::filesystem::exists(index) ? read_index(folder / kIndexFile, problems)
+                                        : list_folder(folder, problems);
+}
+
+}  // namespace fulgur

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+
+namespace fulgur {
+
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+
+/// Which files a checkpoint folder consists of.
+struct ShardList {
+  std::string source;              // what says so, for messages
+  std::vector<std::string> files;  // plain names in the folder, sorted
+  /// What the index says lies where: {tensor, index into files}, sorted. Empty where there is no index.
+  std::vector<std::pair<std::string, int>> listed;
+};
+
+/// The index's word if there is an index; else exactly model.safetensors, or a complete set
+/// model-*-of-*.safetensors (checkpoints.md, section 1). What is wrong is appended to `problems`.
+ShardList list_shards(const std::filesystem::path& folder, std::vector<Problem>& problems);
+
+}  // namespace fulgur
