@@ -28,8 +28,8 @@ struct RopeConfig {
   std::optional<double> attention_factor;
 };
 
-/// A checked config.json: every value is in range and none contradicts another, so the rest of the engine may rely on it
-/// (docs/spec/model.md, section 10; the symbols in comments are that page's).
+/// A checked config.json: every value is in range and none contradicts another, so the rest of the engine may
+/// rely on it (docs/spec/model.md, section 10; the symbols in comments are that page's).
 struct Config {
   ModelType model_type = ModelType::kDeepseekV3;
   int64_t vocab_size = 0;             // V
@@ -47,7 +47,8 @@ struct Config {
   int64_t index_n_heads = 0;          // nI
   int64_t index_head_dim = 0;         // dI
   bool indexer_rope_interleave = false;
-  std::vector<bool> full_indexer;  // per layer, sparse models: owns an indexer (section 5's schedule); else empty
+  std::vector<bool>
+      full_indexer;  // per layer, sparse models: owns an indexer (section 5's schedule); else empty
   bool index_share_for_mtp_iteration = false;
   int64_t n_routed_experts = 0;  // E
   int64_t n_shared_experts = 1;
@@ -71,8 +72,13 @@ struct Config {
   [[nodiscard]] double softmax_scale() const;
 };
 
-/// Reads and checks FOLDER/config.json; end-of-sequence ids of a generation_config.json beside it are added to those of
-/// the config. Throws an Error with every problem found: bad_config and unsupported name field, value and what is allowed.
+/// --index-topk: attends to K = `index_topk` tokens instead. bad_request for a value that a config.json could
+/// not have, or a model without an indexer.
+void override_index_topk(Config& config, int64_t index_topk);
+
+/// Reads and checks FOLDER/config.json; end-of-sequence ids of a generation_config.json beside it are added
+/// to those of the config. Throws an Error with every problem found: bad_config and unsupported name field,
+/// value and what is allowed.
 Config read_config(const std::filesystem::path& folder);
 /// The same from text; `file` is the name used in messages.
 Config parse_config(std::string_view json, const std::string& file);

@@ -55,16 +55,16 @@ struct Slot {
   Weight* weight = nullptr;
 };
 
-/// Every parameter of the main model with the slot it fills: the one list that plans, loads and binds. Sizes `weights` to
-/// the config; the slots point into it.
+/// Every parameter of the main model with the slot it fills: the one list that plans, loads and binds. Sizes
+/// `weights` to the config; the slots point into it.
 std::vector<Slot> main_slots(const Config& config, Precision precision, ModelWeights& weights);
-/// The same for the MTP layer, whose tensors are named model.layers.L. Its embedding and head are optional copies: say
-/// whether the checkpoint holds them.
+/// The same for the MTP layer, whose tensors are named model.layers.L. Its embedding and head are optional
+/// copies: say whether the checkpoint holds them.
 std::vector<Slot> mtp_slots(const Config& config, Precision precision, ModelWeights& weights, bool has_embed,
                             bool has_head);
 
-/// What a checkpoint of this config may hold beside its parameters (docs/spec/checkpoints.md, section 2). `with_mtp` false:
-/// the tensors of layers >= L are ignored.
+/// What a checkpoint of this config may hold beside its parameters (docs/spec/checkpoints.md, section 2).
+/// `with_mtp` false: the tensors of layers >= L are ignored.
 std::vector<IgnoreRule> ignore_rules(const Config& config, bool with_mtp);
 
 }  // namespace fulgur

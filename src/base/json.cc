@@ -1,0 +1,101 @@
+#include "base/json.h"
+
+#include <algorithm>
+#include <set>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "base/text_file.h"
+
+namespace fulgur {
+namespace {
+
+constexpr int kMostLevels = 100;
+constexpr uintmax_t kMostBytes = uintmax_t{64} << 20;
+
+Error refusal(ErrorKind kind, const std::string& file, std::string message, std::string expected = {}) {
+  return Error(
+      Problem{.kind = kind, .file = file, .message = std::move(message), .expected = std::move(expected)});
+}
+
+/// "line 3, column 7" of the `byte`th byte, counted from 1.
+std::string place(std::string_view text, size_t byte) {
+  const std::string_view before = text.substr(0, byte == 0 ? 0 : byte - 1);
+  const auto line = 1 + std::count(before.begin(), before.end(), '\n');
+  const size_t line_start = before.rfind('\n') + 1;  // npos + 1 is 0
+  return "line " + std::to_string(line) + ", column " + std::to_string(before.size() - line_start + 1);
+}
+
+/// What the parser says was wrong, without its prefix and the text it quotes, which may be long or not UTF-8.
+std::string reason(const nlohmann::json::exception& error) {
+  std::string_view what = error.what();
+  for (const std::string_view prefix : {"] ", "column ", ": "}) {
+    const size_t at = what.find(prefix);
+    if (at != std::string_view::npos) what.remove_prefix(at + prefix.size());
+  }
+  return std::string(what.substr(0, what.find("; last read")));
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text, ErrorKind kind, const std::string& file) {
+  if (text.empty()) throw refusal(kind, file, "The file is empty.", "a JSON document");
+  std::vector<std::set<std::string>> keys_of_open_objects;
+  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    switch (event) {
+      case Json::parse_event_t::object_start:
+        keys_of_open_objects.emplace_back();
+        [[fallthrough]];
+      case Json::parse_event_t::array_start:
+        if (depth >= kMostLevels) {
+          throw refusal(kind, file,
+                        "The JSON is nested more than " + std::to_string(kMostLevels) + " levels deep.");
+        }
+        break;
+      case Json::parse_event_t::object_end:
+        keys_of_open_objects.pop_back();
+        break;
+      case Json::parse_event_t::key:
+        if (!keys_of_open_objects.back().insert(parsed.get<std::string>()).second) {
+          throw refusal(kind, file, "The key " + brief(parsed) + " stands twice in one object.");
+        }
+        break;
+      default:
+        break;
+    }
+    return true;
+  };
+  try {
+    return Json::parse(text, watch);
+  } catch (const Json::parse_error& error) {
+    throw refusal(kind, file, "Not valid JSON at " + place(text, error.byte) + ": " + reason(error) + ".",
+                  "a JSON document in UTF-8");
+  } catch (const Json::out_of_range&) {  // the only cause while parsing
+    throw refusal(kind, file, "A number in it is too large for a double.");
+  }
+}
+
+Json read_json(const std::filesystem::path& path, ErrorKind kind) {
+  const auto unreadable = [&](const std::string& why) {
+    return refusal(ErrorKind::kIoError, path.string(), "The file can't be read: " + why + ".");
+  };
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::not_found) throw unreadable("it does not exist");
+  if (error) throw unreadable(error.message());
+  if (!std::filesystem::is_regular_file(status)) throw unreadable("it is not a regular file");
+  const uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) throw unreadable(error.message());
+  if (size > kMostBytes) throw unreadable("it is larger than 64 MiB");
+  return parse_json(read_text_file(path), kind, path.filename().string());
+}
+
+std::string brief(const Json& value) {
+  constexpr size_t kMost = 60;
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
+  if (text.size() > kMost) text = text.substr(0, kMost) + "...";
+  return text;
+}
+
+}  // namespace fulgur

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+
+#include "base/dtype.h"
+
+namespace fulgur::cpu {
+
+/// IEEE half precision as stored; base/dtype.h has Bf16.
+struct F16 {
+  uint16_t bits = 0;
+};
+
+inline float to_float(float value) { return value; }
+inline float to_float(Bf16 value) { return fulgur::to_float(value); }
+inline float to_float(F16 value) { return half_to_float(value.bits); }
+
+/// Calls f(T{}) with the C++ type of a weight's form or an operand's dtype: Bf16, F16 or float.
+template <typename F>
+decltype(auto) with_element(DType dtype, F&& f) {
+  if (dtype == DType::kBf16) return f(Bf16{});
+  if (dtype == DType::kF16) return f(F16{});
+  return f(float{});
+}
+
+/// The same for operands, which are bf16 or f32 only.
+template <typename F>
+decltype(auto) with_operand(DType dtype, F&& f) {
+  if (dtype == DType::kBf16) return f(Bf16{});
+  return f(float{});
+}
+
+}  // namespace fulgur::cpu

@@ -1,0 +1,7 @@
+#pragma once
+
+#define FULGUR_CPU_ISA avx512
+#pragma GCC target( \
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512")
+
+#include "kernels/cpu/simd/avx512.h"

@@ -1,0 +1,5 @@
+#pragma once
+
+#define FULGUR_CPU_ISA scalar
+
+#include "kernels/cpu/simd/scalar.h"

@@ -1,0 +1,28 @@
+// Entries of the table whose kernels don't exist yet. Whoever writes one takes its line out here.
+
+#include "kernels/cpu/entries.h"
+#include "kernels/cpu/kernel.h"
+
+namespace fulgur::cpu::FULGUR_CPU_ISA {
+namespace {
+
+[[noreturn]] void not_written(const char* op) {
+  throw std::logic_error(std::string("no CPU kernel yet for ") + op);
+}
+
+}  // namespace
+
+void linear(Context&, const Linear&) { not_written("linear"); }
+void lm_head(Context&, const LmHead&) { not_written("lm_head"); }
+void mla_prepare(Context&, const MlaPrepare&) { not_written("mla_prepare"); }
+void indexer_prepare(Context&, const IndexerPrepare&) { not_written("indexer_prepare"); }
+void indexer_select(Context&, const IndexerSelect&) { not_written("indexer_select"); }
+void indexer_scores(Context&, const IndexerScores&) { not_written("indexer_scores"); }
+void sparse_mla(Context&, const SparseMla&) { not_written("sparse_mla"); }
+void dense_mla(Context&, const DenseMla&) { not_written("dense_mla"); }
+void mla_output(Context&, const MlaOutput&) { not_written("mla_output"); }
+void ffn(Context&, const Ffn&) { not_written("ffn"); }
+void moe(Context&, const Moe&) { not_written("moe"); }
+void sample(Context&, const Sample&) { not_written("sample"); }
+
+}  // namespace fulgur::cpu::FULGUR_CPU_ISA

@@ -1,0 +1,128 @@
+#pragma once
+
+// Vec over AVX2, FMA and F16C: 8 lanes. The vocabulary is the same in every simd header:
+//
+//   load(p), load(p, n)     kLanes elements of float, Bf16 or F16 as f32; with n, the first n and zeros after
+//   them,
+//                           touching nothing behind p + n
+//   load_even/odd(p)        the even or odd ones of 2 * kLanes bf16: one shift or mask each, no shuffle
+//   store(p, v), (p, v, n)  to float, or rounded (nearest, ties to even) to Bf16
+//   fma(a, b, c)            a * b + c, one rounding; two in the scalar build
+//   max(a, b), min(a, b)    b where either is a NaN
+//   sum(v), sum4(..)        one fixed tree over the lanes; sum4 gives each sum the bits of sum()
+//   a < b, <=, ==           Mask; false where either is a NaN
+
+namespace fulgur::cpu::FULGUR_CPU_ISA {
+
+constexpr int kLanes = 8;
+constexpr int kVectorRegisters = 16;
+
+struct Vec {
+  __m256 v;
+};
+struct Mask {
+  __m256 v;
+};
+
+inline Vec zero() { return {_mm256_setzero_ps()}; }
+inline Vec splat(float x) { return {_mm256_set1_ps(x)}; }
+
+/// All ones in the first n of 8 32-bit lanes.
+inline __m256i first_lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline Vec load(const float* p, int n) { return {_mm256_maskload_ps(p, first_lanes(n))}; }
+
+inline Vec widen_bf16(__m128i bits) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
+}
+/// The first n (at most 8) 16-bit elements, zeros after them.
+inline __m128i load_partial16(const void* p, int n) {
+  alignas(16) uint16_t buffer[8] = {};
+  std::memcpy(buffer, p, static_cast<size_t>(std::min(n, 8)) * 2);
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(buffer));
+}
+inline Vec load(const Bf16* p) { return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline Vec load(const Bf16* p, int n) { return widen_bf16(load_partial16(p, n)); }
+inline Vec load(const F16* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+inline Vec load(const F16* p, int n) { return {_mm256_cvtph_ps(load_partial16(p, n))}; }
+
+inline Vec load_even(const Bf16* p) {
+  return {
+      _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), 16))};
+}
+inline Vec load_odd(const Bf16* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000U))))};
+}
+
+inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+inline void store(float* p, Vec a, int n) { _mm256_maskstore_ps(p, first_lanes(n), a.v); }
+
+inline __m128i round_to_bf16(Vec a) {
+  const __m256i bits = _mm256_castps_si256(a.v);
+  const __m256i lsb = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(lsb, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+  const __m256i chosen = _mm256_blendv_epi8(rounded, quiet, nan);
+  return _mm_packus_epi32(_mm256_castsi256_si128(chosen), _mm256_extracti128_si256(chosen, 1));
+}
+inline void store(Bf16* p, Vec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), round_to_bf16(a)); }
+inline void store(Bf16* p, Vec a, int n) {
+  alignas(16) uint16_t buffer[8];
+  _mm_store_si128(reinterpret_cast<__m128i*>(buffer), round_to_bf16(a));
+  std::memcpy(p, buffer, static_cast<size_t>(std::min(n, 8)) * 2);
+}
+
+inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
+/// To the nearest integer, ties to even.
+inline Vec round(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+/// 2^n for integral n in [-126, 127]; 0 for n = -127.
+inline Vec pow2(Vec n) {
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
+}
+
+inline Mask operator<(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
+inline Mask operator<=(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
+inline Mask operator>(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
+inline Mask operator==(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
+inline Mask is_nan(Vec a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
+inline Mask operator|(Mask a, Mask b) { return {_mm256_or_ps(a.v, b.v)}; }
+inline Mask operator&(Mask a, Mask b) { return {_mm256_and_ps(a.v, b.v)}; }
+inline Vec select(Mask m, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, m.v)}; }
+/// Bit i: lane i.
+inline uint32_t bits(Mask m) { return static_cast<uint32_t>(_mm256_movemask_ps(m.v)); }
+
+/// Lane i: the sum of v[i], each by the tree of sum().
+inline __m128 sum4_vector(Vec a, Vec b, Vec c, Vec d) {
+  const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v));
+  const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c.v, d.v), _mm256_unpackhi_ps(c.v, d.v));
+  const __m256 low = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd)));
+  const __m256 high = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd)));
+  const __m256 all = _mm256_add_ps(low, high);
+  return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+}
+inline void sum4(Vec a, Vec b, Vec c, Vec d, float* out) { _mm_storeu_ps(out, sum4_vector(a, b, c, d)); }
+/// ((0 + 2) + (1 + 3)) + ((4 + 6) + (5 + 7))
+inline float sum(Vec a) { return _mm_cvtss_f32(sum4_vector(a, a, a, a)); }
+inline float max_lane(Vec a) {
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+}
+
+}  // namespace fulgur::cpu::FULGUR_CPU_ISA

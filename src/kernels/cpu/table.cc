@@ -1,0 +1,36 @@
+// The table of ops of one instruction set.
+
+#include "kernels/cpu/entries.h"
+#include "kernels/cpu/kernel.h"
+#include "kernels/cpu/memory.h"
+
+#define FULGUR_STRING_OF(x) #x
+#define FULGUR_STRING(x) FULGUR_STRING_OF(x)
+
+namespace fulgur::cpu::FULGUR_CPU_ISA {
+
+extern const Backend kBackend;
+constinit const Backend kBackend = {
+    .name = "cpu " FULGUR_STRING(FULGUR_CPU_ISA),
+    .allocate = cpu::allocate,
+    .release = cpu::release,
+    .upload = cpu::copy,
+    .download = cpu::copy,
+    .embed = embed,
+    .rms_norm = rms_norm,
+    .add_rms_norm = add_rms_norm,
+    .linear = linear,
+    .lm_head = lm_head,
+    .mla_prepare = mla_prepare,
+    .indexer_prepare = indexer_prepare,
+    .indexer_select = indexer_select,
+    .indexer_scores = indexer_scores,
+    .sparse_mla = sparse_mla,
+    .dense_mla = dense_mla,
+    .mla_output = mla_output,
+    .ffn = ffn,
+    .moe = moe,
+    .sample = sample,
+};
+
+}  // namespace fulgur::cpu::FULGUR_CPU_ISA

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/config.h"
+#include "model/config_fields.h"
+
+namespace fulgur {
+
+/// Widths, counts of heads and tokens (docs/spec/model.md, section 10).
+constexpr IntegerRange kSizeRange{1, int64_t{1} << 24};
+
+/// rope_theta, rope_scaling and rope_parameters (section 2): both spellings are checked, rope_parameters
+/// wins.
+RopeConfig read_rope(ConfigFields& config);
+
+/// Which layers own an indexer, by section 5's schedule: the first of indexer_types, index_topk_pattern,
+/// index_topk_freq that applies. num_layers = 0: the fields are checked, but don't schedule anything.
+std::vector<bool> read_full_indexers(ConfigFields& config, int64_t num_layers);
+
+/// Which layers are MoE (section 1): mlp_layer_types, else first_k_dense_replace and moe_layer_freq.
+std::vector<bool> read_moe_layers(ConfigFields& config, int64_t num_layers);
+
+/// quantization_config names a scheme of docs/spec/checkpoints.md, section 3. What a tensor is stored as is
+/// read off the tensors.
+void check_quantization(ConfigFields& config);
+
+}  // namespace fulgur
