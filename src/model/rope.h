@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/config.h"
+#include "ops/token_batch.h"
+
+namespace fulgur {
+
+/// Where yarn's ramp between kept and stretched frequencies begins and ends, in pairs of components.
+struct YarnRamp {
+  double lo = 0;
+  double hi = 0;
+};
+YarnRamp yarn_ramp(const RopeConfig& rope, int64_t rope_dim);
+
+/// Angle per position of each pair j = 0 .. rope_dim / 2 - 1: theta^(-2j / rope_dim), with yarn those above
+/// the ramp divided by the factor (docs/spec/model.md, section 2).
+std::vector<double> rope_frequencies(const RopeConfig& rope, int64_t rope_dim);
+
+/// A: what cos and sin are multiplied by.
+double rope_attention_factor(const RopeConfig& rope);
+
+/// cos and sin of the angles of positions 0 .. num_positions - 1, computed in double, owned in host memory.
+class RopeTables {
+ public:
+  RopeTables(const Config& config, int64_t num_positions);
+
+  [[nodiscard]] RopeTable view() const;
+
+ private:
+  int64_t num_positions_;
+  int64_t num_pairs_;
+  std::vector<float> cos_;  // [num_positions, dr / 2]
+  std::vector<float> sin_;
+};
+
+}  // namespace fulgur
