@@ -43,6 +43,7 @@ bool add_shard(const std::filesystem::path& path, bool listed, Catalog& catalog,
   try {
     add_file(path, catalog, problems);
   } catch (const Error& failure) {
+    problems.resize(before);  // a header that changed while it was read says nothing more
     problems.insert(problems.end(), failure.problems().begin(), failure.problems().end());
   }
   return problems.size() == before;

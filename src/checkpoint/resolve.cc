@@ -329,7 +329,7 @@ class Resolver {
     for (const StorageForm& form : kStorageForms) {
       if (weight < 0) weight = find(fmt::format("{}.{}", module, form.weight));
     }
-    if (weight >= 0 && state(weight).quantized) return;
+    if (weight >= 0 && (state(weight).quantized || state(weight).faulty)) return;
     complain(number, {.kind = ErrorKind::kOrphanScale,
                       .message = fmt::format("{} is a scale without a quantized weight beside it.",
                                              printable(entry(number).name)),

@@ -19,7 +19,7 @@
 #include "base/dtype.h"
 #include "base/error.h"
 
-namespace fulgur::testing {
+namespace fulgur {
 
 /// A folder of its own that goes with the test.
 class TemporaryFolder {
@@ -130,4 +130,4 @@ inline std::string summary(const std::vector<Problem>& problems) {
   return fmt::format("{}", fmt::join(lines, "\n"));
 }
 
-}  // namespace fulgur::testing
+}  // namespace fulgur

@@ -7,8 +7,6 @@
 namespace fulgur {
 namespace {
 
-using namespace testing;
-
 struct Known {
   const char* folder;
   size_t num_files;

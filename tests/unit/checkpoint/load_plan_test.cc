@@ -9,8 +9,6 @@
 namespace fulgur {
 namespace {
 
-using namespace testing;
-
 constexpr int kThreads = 2;
 
 Parameter whole(const std::string& name, int64_t rows, int64_t cols,

@@ -1,0 +1,113 @@
+#include "checkpoint/safetensors_writer.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <csignal>
+#include <numeric>
+
+#include "checkpoint/catalog.h"
+#include "checkpoint/tensor_values.h"
+#include "support/checkpoint_files.h"
+
+namespace fulgur {
+namespace {
+
+std::vector<std::string> names_in(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& file : std::filesystem::directory_iterator(folder))
+    names.push_back(file.path().filename());
+  return names;
+}
+
+TEST(SafetensorsWriter, WritesWhatTheReaderReads) {
+  const std::vector<float> floats = {1.5F, -2.0F, 0.0F};
+  const std::vector<int64_t> longs = {-1, int64_t{1} << 40};
+  const std::vector<int32_t> ints = {7};
+  const std::vector<int16_t> shorts = {-300, 5};
+  const TemporaryFolder folder;
+  write_safetensors(folder / "out.safetensors",
+                    {{"shorts", DType::kI16, {2, 1}, std::as_bytes(std::span(shorts))},
+                     {"floats", DType::kF32, {3}, std::as_bytes(std::span(floats))},
+                     {"a \"quoted\" \\ name", DType::kI32, {}, std::as_bytes(std::span(ints))},
+                     {"nothing", DType::kF32, {0, 4}, {}},
+                     {"longs", DType::kI64, {2}, std::as_bytes(std::span(longs))}});
+  const Catalog catalog = read_safetensors(folder / "out.safetensors");
+  ASSERT_EQ(catalog.entries.size(), 5U);
+  EXPECT_EQ(read_floats(catalog, require(catalog, "floats")), floats);
+  EXPECT_EQ(read_integers(catalog, require(catalog, "longs")), longs);
+  EXPECT_EQ(read_integers(catalog, require(catalog, "shorts")), (std::vector<int64_t>{-300, 5}));
+  EXPECT_EQ(require(catalog, "shorts").shape, (std::vector<int64_t>{2, 1}));
+  EXPECT_EQ(read_integers(catalog, require(catalog, "a \"quoted\" \\ name")), std::vector<int64_t>{7});
+  EXPECT_EQ(require(catalog, "nothing").shape, (std::vector<int64_t>{0, 4}));
+  for (const CatalogEntry& entry : catalog.entries) EXPECT_EQ(entry.offset % size_bytes(entry.dtype), 0U);
+}
+
+TEST(SafetensorsWriter, WritesAFileWithoutTensors) {
+  const TemporaryFolder folder;
+  write_safetensors(folder / "out.safetensors", {});
+  EXPECT_TRUE(read_safetensors(folder / "out.safetensors").entries.empty());
+}
+
+TEST(SafetensorsWriter, ReplacesAFileAndLeavesNoOther) {
+  const TemporaryFolder folder;
+  write_bytes(folder / "out.safetensors", "before");
+  write_safetensors(folder / "out.safetensors", {});
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"out.safetensors"});
+  EXPECT_TRUE(read_safetensors(folder / "out.safetensors").entries.empty());
+}
+
+TEST(SafetensorsWriter, LeavesNoFileWhenTheDiskIsFull) {
+  const TemporaryFolder folder;
+  const std::vector<float> many(1 << 16);
+  struct rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const struct rlimit small = {.rlim_cur = 4096, .rlim_max = before.rlim_max};
+  const auto ignore_before = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const auto problems = problems_of([&] {
+    write_safetensors(folder / "out.safetensors",
+                      {{"many", DType::kF32, {1 << 16}, std::as_bytes(std::span(many))}});
+  });
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, ignore_before);
+  EXPECT_EQ(summary(problems), "io_error");
+  EXPECT_TRUE(names_in(folder.path()).empty());
+}
+
+TEST(SafetensorsWriter, RefusesAFolderThatIsNotThere) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(summary(problems_of([&] { write_safetensors(folder / "none/out.safetensors", {}); })),
+            "io_error");
+}
+
+TEST(SafetensorsWriter, RefusesToReplaceWhatIsNoFile) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_EQ(summary(problems_of([&] { write_safetensors(folder.path(), {}); })), "io_error");
+  EXPECT_EQ(summary(problems_of([&] { write_safetensors(folder / "pipe", {}); })), "io_error");
+  EXPECT_TRUE(std::filesystem::is_fifo(folder / "pipe"));
+}
+
+TEST(TensorValues, AreRefusedInAnotherType) {
+  const TemporaryFolder folder;
+  write_bytes(folder / "x.safetensors",
+              good_safetensors({counting("a", DType::kF32, {2}), {"b", "F4", {2}, "x"}}));
+  const Catalog catalog = read_safetensors(folder / "x.safetensors");
+  EXPECT_EQ(summary(problems_of([&] { read_integers(catalog, require(catalog, "a")); })), "unknown_dtype a");
+  EXPECT_EQ(summary(problems_of([&] { read_floats(catalog, require(catalog, "b")); })), "unknown_dtype b");
+  EXPECT_EQ(summary(problems_of([&] { require(catalog, "c"); })), "missing_tensor c");
+}
+
+TEST(TensorValues, AreReadWhereverTheyLie) {
+  const TemporaryFolder folder;
+  for (size_t padding = 0; padding < 4; ++padding) {
+    write_bytes(folder / "x.safetensors", good_safetensors({counting("a", DType::kF32, {3})}, padding));
+    const Catalog catalog = read_safetensors(folder / "x.safetensors");
+    EXPECT_EQ(read_floats(catalog, require(catalog, "a")), (std::vector<float>{0, 1, 2}));
+  }
+}
+
+}  // namespace
+}  // namespace fulgur
