@@ -15,6 +15,14 @@ inline float to_float(float value) { return value; }
 inline float to_float(Bf16 value) { return fulgur::to_float(value); }
 inline float to_float(F16 value) { return half_to_float(value.bits); }
 
+template <typename Out>
+Out from_float(float value) {
+  if constexpr (sizeof(Out) == sizeof(float))
+    return value;
+  else
+    return to_bf16(value);
+}
+
 /// Calls f(T{}) with the C++ type of a weight's form or an operand's dtype: Bf16, F16 or float.
 template <typename F>
 decltype(auto) with_element(DType dtype, F&& f) {

@@ -12,8 +12,6 @@ namespace {
 
 }  // namespace
 
-void linear(Context&, const Linear&) { not_written("linear"); }
-void lm_head(Context&, const LmHead&) { not_written("lm_head"); }
 void mla_prepare(Context&, const MlaPrepare&) { not_written("mla_prepare"); }
 void indexer_prepare(Context&, const IndexerPrepare&) { not_written("indexer_prepare"); }
 void indexer_select(Context&, const IndexerSelect&) { not_written("indexer_select"); }

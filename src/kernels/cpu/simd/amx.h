@@ -36,4 +36,7 @@ class TileScope {
   TileScope& operator=(const TileScope&) = delete;
 };
 
+/// Before a tile is loaded from memory written here: GCC's _tile_loadd does not say that it reads memory.
+inline void finish_stores() { __asm__ volatile("" : : : "memory"); }
+
 }  // namespace fulgur::cpu::FULGUR_CPU_ISA

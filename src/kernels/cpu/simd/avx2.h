@@ -117,6 +117,10 @@ inline __m128 sum4_vector(Vec a, Vec b, Vec c, Vec d) {
   return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
 }
 inline void sum4(Vec a, Vec b, Vec c, Vec d, float* out) { _mm_storeu_ps(out, sum4_vector(a, b, c, d)); }
+inline void sum4(Vec a, Vec b, Vec c, Vec d, Bf16* out) {
+  const __m256 sums = _mm256_castps128_ps256(sum4_vector(a, b, c, d));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(out), round_to_bf16({sums}));
+}
 /// ((0 + 2) + (1 + 3)) + ((4 + 6) + (5 + 7))
 inline float sum(Vec a) { return _mm_cvtss_f32(sum4_vector(a, a, a, a)); }
 inline float max_lane(Vec a) {

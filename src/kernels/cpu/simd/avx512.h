@@ -92,6 +92,10 @@ inline __m128 sum4_vector(Vec a, Vec b, Vec c, Vec d) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 inline void sum4(Vec a, Vec b, Vec c, Vec d, float* out) { _mm_storeu_ps(out, sum4_vector(a, b, c, d)); }
+inline void sum4(Vec a, Vec b, Vec c, Vec d, Bf16* out) {
+  const __m512 sums = _mm512_castps128_ps512(sum4_vector(a, b, c, d));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(round_to_bf16({sums})));
+}
 inline float sum(Vec a) { return _mm_cvtss_f32(sum4_vector(a, a, a, a)); }
 inline float max_lane(Vec a) {
   const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));

@@ -85,11 +85,10 @@ inline uint32_t bits(Mask m) { return (m.v[0] & 1U) | (m.v[1] & 2U) | (m.v[2] & 
 
 /// (0 + 2) + (1 + 3)
 inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
-inline void sum4(Vec a, Vec b, Vec c, Vec d, float* out) {
-  const F32x4 ab =
-      __builtin_shuffle(a.v, b.v, I32x4{0, 4, 1, 5}) + __builtin_shuffle(a.v, b.v, I32x4{2, 6, 3, 7});
-  const F32x4 cd =
-      __builtin_shuffle(c.v, d.v, I32x4{0, 4, 1, 5}) + __builtin_shuffle(c.v, d.v, I32x4{2, 6, 3, 7});
+template <typename Out>
+void sum4(Vec a, Vec b, Vec c, Vec d, Out* out) {
+  const F32x4 ab = __builtin_shuffle(a.v, b.v, I32x4{0, 4, 1, 5}) + __builtin_shuffle(a.v, b.v, I32x4{2, 6, 3, 7});
+  const F32x4 cd = __builtin_shuffle(c.v, d.v, I32x4{0, 4, 1, 5}) + __builtin_shuffle(c.v, d.v, I32x4{2, 6, 3, 7});
   store(out, {__builtin_shuffle(ab, cd, I32x4{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, I32x4{2, 3, 6, 7})});
 }
 inline float max_lane(Vec a) { return std::max(std::max(a.v[0], a.v[1]), std::max(a.v[2], a.v[3])); }
