@@ -249,10 +249,16 @@ Config parse_config(std::string_view json, const std::string& file) {
 }
 
 Config read_config(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(folder, ignored)) {
+    throw Error(Problem{.kind = ErrorKind::kIoError,
+                        .file = folder.string(),
+                        .message = "There is no such folder.",
+                        .expected = "a checkpoint's folder, with config.json in it"});
+  }
   const std::filesystem::path path = folder / "config.json";
   Config config = read_document(read_json(path, ErrorKind::kBadConfig), path.filename().string());
   const std::filesystem::path generation = folder / "generation_config.json";
-  std::error_code ignored;
   if (std::filesystem::symlink_status(generation, ignored).type() != std::filesystem::file_type::not_found) {
     merge_generation_config(generation, config);
   }

@@ -63,6 +63,10 @@ std::vector<Slot> main_slots(const Config& config, Precision precision, ModelWei
 std::vector<Slot> mtp_slots(const Config& config, Precision precision, ModelWeights& weights, bool has_embed,
                             bool has_head);
 
+/// After binding: what has no tensor of its own becomes a view of what it is a copy of. A tied head is the
+/// embedding, the MTP layer's embedding and head are the main ones.
+void share_weights(ModelWeights& weights);
+
 /// What a checkpoint of this config may hold beside its parameters (docs/spec/checkpoints.md, section 2).
 /// `with_mtp` false: the tensors of layers >= L are ignored.
 std::vector<IgnoreRule> ignore_rules(const Config& config, bool with_mtp);

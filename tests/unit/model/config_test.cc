@@ -316,7 +316,7 @@ TEST_F(ConfigFolder, RefusesAFolderWithoutConfig) {
     try {
       read_config(folder);
     } catch (const Error& error) {
-      EXPECT_NE(error.problems()[0].file.find("config.json"), std::string::npos);
+      EXPECT_NE(std::string(error.what()).find("config.json"), std::string::npos);
       return error.kind();
     }
     return ErrorKind::kDevice;

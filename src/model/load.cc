@@ -1,0 +1,206 @@
+#include "model/load.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "base/error.h"
+
+namespace fulgur {
+namespace {
+
+/// A config may ask for 65536 experts in each of 1000 layers. A checkpoint that lacks more tensors than this
+/// is refused before they are listed.
+constexpr int64_t kMostMissing = 10000;
+
+constexpr std::string_view kIndexerTensors = "model.layers.*.self_attn.indexer.**";
+
+/// docs/spec/checkpoints.md, section 3.9: a model with an indexer must not run dense because of its name.
+std::optional<Problem> refuse_indexer_of_dense_model(const Config& config, const Catalog& catalog) {
+  if (config.sparse()) return std::nullopt;
+  const CatalogEntry* first = nullptr;
+  int64_t count = 0;
+  for (const CatalogEntry& entry : catalog.entries) {
+    if (!matches_pattern(entry.name, kIndexerTensors)) continue;
+    if (count++ == 0) first = &entry;
+  }
+  if (first == nullptr) return std::nullopt;
+  return Problem{
+      .kind = ErrorKind::kBadConfig,
+      .file = "config.json",
+      .tensor = "model_type",
+      .message = fmt::format("model_type is \"{}\", which has no indexer, but the checkpoint holds {} "
+                             "indexer tensors, the first being {}.",
+                             name(config.model_type), count, first->name),
+      .expected = fmt::format("\"{}\" or \"{}\"", name(ModelType::kDeepseekV32), name(ModelType::kGlmMoeDsa)),
+      .found = fmt::format("\"{}\"", name(config.model_type)),
+      .todo = "use the config.json that belongs to this checkpoint"};
+}
+
+/// The problems of a checkpoint that lacks more experts than are worth a line each; empty if it doesn't.
+std::vector<Problem> refuse_too_many_experts(const Config& config, const Catalog& catalog) {
+  const int64_t num_moe_layers = std::count(config.moe_layer.begin(), config.moe_layer.end(), true);
+  const int64_t wanted = 3 * config.n_routed_experts * num_moe_layers;
+  const auto held = static_cast<int64_t>(catalog.entries.size());
+  if (wanted <= held + kMostMissing) return {};
+
+  std::vector<Problem> problems;
+  std::string first_missing;
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    if (!config.moe_layer[static_cast<size_t>(i)]) continue;
+    const std::string router = fmt::format("model.layers.{}.mlp.gate.weight", i);
+    const CatalogEntry* entry = catalog.find(router);
+    if (entry != nullptr && !entry->shape.empty() && entry->shape.front() != config.n_routed_experts) {
+      problems.push_back(
+          {.kind = ErrorKind::kShapeMismatch,
+           .file = catalog.files[static_cast<size_t>(entry->file)]->file_name(),
+           .tensor = router,
+           .message = fmt::format("{} has another shape than config.json's n_routed_experts says.", router),
+           .expected = fmt::format("{} rows (n_routed_experts)", config.n_routed_experts),
+           .found = fmt::format("{} rows", entry->shape.front()),
+           .todo = "check that config.json belongs to this checkpoint"});
+    }
+    // Among more names than there are tensors one is missing, and soon found.
+    for (int64_t e = 0; e < config.n_routed_experts && first_missing.empty(); ++e) {
+      for (const std::string_view part : {"gate_proj", "up_proj", "down_proj"}) {
+        std::string tensor = fmt::format("model.layers.{}.mlp.experts.{}.{}.weight", i, e, part);
+        if (catalog.find(tensor) == nullptr && first_missing.empty()) first_missing = std::move(tensor);
+      }
+    }
+  }
+  problems.push_back(
+      {.kind = ErrorKind::kMissingTensor,
+       .file = catalog.source,
+       .tensor = first_missing,
+       .message = fmt::format("{} is missing, the first of many: config.json asks for {} tensors of "
+                              "experts.",
+                              first_missing, wanted),
+       .expected = fmt::format("n_routed_experts = {} in each of {} MoE layers", config.n_routed_experts,
+                               num_moe_layers),
+       .found = fmt::format("{} tensors in all", held),
+       .todo = "check that config.json belongs to this checkpoint"});
+  return problems;
+}
+
+/// The checkpoint's tensors of one layer, but for those that any layer may hold unused.
+bool holds_layer(const Catalog& catalog, const std::string& prefix, const std::vector<IgnoreRule>& rules) {
+  return std::any_of(catalog.entries.begin(), catalog.entries.end(), [&](const CatalogEntry& entry) {
+    return entry.name.starts_with(prefix) &&
+           std::none_of(rules.begin(), rules.end(),
+                        [&](const IgnoreRule& rule) { return matches_pattern(entry.name, rule.pattern); });
+  });
+}
+
+void append(ModelPlan& plan, std::vector<Slot> slots) {
+  for (Slot& slot : slots) {
+    plan.parameters.push_back(std::move(slot.parameter));
+    plan.slots.push_back(slot.weight);
+  }
+}
+
+/// Adds the MTP layer's parameters to a plan that holds the main model's; `prefix` begins its tensors' names.
+void append_mtp(ModelPlan& plan, const Config& config, Precision precision, const Catalog& catalog,
+                const std::string& prefix) {
+  append(plan,
+         mtp_slots(config, precision, *plan.weights, catalog.find(prefix + "embed_tokens.weight") != nullptr,
+                   catalog.find(prefix + "shared_head.head.weight") != nullptr));
+}
+
+/// Plans the layer only to say, in a notice, what is wrong with it.
+void notice_damage(ModelPlan& plan, const Config& config, Precision precision, const Catalog& catalog,
+                   const std::string& prefix) {
+  ModelPlan whole{.weights = std::make_unique<ModelWeights>()};
+  append(whole, main_slots(config, precision, *whole.weights));
+  append_mtp(whole, config, precision, catalog, prefix);
+  whole.load = resolve(whole.parameters, ignore_rules(config, /*with_mtp=*/true), catalog);
+  std::erase_if(whole.load.problems,
+                [&](const Problem& problem) { return !problem.tensor.starts_with(prefix); });
+  if (whole.load.problems.empty()) return;
+  const size_t others = whole.load.problems.size() - 1;
+  plan.notices.push_back(fmt::format(
+      "The layer for multi-token prediction (model.layers.{}) is damaged and left out: {}{}",
+      config.num_hidden_layers, whole.load.problems.front().message,
+      others == 0 ? "" : fmt::format(" ({} more problem{} there.)", others, others == 1 ? "" : "s")));
+}
+
+struct Files {
+  Config config;
+  Catalog catalog;
+};
+
+/// Reads the config and every header; what is wrong with either is reported together.
+Files read_files(const std::filesystem::path& folder) {
+  Files files;
+  std::vector<Problem> problems;
+  const auto keep = [&](const Error& error) {
+    problems.insert(problems.end(), error.problems().begin(), error.problems().end());
+  };
+  try {
+    files.config = read_config(folder);
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kIoError) throw;  // not the folder of a model
+    keep(error);
+  }
+  try {
+    files.catalog = read_catalog(folder);
+  } catch (const Error& error) {
+    keep(error);
+  }
+  if (!problems.empty()) throw Error(std::move(problems));
+  return files;
+}
+
+}  // namespace
+
+ModelPlan plan_model(const Config& config, Precision precision, const Catalog& catalog, bool with_mtp) {
+  ModelPlan plan{.weights = std::make_unique<ModelWeights>(), .notices = catalog.notices};
+  plan.load.problems = refuse_too_many_experts(config, catalog);
+  if (!plan.load.problems.empty()) return plan;
+
+  append(plan, main_slots(config, precision, *plan.weights));
+  const std::string mtp_prefix = fmt::format("model.layers.{}.", config.num_hidden_layers);
+  bool use_mtp = false;
+  if (config.num_nextn_predict_layers > 0) {
+    if (!holds_layer(catalog, mtp_prefix, ignore_rules(config, /*with_mtp=*/true))) {
+      plan.notices.push_back(fmt::format(
+          "The checkpoint has no tensor of model.layers.{}: multi-token prediction is not available.",
+          config.num_hidden_layers));
+    } else if (with_mtp) {
+      use_mtp = true;
+      append_mtp(plan, config, precision, catalog, mtp_prefix);
+    } else {
+      notice_damage(plan, config, precision, catalog, mtp_prefix);
+    }
+  }
+  std::vector<IgnoreRule> rules = ignore_rules(config, use_mtp);
+  const std::optional<Problem> dense_with_indexer = refuse_indexer_of_dense_model(config, catalog);
+  if (dense_with_indexer) rules.push_back({"indexer of a model without one", std::string(kIndexerTensors)});
+  plan.load = resolve(plan.parameters, rules, catalog);
+  if (dense_with_indexer) plan.load.problems.insert(plan.load.problems.begin(), *dense_with_indexer);
+  return plan;
+}
+
+LoadedModel load_model(const std::filesystem::path& folder, Precision precision, int num_threads,
+                       const LoadProgress& progress) {
+  try {
+    const auto [config, catalog] = read_files(folder);
+    ModelPlan plan = plan_model(config, precision, catalog, /*with_mtp=*/false);
+    if (!plan.load.problems.empty()) throw Error(std::move(plan.load.problems));
+    LoadedModel model{.config = config,
+                      .memory = execute(plan.load, plan.parameters, catalog, num_threads, progress),
+                      .notices = std::move(plan.notices)};
+    for (size_t i = 0; i < plan.slots.size(); ++i) *plan.slots[i] = model.memory.weights[i];
+    model.weights = std::move(*plan.weights);
+    share_weights(model.weights);
+    return model;
+  } catch (Error& error) {
+    error.add_context(fmt::format("loading {}", folder.string()));
+    throw;
+  }
+}
+
+}  // namespace fulgur

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "checkpoint/catalog.h"
+#include "checkpoint/load_plan.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace fulgur {
+
+/// How a checkpoint fills a model: its parameters, the slots they are for, and what is done to get there.
+struct ModelPlan {
+  std::unique_ptr<ModelWeights> weights;  // sized, not filled
+  std::vector<Parameter> parameters;
+  std::vector<Weight*> slots;  // parallel to `parameters`, into `weights`
+  LoadPlan load;               // parallel to `parameters`; with all problems
+  std::vector<std::string> notices;
+};
+
+/// Never throws: everything that is wrong is in the plan. The MTP layer is planned `with_mtp` where the
+/// config asks for one and any of its tensors is there, and what is wrong with it is a problem; else it is
+/// left out and what is wrong with it is a notice (docs/spec/checkpoints.md, section 3.10).
+ModelPlan plan_model(const Config& config, Precision precision, const Catalog& catalog, bool with_mtp);
+
+struct LoadedModel {
+  Config config;
+  ModelWeights weights;  // views of `memory`
+  LoadedWeights memory;
+  std::vector<std::string> notices;  // each a sentence for the user
+};
+
+/// Reads a checkpoint folder, without its MTP layer. Throws an Error with every structural problem, before a
+/// byte of weights is read.
+LoadedModel load_model(const std::filesystem::path& folder, Precision precision, int num_threads,
+                       const LoadProgress& progress = nullptr);
+
+}  // namespace fulgur
