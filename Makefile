@@ -25,7 +25,7 @@ build: packages-build build/release/build.ninja  ## The release build of bin/ful
 	cmake --build build/release --target fulgur
 
 demo: build  ## Ask the bundled model for a number named once in 4,000 tokens
-	$(PYTHON) tools/demo.py build/release/bin/fulgur
+	build/release/bin/fulgur demo
 
 check: packages-check $(VENV)/.stamp format-check check-release check-asan check-tsan  ## All tests that fit in 20 minutes on 2 cores
 	$(PYTEST) tests
