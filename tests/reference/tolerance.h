@@ -10,7 +10,7 @@ namespace fulgur::reference {
 
 /// Unit roundoffs: the largest relative error of one rounding to nearest.
 constexpr double kF32Unit = 0x1p-24;
-constexpr double kBf16Unit = 0x1p-9;
+constexpr double kBf16Unit = 0x1p-8;
 
 /// Below the normal numbers some instructions flush to zero (VDPBF16PS does).
 constexpr double kSmallestNormal = 0x1p-126;

@@ -14,10 +14,6 @@ namespace {
 
 void mla_prepare(Context&, const MlaPrepare&) { not_written("mla_prepare"); }
 void indexer_prepare(Context&, const IndexerPrepare&) { not_written("indexer_prepare"); }
-void indexer_select(Context&, const IndexerSelect&) { not_written("indexer_select"); }
-void indexer_scores(Context&, const IndexerScores&) { not_written("indexer_scores"); }
-void sparse_mla(Context&, const SparseMla&) { not_written("sparse_mla"); }
-void dense_mla(Context&, const DenseMla&) { not_written("dense_mla"); }
 void mla_output(Context&, const MlaOutput&) { not_written("mla_output"); }
 void ffn(Context&, const Ffn&) { not_written("ffn"); }
 void moe(Context&, const Moe&) { not_written("moe"); }

@@ -5,7 +5,7 @@
 //   load(p), load(p, n)     kLanes elements of float, Bf16 or F16 as f32; with n, the first n and zeros after
 //   them,
 //                           touching nothing behind p + n
-//   load_even/odd(p)        the even or odd ones of 2 * kLanes bf16: one shift or mask each, no shuffle
+//   load_even/odd(p)        the even or odd ones of 2 * kLanes elements; of bf16 by one shift or mask each
 //   store(p, v), (p, v, n)  to float, or rounded (nearest, ties to even) to Bf16
 //   fma(a, b, c)            a * b + c, one rounding; two in the scalar build
 //   max(a, b), min(a, b)    b where either is a NaN
@@ -22,6 +22,12 @@ struct Vec {
 };
 struct Mask {
   __m256 v;
+};
+
+/// 2 * kLanes elements in order.
+struct VecPair {
+  Vec first;
+  Vec second;
 };
 
 inline Vec zero() { return {_mm256_setzero_ps()}; }
@@ -58,6 +64,15 @@ inline Vec load_even(const Bf16* p) {
 inline Vec load_odd(const Bf16* p) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return {_mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000U))))};
+}
+
+inline Vec load_even(const float* p) {
+  const __m256 mixed = _mm256_shuffle_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8), 0x88);
+  return {_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8))};
+}
+inline Vec load_odd(const float* p) {
+  const __m256 mixed = _mm256_shuffle_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8), 0xdd);
+  return {_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8))};
 }
 
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
@@ -106,6 +121,13 @@ inline Mask operator&(Mask a, Mask b) { return {_mm256_and_ps(a.v, b.v)}; }
 inline Vec select(Mask m, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, m.v)}; }
 /// Bit i: lane i.
 inline uint32_t bits(Mask m) { return static_cast<uint32_t>(_mm256_movemask_ps(m.v)); }
+
+/// The inverse of load_even and load_odd.
+inline VecPair interleave(Vec even, Vec odd) {
+  const __m256 low = _mm256_unpacklo_ps(even.v, odd.v);
+  const __m256 high = _mm256_unpackhi_ps(even.v, odd.v);
+  return {{_mm256_permute2f128_ps(low, high, 0x20)}, {_mm256_permute2f128_ps(low, high, 0x31)}};
+}
 
 /// Lane i: the sum of v[i], each by the tree of sum().
 inline __m128 sum4_vector(Vec a, Vec b, Vec c, Vec d) {

@@ -14,6 +14,11 @@ struct Mask {
   __mmask16 v;
 };
 
+struct VecPair {
+  Vec first;
+  Vec second;
+};
+
 inline Vec zero() { return {_mm512_setzero_ps()}; }
 inline Vec splat(float x) { return {_mm512_set1_ps(x)}; }
 
@@ -40,6 +45,15 @@ inline Vec load_even(const Bf16* p) {
 inline Vec load_odd(const Bf16* p) {
   return {_mm512_castsi512_ps(
       _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000U))))};
+}
+
+inline Vec load_even(const float* p) {
+  const __m512i index = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), index, _mm512_loadu_ps(p + 16))};
+}
+inline Vec load_odd(const float* p) {
+  const __m512i index = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), index, _mm512_loadu_ps(p + 16))};
 }
 
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
@@ -81,6 +95,12 @@ inline Mask operator|(Mask a, Mask b) { return {static_cast<__mmask16>(a.v | b.v
 inline Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.v & b.v)}; }
 inline Vec select(Mask m, Vec a, Vec b) { return {_mm512_mask_blend_ps(m.v, b.v, a.v)}; }
 inline uint32_t bits(Mask m) { return m.v; }
+
+inline VecPair interleave(Vec even, Vec odd) {
+  const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return {{_mm512_permutex2var_ps(even.v, first, odd.v)}, {_mm512_permutex2var_ps(even.v, second, odd.v)}};
+}
 
 inline __m128 sum4_vector(Vec a, Vec b, Vec c, Vec d) {
   const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a.v, b.v), _mm512_unpackhi_ps(a.v, b.v));

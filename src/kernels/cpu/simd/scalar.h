@@ -19,6 +19,11 @@ struct Mask {
   I32x4 v;
 };
 
+struct VecPair {
+  Vec first;
+  Vec second;
+};
+
 inline Vec zero() { return {F32x4{}}; }
 inline Vec splat(float x) { return {F32x4{x, x, x, x}}; }
 
@@ -46,6 +51,9 @@ inline U32x4 load_pairs(const Bf16* p) {
 }
 inline Vec load_even(const Bf16* p) { return {reinterpret_cast<F32x4>(load_pairs(p) << 16)}; }
 inline Vec load_odd(const Bf16* p) { return {reinterpret_cast<F32x4>(load_pairs(p) & 0xffff0000U)}; }
+
+inline Vec load_even(const float* p) { return {F32x4{p[0], p[2], p[4], p[6]}}; }
+inline Vec load_odd(const float* p) { return {F32x4{p[1], p[3], p[5], p[7]}}; }
 
 inline void store(float* p, Vec a) { std::memcpy(p, &a.v, sizeof a.v); }
 inline void store(float* p, Vec a, int n) {
@@ -82,6 +90,11 @@ inline Mask operator|(Mask a, Mask b) { return {a.v | b.v}; }
 inline Mask operator&(Mask a, Mask b) { return {a.v & b.v}; }
 inline Vec select(Mask m, Vec a, Vec b) { return {m.v ? a.v : b.v}; }
 inline uint32_t bits(Mask m) { return (m.v[0] & 1U) | (m.v[1] & 2U) | (m.v[2] & 4U) | (m.v[3] & 8U); }
+
+inline VecPair interleave(Vec even, Vec odd) {
+  return {{__builtin_shuffle(even.v, odd.v, I32x4{0, 4, 1, 5})},
+          {__builtin_shuffle(even.v, odd.v, I32x4{2, 6, 3, 7})}};
+}
 
 /// (0 + 2) + (1 + 3)
 inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }

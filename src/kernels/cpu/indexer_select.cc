@@ -1,0 +1,295 @@
+// The lightning indexer's second half: scores of the step's queries against all cached keys, and the top-k of
+// each row.
+//
+// Rows of one sequence go in tiles of up to kRowsPerTile, so that a page of keys is read from memory once a
+// tile. With more tiles than threads each thread takes whole tiles, the longest contexts first; with fewer
+// (decoding) the pages of all tiles are shared out, then the rows. The context goes by in segments of
+// kSegmentKeys: after each, a row keeps its best index_topk so far, and the next segment competes with them.
+// So a thread's scratch is at most 8 MiB of scores and 1 MiB for the search, whatever the context. Rows that
+// may read everything aren't scored.
+//
+// Cost a row: position * nI * dI multiply-adds, 2 dI bytes a key from the page (of L1 and L2), two passes
+// over the scores.
+
+#include "kernels/cpu/indexer_scoring.h"
+#include "kernels/cpu/kernel.h"
+#include "kernels/cpu/top_k.h"
+
+namespace fulgur::cpu::FULGUR_CPU_ISA {
+namespace {
+
+constexpr int kRowsPerTile = 16;
+constexpr int64_t kSegmentKeys = int64_t{1} << 17;  // kRowsPerTile rows of it are 8 MiB
+
+/// Consecutive rows of one sequence, all of which need scores.
+struct RowTile {
+  int first_row;
+  int num_rows;
+};
+
+int64_t whole_pages(int64_t positions) { return (positions + kPageTokens - 1) / kPageTokens; }
+
+/// What a row still has to say when its context is longer than a segment.
+struct RowState {
+  int32_t kept;  // scores carried over, at kept_positions
+  bool failed;   // a NaN was met
+};
+
+/// The scratch of one tile's scores. A row's array is its `kept` best of earlier segments and behind them,
+/// from `carried` on, the segment's.
+struct TileScores {
+  float* scores;            // [kRowsPerTile, carried + segment]
+  int32_t* kept_positions;  // [kRowsPerTile, carried]
+  RowState states[kRowsPerTile];
+};
+
+class Selection {
+ public:
+  Selection(Context& context, const IndexerSelect& op) : op_(op), topk_(op.selected.cols) {
+    Arena& arena = *context.arena;
+    const int size = context.team->size();
+    find_tiles(arena, size);
+    if (num_tiles_ == 0) return;
+    segment_ = std::min(kSegmentKeys, whole_pages(longest_) * kPageTokens);
+    // Right-aligned before the segment, in whole blocks of the search.
+    carried_ = longest_ > segment_ ? whole_pages(topk_) * kPageTokens : 0;
+    num_slots_ = std::min(num_tiles_, size);
+    tiles_scores_ = arena.allocate_array<TileScores>(num_slots_);
+    for (int slot = 0; slot < num_slots_; ++slot) {
+      tiles_scores_[slot].scores = arena.allocate_array<float>(kRowsPerTile * row_length());
+      tiles_scores_[slot].kept_positions = arena.allocate_array<int32_t>(kRowsPerTile * carried_);
+    }
+    members_ = arena.allocate_array<Member>(size);
+    for (int member = 0; member < size; ++member) {
+      members_[member].queries =
+          arena.allocate_array<float>(IndexerQueries::elements(op.shape, kRowsPerTile));
+      members_[member].search = arena.allocate(TopK::scratch_bytes(row_length()));
+      members_[member].best = arena.allocate_array<int32_t>(topk_);
+    }
+  }
+
+  /// 8 FLOPs count as a byte.
+  [[nodiscard]] int64_t work_bytes() const {
+    return scored_keys_ * op_.shape.num_heads * op_.shape.head_dim / 4 + op_.selected.rows * topk_;
+  }
+
+  void run(const Crew& crew) {
+    const Share rows = crew.share(op_.batch.num_tokens);
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      if (op_.batch.position[row] < topk_) take_all(row);
+    }
+    if (num_tiles_ == 0) return;
+    if (num_tiles_ > crew.size) {
+      take_whole_tiles(crew);
+    } else {
+      share_tiles(crew);
+    }
+  }
+
+ private:
+  struct Member {
+    float* queries;  // [kRowsPerTile, nI, dI]
+    void* search;
+    int32_t* best;  // [topk]
+  };
+
+  [[nodiscard]] int64_t row_length() const { return carried_ + segment_; }
+
+  void find_tiles(Arena& arena, int size) {
+    const TokenBatch& batch = op_.batch;
+    tiles_ = arena.allocate_array<RowTile>(batch.num_tokens);
+    // Small enough that every thread has a few.
+    const int limit = std::clamp(batch.num_tokens / (4 * size), 1, kRowsPerTile);
+    for (int row = 0; row < batch.num_tokens; ++row) {
+      const int64_t context = int64_t{batch.position[row]} + 1;
+      if (context <= topk_) continue;
+      scored_keys_ += context;
+      longest_ = std::max(longest_, context);
+      RowTile* last = num_tiles_ > 0 ? &tiles_[num_tiles_ - 1] : nullptr;
+      if (last != nullptr && last->first_row + last->num_rows == row && last->num_rows < limit &&
+          batch.sequence[last->first_row] == batch.sequence[row]) {
+        ++last->num_rows;
+      } else {
+        tiles_[num_tiles_++] = {row, 1};
+      }
+    }
+  }
+
+  void take_all(int64_t row) const {
+    int32_t* out = op_.selected.row(row);
+    const int32_t count = op_.batch.position[row] + 1;
+    for (int32_t i = 0; i < topk_; ++i) out[i] = i < count ? i : -1;
+  }
+
+  [[nodiscard]] int64_t context_of(const RowTile& tile) const {
+    return int64_t{op_.batch.position[tile.first_row + tile.num_rows - 1]} + 1;
+  }
+  /// Pages of [begin, begin + segment_) that hold a key of the tile's last row.
+  [[nodiscard]] int64_t pages_in_segment(const RowTile& tile, int64_t begin) const {
+    return whole_pages(std::clamp<int64_t>(context_of(tile) - begin, 0, segment_));
+  }
+
+  void take_whole_tiles(const Crew& crew) {
+    TileScores& scores = tiles_scores_[crew.member];
+    while (true) {
+      const int taken = next_tile_.fetch_add(1, std::memory_order_relaxed);
+      if (taken >= num_tiles_) return;
+      const RowTile& tile = tiles_[num_tiles_ - 1 - taken];
+      start(scores);
+      for (int64_t begin = 0; begin < context_of(tile); begin += segment_) {
+        score_pages(crew, tile, scores, begin, 0, pages_in_segment(tile, begin));
+        for (int i = 0; i < tile.num_rows; ++i) advance_row(crew, tile, scores, i, begin);
+      }
+    }
+  }
+
+  void share_tiles(const Crew& crew) {
+    if (crew.member == 0) {
+      for (int t = 0; t < num_tiles_; ++t) start(tiles_scores_[t]);
+    }
+    for (int64_t begin = 0; begin < longest_; begin += segment_) {
+      int64_t total = 0;
+      for (int t = 0; t < num_tiles_; ++t) total += tiles_[t].num_rows * pages_in_segment(tiles_[t], begin);
+      const Share share = crew.share(total);
+      int64_t before = 0;
+      for (int t = 0; t < num_tiles_; ++t) {
+        const int rows = tiles_[t].num_rows;
+        const int64_t pages = pages_in_segment(tiles_[t], begin);
+        // A page belongs to whoever has its first row.
+        const int64_t first = std::clamp<int64_t>((share.begin - before + rows - 1) / rows, 0, pages);
+        const int64_t last = std::clamp<int64_t>((share.end - before + rows - 1) / rows, 0, pages);
+        if (first < last) score_pages(crew, tiles_[t], tiles_scores_[t], begin, first, last);
+        before += rows * pages;
+      }
+      crew.barrier();
+      int64_t row = 0;
+      for (int t = 0; t < num_tiles_; ++t) {
+        for (int i = 0; i < tiles_[t].num_rows; ++i, ++row) {
+          if (row % crew.size == crew.member) advance_row(crew, tiles_[t], tiles_scores_[t], i, begin);
+        }
+      }
+      if (begin + segment_ < longest_) crew.barrier();
+    }
+  }
+
+  static void start(TileScores& scores) {
+    for (RowState& state : scores.states) state = {0, false};
+  }
+
+  /// Pages [first, last) of the segment that starts at position `begin`, for every row of the tile that
+  /// reaches them.
+  void score_pages(const Crew& crew, const RowTile& tile, const TileScores& scores, int64_t begin,
+                   int64_t first, int64_t last) {
+    with_operand(op_.keys.dtype, [&](auto element) {
+      using T = decltype(element);
+      const IndexerQueries queries(op_.shape, members_[crew.member].queries);
+      for (int i = 0; i < tile.num_rows; ++i) queries.load_row(i, op_.q, tile.first_row + i);
+      const int32_t* pages = op_.batch.pages.row(op_.batch.sequence[tile.first_row]);
+      for (int64_t p = first; p < last; ++p) {
+        const int64_t position = begin + p * kPageTokens;
+        const T* page = op_.keys.template page<T>(pages[position / kPageTokens]);
+        for (int i = 0; i < tile.num_rows; ++i) {
+          const int64_t row = tile.first_row + i;
+          if (op_.batch.position[row] < position) continue;
+          score_page(queries, i, op_.head_weights.row(row), page,
+                     scores.scores + i * row_length() + carried_ + p * kPageTokens);
+        }
+      }
+    });
+  }
+
+  /// The segment's scores of row `i` meet those kept: either the row is done, or its best are kept for the
+  /// next segment.
+  void advance_row(const Crew& crew, const RowTile& tile, TileScores& tile_scores, int i, int64_t begin) {
+    const int64_t row = tile.first_row + i;
+    const int64_t context = int64_t{op_.batch.position[row]} + 1;
+    RowState& state = tile_scores.states[i];
+    if (context <= begin || state.failed) return;
+    int32_t* out = op_.selected.row(row);
+    float* scores = tile_scores.scores + i * row_length() + carried_ - state.kept;
+    int32_t* kept_positions = tile_scores.kept_positions + i * carried_;
+    const int64_t n = state.kept + std::min(context - begin, segment_);
+    const bool last = context <= begin + segment_;
+    int32_t* best = begin == 0 && last ? out : members_[crew.member].best;
+
+    TopK search(row_length(), members_[crew.member].search);
+    if (!search.select(scores, n, topk_, best)) {
+      state.failed = true;
+      for (int64_t j = 0; j < topk_; ++j) out[j] = -1;
+      std::atomic_ref(op_.batch.fault[op_.batch.sequence[row]])
+          .fetch_or(kFaultNan, std::memory_order_relaxed);
+      return;
+    }
+    if (best == out) return;
+    const auto position_of = [&](int32_t index) {
+      return index < state.kept ? kept_positions[index] : static_cast<int32_t>(begin + index - state.kept);
+    };
+    const auto count = static_cast<int32_t>(std::min(n, topk_));
+    if (last) {
+      for (int32_t j = 0; j < count; ++j) out[j] = position_of(best[j]);
+      return;
+    }
+    // Ascending indices: each is at or behind the place it goes to.
+    for (int32_t j = 0; j < count; ++j) {
+      const int32_t position = position_of(best[j]);
+      scores[j] = scores[best[j]];
+      best[j] = position;
+    }
+    std::memmove(tile_scores.scores + i * row_length() + carried_ - count, scores,
+                 static_cast<size_t>(count) * sizeof(float));
+    std::memcpy(kept_positions, best, static_cast<size_t>(count) * sizeof(int32_t));
+    state.kept = count;
+  }
+
+  const IndexerSelect& op_;
+  const int64_t topk_;
+  RowTile* tiles_ = nullptr;
+  int num_tiles_ = 0;
+  int num_slots_ = 0;
+  int64_t longest_ = 0;      // context of a scored row
+  int64_t scored_keys_ = 0;  // over all rows
+  int64_t segment_ = 0;
+  int64_t carried_ = 0;
+  TileScores* tiles_scores_ =
+      nullptr;  // [num_slots_]: one a thread, or one a tile where there are fewer tiles
+  Member* members_ = nullptr;
+  std::atomic<int> next_tile_{0};
+};
+
+}  // namespace
+
+void indexer_select(Context& context, const IndexerSelect& op) {
+  const ArenaScope scope(*context.arena);
+  Selection selection(context, op);
+  run_region(context, selection.work_bytes(), [&](const Crew& crew) { selection.run(crew); });
+}
+
+void indexer_scores(Context& context, const IndexerScores& op) {
+  const ArenaScope scope(*context.arena);
+  const int64_t row_elements = IndexerQueries::elements(op.shape, 1);
+  float* queries_of_all = context.arena->allocate_array<float>(row_elements * context.team->size());
+  const int64_t work = op.scores.rows * op.scores.cols * op.shape.num_heads * op.shape.head_dim / 8;
+  run_region(context, work, [&](const Crew& crew) {
+    const IndexerQueries queries(op.shape, queries_of_all + crew.member * row_elements);
+    const Share rows = crew.share(op.scores.rows);
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      queries.load_row(0, op.q, row);
+      const int32_t* pages = op.batch.pages.row(op.batch.sequence[row]);
+      const int64_t context_length = int64_t{op.batch.position[row]} + 1;
+      float* out = op.scores.row(row);
+      for (int64_t begin = 0; begin < context_length; begin += kPageTokens) {
+        alignas(64) float scores[kPageTokens];
+        with_operand(op.keys.dtype, [&](auto element) {
+          using T = decltype(element);
+          score_page(queries, 0, op.head_weights.row(row),
+                     op.keys.template page<T>(pages[begin / kPageTokens]), scores);
+        });
+        const int64_t count = std::min<int64_t>(context_length - begin, kPageTokens);
+        std::memcpy(out + begin, scores, static_cast<size_t>(count) * sizeof(float));
+      }
+      std::fill(out + context_length, out + op.scores.cols, 0.0F);
+    }
+  });
+}
+
+}  // namespace fulgur::cpu::FULGUR_CPU_ISA
