@@ -1,0 +1,188 @@
+#include "base/mapped_file.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <thread>
+
+#include "checkpoint/load_plan.h"
+#include "support/checkpoint_files.h"
+
+namespace fulgur {
+namespace {
+
+constexpr size_t kPage = 4096;
+
+uint64_t sum(std::span<const std::byte> bytes) {
+  uint64_t total = 0;
+  for (const std::byte byte : bytes) total += static_cast<uint64_t>(byte);
+  return total;
+}
+
+class MappedFileTest : public ::testing::Test {
+ protected:
+  std::shared_ptr<const MappedFile> open_of_size(size_t bytes) {
+    write_bytes(path_, std::string(bytes, '\1'));
+    return MappedFile::open(path_);
+  }
+  void shrink_to(size_t bytes) { std::filesystem::resize_file(path_, bytes); }
+
+  TemporaryFolder folder_;
+  const std::filesystem::path path_ = folder_ / "file";
+};
+
+TEST_F(MappedFileTest, HoldsTheBytesOfTheFile) {
+  const auto file = open_of_size(3 * kPage + 5);
+  EXPECT_EQ(file->bytes().size(), 3 * kPage + 5);
+  EXPECT_EQ(sum(file->bytes()), 3 * kPage + 5);
+  EXPECT_EQ(file->file_name(), "file");
+  EXPECT_FALSE(file->damaged());
+  EXPECT_NO_THROW(file->throw_if_damaged());
+}
+
+TEST_F(MappedFileTest, MayBeEmpty) {
+  const auto file = open_of_size(0);
+  EXPECT_TRUE(file->bytes().empty());
+  EXPECT_NO_THROW(file->throw_if_damaged());
+}
+
+TEST_F(MappedFileTest, ReadsZerosWhereTheFileShrankAndSaysSo) {
+  const auto file = open_of_size(1000 * kPage);
+  shrink_to(kPage);
+  EXPECT_EQ(sum(file->bytes()), kPage);
+  EXPECT_TRUE(file->damaged());
+  const auto problems = problems_of([&] { file->throw_if_damaged(); });
+  ASSERT_EQ(summary(problems), "io_error");
+  EXPECT_EQ(problems[0].file, "file");
+}
+
+TEST_F(MappedFileTest, SurvivesManyThreadsReadingWhatIsGone) {
+  const auto file = open_of_size(1000 * kPage);
+  shrink_to(0);
+  std::vector<std::thread> readers;
+  for (size_t i = 0; i < 8; ++i) {
+    readers.emplace_back([&, i] {
+      for (size_t page = 1000; page-- > 0;) {
+        EXPECT_EQ(sum(file->bytes().subspan((page + i * 100) % 1000 * kPage, kPage)), 0U);
+      }
+    });
+  }
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_TRUE(file->damaged());
+}
+
+TEST_F(MappedFileTest, ACutInsideTheLastPageIsNoticedToo) {
+  const auto file = open_of_size(kPage + 100);
+  shrink_to(kPage + 50);
+  EXPECT_EQ(sum(file->bytes()), kPage + 50);  // no signal: the rest of the page reads as zeros
+  EXPECT_FALSE(file->damaged());
+  EXPECT_EQ(summary(problems_of([&] { file->throw_if_damaged(); })), "io_error");
+}
+
+TEST_F(MappedFileTest, AWriteToTheFileIsNoticed) {
+  const auto file = open_of_size(kPage);
+  std::filesystem::last_write_time(path_, std::filesystem::last_write_time(path_) + std::chrono::seconds(1));
+  EXPECT_EQ(summary(problems_of([&] { file->throw_if_damaged(); })), "io_error");
+}
+
+TEST_F(MappedFileTest, AFileThatIsReplacedUnderItsNameStaysWhole) {
+  const auto file = open_of_size(2 * kPage);
+  write_bytes(folder_ / "other", "new");
+  std::filesystem::rename(folder_ / "other", path_);
+  EXPECT_EQ(sum(file->bytes()), 2 * kPage);
+  EXPECT_NO_THROW(file->throw_if_damaged());
+}
+
+TEST_F(MappedFileTest, DamageToOneFileIsNotBlamedOnAnother) {
+  const auto damaged = open_of_size(2 * kPage);
+  write_bytes(folder_ / "good", std::string(2 * kPage, '\1'));
+  const auto good = MappedFile::open(folder_ / "good");
+  shrink_to(0);
+  EXPECT_EQ(sum(damaged->bytes()), 0U);
+  EXPECT_EQ(sum(good->bytes()), 2 * kPage);
+  EXPECT_FALSE(good->damaged());
+}
+
+TEST_F(MappedFileTest, ASlotThatIsUsedAgainStartsUndamaged) {
+  for (int i = 0; i < 3; ++i) {
+    const auto file = open_of_size(2 * kPage);
+    EXPECT_FALSE(file->damaged());
+    shrink_to(0);
+    EXPECT_EQ(sum(file->bytes()), 0U);
+    EXPECT_TRUE(file->damaged());
+  }
+}
+
+TEST_F(MappedFileTest, RefusesWhatIsNotThereOrNoFile) {
+  EXPECT_EQ(summary(problems_of([&] { MappedFile::open(folder_ / "none"); })), "io_error");
+  EXPECT_EQ(summary(problems_of([&] { MappedFile::open(folder_.path()); })), "io_error");
+  std::filesystem::create_symlink("circle", folder_ / "circle");
+  const auto circle = problems_of([&] { MappedFile::open(folder_ / "circle"); });
+  ASSERT_EQ(summary(circle), "io_error");
+  EXPECT_NE(circle[0].message.find("circle"), std::string::npos);
+}
+
+/// Reads past the end of a file that no MappedFile maps: a real bus error.
+void read_a_lost_page(const std::filesystem::path& path) {
+  const int descriptor = open(path.c_str(), O_RDONLY);
+  const auto* data = static_cast<const char*>(mmap(nullptr, 2 * kPage, PROT_READ, MAP_SHARED, descriptor, 0));
+  const volatile char value = data[kPage];
+  static_cast<void>(value);
+}
+
+using MappedFileDeathTest = MappedFileTest;
+
+TEST_F(MappedFileDeathTest, ABusErrorElsewhereStillKillsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto file = open_of_size(kPage);
+  EXPECT_DEATH(read_a_lost_page(path_), "");
+}
+
+TEST_F(MappedFileDeathTest, ASentBusErrorStillKillsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto file = open_of_size(kPage);
+  EXPECT_DEATH(kill(getpid(), SIGBUS), "");
+}
+
+TEST_F(MappedFileDeathTest, AnEarlierHandlerGetsTheBusErrorsThatAreNotOurs) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        std::signal(SIGBUS, [](int) { _exit(42); });
+        const auto file = open_of_size(kPage);
+        read_a_lost_page(path_);
+      },
+      ::testing::ExitedWithCode(42), "");
+}
+
+TEST_F(MappedFileTest, ALoadFromAFileThatShrankIsAnIoError) {
+  constexpr int64_t kRows = 100;
+  constexpr int64_t kCols = 1000;
+  const std::vector<Parameter> parameters = {
+      {.name = "a",
+       .rows = kRows,
+       .cols = kCols,
+       .spellings = {{{"a.weight", {{kRows, "rows"}, {kCols, "cols"}}}}},
+       .held_as = {DType::kF32}},
+      {.name = "b",
+       .rows = kRows,
+       .cols = kCols,
+       .spellings = {{{"b.weight", {{kRows, "rows"}, {kCols, "cols"}}}}},
+       .held_as = {DType::kBf16}}};
+  const std::string bytes = good_safetensors({counting("a.weight", DType::kBf16, {kRows, kCols}),
+                                              counting("b.weight", DType::kBf16, {kRows, kCols})});
+  for (const size_t left : {bytes.size() - 1, bytes.size() / 2, size_t{100}, size_t{0}}) {
+    write_bytes(folder_ / "model.safetensors", bytes);
+    const Catalog catalog = read_catalog(folder_.path());
+    const LoadPlan plan = resolve(parameters, {}, catalog);
+    ASSERT_TRUE(plan.problems.empty());
+    std::filesystem::resize_file(folder_ / "model.safetensors", left);
+    EXPECT_EQ(summary(problems_of([&] { execute(plan, parameters, catalog, 2); })), "io_error") << left;
+  }
+}
+
+}  // namespace
+}  // namespace fulgur
