@@ -175,9 +175,12 @@ void MappedFile::throw_if_damaged() const {
       modified_ns(status) == modified_ns_) {
     return;
   }
-  fail(path_,
-       fmt::format("{} changed while it was being read: it had {} bytes and now has {}{}.", path_.string(),
-                   size_, status.st_size, damaged() ? ", and a part of it could not be read" : ""),
+  std::string how = "it was written to";
+  if (damaged()) how = "a part of it is not there any more";
+  if (readable && static_cast<size_t>(status.st_size) != size_) {
+    how = fmt::format("it had {} bytes and now has {}", size_, status.st_size);
+  }
+  fail(path_, fmt::format("{} changed while it was in use: {}.", path_.string(), how),
        "load again once nothing writes to it");
 }
 

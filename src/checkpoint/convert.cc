@@ -25,6 +25,11 @@ void convert_each(const std::byte* from, std::byte* to, int64_t count, Rule rule
 
 }  // namespace
 
+bool can_convert(DType from, DType to) {
+  const bool from_float = from == DType::kBf16 || from == DType::kF16 || from == DType::kF32;
+  return from == to || (from_float && (to == DType::kBf16 || to == DType::kF32));
+}
+
 void convert(DType from_dtype, const std::byte* from, DType to_dtype, std::byte* to, int64_t count) {
   if (from_dtype == to_dtype) {
     std::memcpy(to, from, static_cast<size_t>(count) * size_bytes(from_dtype));

@@ -78,6 +78,11 @@ class Executor {
   void place(const PlannedParameter& planned, const Parameter& parameter) {
     Weight weight{.form = planned.held, .rows = parameter.rows, .cols = parameter.cols};
     const CatalogEntry& first = source_entry(planned.sources.front());
+    for (const PlannedSource& source : planned.sources) {
+      if (!can_convert(source_entry(source).dtype, planned.held)) {
+        throw std::logic_error(fmt::format("{} can't be held as {}", parameter.name, name(planned.held)));
+      }
+    }
     const uint64_t bytes = static_cast<uint64_t>(parameter.rows * parameter.cols) * size_bytes(planned.held);
     if (planned.sources.front().steps.front() == StepKind::kMap) {
       if (bytes != first.bytes) misdeclared(parameter);
@@ -126,6 +131,7 @@ class Executor {
         transposed ? parameter.rows == parameter.num_heads * latent && parameter.cols == parameter.nope
                    : parameter.rows == parameter.num_heads * parameter.value && parameter.cols == latent;
     if (!fits || rows * latent != num_elements(entry)) misdeclared(parameter);
+    scratch_bytes_ = std::max(scratch_bytes_, static_cast<size_t>(head_elements) * size_bytes(planned.held));
     for (int64_t head = 0; head < parameter.num_heads; ++head) {
       tasks_.push_back({&parameter, &entry, planned.held, to, head, 0});
     }
@@ -133,13 +139,13 @@ class Executor {
   }
 
   void run_tasks(int num_threads) {
-    std::atomic<size_t> next{0};
     if (progress_) progress_(done_bytes_, total_bytes_);
     ThreadTeam team(std::max(1, num_threads));
-    team.run([&](int member) {
-      std::vector<std::byte> scratch;
+    std::vector<std::byte> scratch(scratch_bytes_ * static_cast<size_t>(team.size()));
+    std::atomic<size_t> next{0};
+    team.run([&](int member) {  // must not throw: everything that could is done
       for (size_t i = next++; i < tasks_.size(); i = next++) {
-        done_bytes_ += perform(tasks_[i], scratch);
+        done_bytes_ += perform(tasks_[i], scratch.data() + static_cast<size_t>(member) * scratch_bytes_);
         if (member == 0 && progress_) progress_(done_bytes_, total_bytes_);
       }
     });
@@ -147,7 +153,7 @@ class Executor {
   }
 
   /// The bytes it read.
-  uint64_t perform(const Task& task, std::vector<std::byte>& scratch) const {
+  uint64_t perform(const Task& task, std::byte* scratch) const {
     const Parameter& parameter = *task.parameter;
     const CatalogEntry& entry = *task.entry;
     const std::byte* from = catalog_.bytes(entry).data();
@@ -168,12 +174,11 @@ class Executor {
       convert(entry.dtype, head + static_cast<size_t>(parameter.nope * latent) * stored_width, task.held, to,
               parameter.value * latent);
     } else {
-      scratch.resize(static_cast<size_t>(parameter.nope * latent) * held_width);
-      convert(entry.dtype, head, task.held, scratch.data(), parameter.nope * latent);
+      convert(entry.dtype, head, task.held, scratch, parameter.nope * latent);
       if (held_width == sizeof(uint16_t)) {
-        transpose<uint16_t>(scratch.data(), parameter.nope, latent, to);
+        transpose<uint16_t>(scratch, parameter.nope, latent, to);
       } else {
-        transpose<uint32_t>(scratch.data(), parameter.nope, latent, to);
+        transpose<uint32_t>(scratch, parameter.nope, latent, to);
       }
     }
     return static_cast<uint64_t>(head_rows * latent) * stored_width;
@@ -189,6 +194,7 @@ class Executor {
   std::vector<Task> tasks_;
   std::atomic<uint64_t> done_bytes_{0};
   uint64_t total_bytes_ = 0;
+  size_t scratch_bytes_ = 0;  // of a thread: one head, converted
 };
 
 }  // namespace

@@ -67,7 +67,8 @@ struct LoadedWeights {
 };
 
 /// Executes a plan on `num_threads` threads. Throws the plan's problems if it has any, and io_error if a file
-/// shrank or was written to meanwhile. Copies are 64-byte aligned. `progress` must not throw.
+/// shrank or was written to meanwhile. Copies are 64-byte aligned, mapped weights to their
+/// type. `progress` must not throw.
 LoadedWeights execute(const LoadPlan& plan, std::span<const Parameter> parameters, const Catalog& catalog,
                       int num_threads, const LoadProgress& progress = nullptr);
 

@@ -83,6 +83,8 @@ TEST(Convert, RoundsF16ToBf16Once) {
 }
 
 TEST(Convert, HasNoOtherPairs) {
+  EXPECT_FALSE(can_convert(DType::kF32, DType::kF16));
+  EXPECT_FALSE(can_convert(DType::kF8E4M3, DType::kF32));
   EXPECT_THROW((converted<float, uint16_t>(DType::kF32, {1}, DType::kF16)), std::logic_error);
   EXPECT_THROW((converted<uint8_t, float>(DType::kF8E4M3, {1}, DType::kF32)), std::logic_error);
 }

@@ -414,6 +414,8 @@ TEST_F(PlanTest, AParameterThatItsPartsDoNotFillIsAMistakeOfTheCaller) {
   const std::vector<Parameter> parameters = {wrong};
   const Catalog read = catalog({counting("a.weight", DType::kBf16, {2, 3})});
   EXPECT_THROW(execute(resolve(parameters, {}, read), parameters, read, kThreads), std::logic_error);
+  const std::vector<Parameter> in_f16 = {whole("a", 2, 3, {DType::kF16})};
+  EXPECT_THROW(execute(resolve(in_f16, {}, read), in_f16, read, kThreads), std::logic_error);
 }
 
 }  // namespace
