@@ -83,6 +83,7 @@ check-asan: asan-all $(VENV)/.stamp
 	ctest --test-dir build/asan $(CTEST_ARGS)
 	FULGUR=build/asan/bin/fulgur $(PYTEST) tests/golden/test_tiny.py
 
-check-tsan: packages-check build/tsan/build.ninja
-	cmake --build build/tsan
-	ctest --test-dir build/tsan $(CTEST_ARGS)
+check-tsan: packages-check build/tsan/build.ninja $(VENV)/.stamp
+	cmake --build build/tsan --target fulgur base_test runtime_test
+	ctest --test-dir build/tsan $(CTEST_ARGS) -L 'unit/(base|runtime)'
+	FULGUR=build/tsan/bin/fulgur $(PYTEST) tests/golden/test_tiny.py -k 'threads and full'
