@@ -12,8 +12,6 @@ namespace {
 
 }  // namespace
 
-void mla_prepare(Context&, const MlaPrepare&) { not_written("mla_prepare"); }
-void indexer_prepare(Context&, const IndexerPrepare&) { not_written("indexer_prepare"); }
 void mla_output(Context&, const MlaOutput&) { not_written("mla_output"); }
 void ffn(Context&, const Ffn&) { not_written("ffn"); }
 void moe(Context&, const Moe&) { not_written("moe"); }
