@@ -30,7 +30,7 @@ struct Range {
 };
 static_assert(std::atomic<uintptr_t>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
 
-constexpr int kMostMappedFiles = 4096;  // the largest published checkpoint has 282 shards
+constexpr int kMostMappedFiles = 4096;  // two checkpoints of the most shards that are read
 std::array<Range, kMostMappedFiles> ranges;
 struct sigaction previous_action;
 uintptr_t page_bytes = 0;

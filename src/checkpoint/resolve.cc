@@ -1,10 +1,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -203,6 +203,7 @@ class Resolver {
     for (const int rival : rivals) {
       found.push_back(fmt::format("{}, which takes its place in another kind of model", described(rival)));
     }
+    if (!missing_.insert(absent.front()).second) return;  // said for the other parameter made from it
     std::string message = fmt::format("{} is missing: no file holds it", absent.front());
     if (half != nullptr) message += fmt::format(", though its other half is there: {}", enumerate(found));
     plan_.problems.push_back({.kind = ErrorKind::kMissingTensor,
@@ -220,19 +221,19 @@ class Resolver {
     bool all_usable = true;
     for (size_t i = 0; i < spelling.entries.size(); ++i) {
       const int number = spelling.entries[i];
-      const bool good = dtype_fits(parameter, number) && shape_fits((*spelling.parts)[i], number);
+      const Part& part = (*spelling.parts)[i];
+      const bool good = dtype_fits(parameter, part, number) && shape_fits(part, number);
       all_usable = all_usable && good;
     }
     return all_usable;
   }
 
-  bool dtype_fits(const Parameter& parameter, int number) {
+  bool dtype_fits(const Parameter& parameter, const Part& part, int number) {
     const CatalogEntry& e = entry(number);
-    const std::string_view last = split_last(e.name).second;
+    const std::string_view component = e.name == part.tensor ? "weight" : split_last(e.name).second;
     const auto form =
         std::find_if(kStorageForms.begin(), kStorageForms.end(), [&](const StorageForm& candidate) {
-          return e.dtype_known && candidate.dtype == e.dtype &&
-                 (!candidate.quantized || candidate.weight == last);
+          return e.dtype_known && candidate.dtype == e.dtype && candidate.weight == component;
         });
     const bool known = form != kStorageForms.end();
     if (known && !form->quantized) return true;
@@ -363,6 +364,7 @@ class Resolver {
   const Catalog& catalog_;
   std::unordered_map<std::string_view, int> by_name_;
   std::vector<State> state_;  // parallel to the catalog's entries
+  std::unordered_set<std::string> missing_;
   LoadPlan plan_;
 };
 

@@ -19,6 +19,7 @@ namespace fulgur {
 namespace {
 
 constexpr std::string_view kSingleFile = "model.safetensors";
+constexpr size_t kMostShards = 2000;  // the largest published checkpoint has 282
 
 Problem bad_index(std::string tensor, std::string message, std::string file = kIndexFile) {
   return {.kind = ErrorKind::kBadIndex,
@@ -152,6 +153,12 @@ ShardList read_index(const std::filesystem::path& path, std::vector<Problem>& pr
   for (const auto& [tensor, file] : weight_map) {
     if (!file.empty()) numbers.emplace(file, 0);
   }
+  if (numbers.size() > kMostShards) {
+    problems.push_back(
+        bad_index({}, fmt::format("The index lists {} files, more than the {} that a checkpoint may have.",
+                                  numbers.size(), kMostShards)));
+    return list;
+  }
   for (auto& [file, number] : numbers) {
     number = static_cast<int>(list.files.size());
     list.files.push_back(file);
@@ -176,9 +183,9 @@ std::optional<SetNumber> set_number(std::string_view name) {
   constexpr std::string_view kPrefix = "model-";
   constexpr std::string_view kMiddle = "-of-";
   constexpr std::string_view kSuffix = ".safetensors";
-  const size_t middle = name.find(kMiddle);
-  if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix) || middle == std::string_view::npos)
-    return std::nullopt;
+  if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) return std::nullopt;
+  const size_t middle = name.find(kMiddle, kPrefix.size());
+  if (middle == std::string_view::npos) return std::nullopt;
   const auto number_in = [&](size_t begin, size_t end, uint64_t& value) {
     const auto [stop, error] = std::from_chars(name.data() + begin, name.data() + end, value);
     return error == std::errc() && stop == name.data() + end;

@@ -131,6 +131,13 @@ TEST_F(FolderTest, AnIndexThatIsNoIndexIsABadIndex) {
   }
 }
 
+TEST_F(FolderTest, AnIndexOfMoreFilesThanAnyCheckpointHasIsABadIndex) {
+  std::string text;
+  for (int i = 0; i < 2001; ++i) text += fmt::format(R"({}"t{}":"f{}")", i == 0 ? "" : ",", i, i);
+  weight_map(text);
+  EXPECT_EQ(summary(problems()), "bad_index");
+}
+
 TEST_F(FolderTest, ATensorListedTwiceIsABadIndex) {
   shard("model.safetensors", {a_});
   weight_map(R"("a":"model.safetensors","\u0061":"model.safetensors")");
@@ -150,7 +157,10 @@ TEST_F(FolderTest, WhateverElseAnIndexHoldsIsIgnored) {
 
 TEST_F(FolderTest, WithoutAnIndexTheOneFileIsRead) {
   shard("model.safetensors", {a_});
-  shard("golden.safetensors", {b_});
+  for (const char* other : {"golden.safetensors", "model-of-2.safetensors", "model-a-of-b.safetensors",
+                            "model-1-of-.safetensors", "consolidated.safetensors"}) {
+    shard(other, {b_});
+  }
   EXPECT_EQ(read().entries.size(), 1U);
 }
 

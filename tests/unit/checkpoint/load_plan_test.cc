@@ -219,6 +219,11 @@ TEST_F(IndexerPlanTest, QuantizedWeightsAreRefusedInOneSentenceATypeWithTheirSca
             "unsupported indexer.wk.weight_packed");
 }
 
+TEST_F(IndexerPlanTest, APackedWeightOfAPlainTypeIsAnUnknownType) {
+  EXPECT_EQ(summary(problems({counting("indexer.wk.weight_packed", DType::kBf16, {4, 3}), weights_proj_})),
+            "unknown_dtype indexer.wk.weight_packed");
+}
+
 TEST_F(IndexerPlanTest, TwoStorageFormsOfOneWeightConflict) {
   EXPECT_EQ(summary(problems(
                 {wk_, weights_proj_, {"indexer.wk.weight_packed", "U8", {4, 2}, std::string(8, '\0')}})),
@@ -304,6 +309,7 @@ TEST_F(PlanTest, ATensorThatTwoParametersDivideIsComplainedOfOnce) {
       summary(
           resolve(parameters, {}, catalog({counting("kv_b_proj.weight", DType::kBf16, {6, 4})})).problems),
       "shape_mismatch kv_b_proj.weight");
+  EXPECT_EQ(summary(resolve(parameters, {}, catalog({})).problems), "missing_tensor kv_b_proj.weight");
 }
 
 struct HeldCase {
