@@ -1,0 +1,95 @@
+#include "tokenizer/json_field.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace fulgur {
+namespace {
+
+constexpr int64_t kHighestId = (1 << 24) - 1;  // far above any vocabulary; ids index tables
+
+}  // namespace
+
+JsonField JsonField::at(const std::string& key) const {
+  const auto it = object().find(key);
+  if (it == value_->end()) {
+    std::string path = path_.empty() ? key : path_ + "." + key;
+    throw Error(Problem{
+        .kind = ErrorKind::kBadTokenizer, .file = *file_, .tensor = path, .message = path + " is missing."});
+  }
+  return {*it, path_.empty() ? key : path_ + "." + key, *file_};
+}
+
+std::optional<JsonField> JsonField::find(const std::string& key) const {
+  const auto it = object().find(key);
+  if (it == value_->end() || it->is_null()) return std::nullopt;
+  return at(key);
+}
+
+void JsonField::allow_only(std::initializer_list<std::string_view> keys) const {
+  for (const auto& [key, value] : object().items()) {
+    if (std::find(keys.begin(), keys.end(), key) == keys.end()) {
+      at(key).unsupported(fmt::format("one of {}", fmt::join(keys, ", ")));
+    }
+  }
+}
+
+bool JsonField::boolean() const {
+  if (!value_->is_boolean()) bad("is of the wrong type.", "true or false");
+  return value_->get<bool>();
+}
+
+const std::string& JsonField::text() const {
+  if (!value_->is_string()) bad("is of the wrong type.", "a string");
+  return value_->get_ref<const std::string&>();
+}
+
+bool JsonField::is_text() const { return value_->is_string(); }
+
+bool JsonField::is_zero() const {
+  if (!value_->is_number()) bad("is of the wrong type.", "a number");
+  return value_->get<double>() == 0;
+}
+
+int32_t JsonField::id() const {
+  if (!value_->is_number_integer() || *value_ < 0 || *value_ > kHighestId) {
+    bad("is not a token id.", fmt::format("an integer from 0 to {}", kHighestId));
+  }
+  return value_->get<int32_t>();
+}
+
+std::vector<JsonField> JsonField::elements() const {
+  if (!value_->is_array()) bad("is of the wrong type.", "an array");
+  std::vector<JsonField> fields;
+  fields.reserve(value_->size());
+  for (const Json& element : *value_)
+    fields.emplace_back(element, fmt::format("{}[{}]", path_, fields.size()), *file_);
+  return fields;
+}
+
+const Json& JsonField::object() const {
+  if (!value_->is_object()) bad("is of the wrong type.", "an object");
+  return *value_;
+}
+
+void JsonField::bad(std::string_view what, std::string expected) const {
+  throw Error(Problem{.kind = ErrorKind::kBadTokenizer,
+                      .file = *file_,
+                      .tensor = path_,
+                      .message = fmt::format("{} {}", path_.empty() ? "its top level" : path_, what),
+                      .expected = std::move(expected),
+                      .found = brief(*value_)});
+}
+
+void JsonField::unsupported(std::string expected) const {
+  throw Error(Problem{
+      .kind = ErrorKind::kUnsupported,
+      .file = *file_,
+      .tensor = path_,
+      .message = fmt::format("{} is {}, which this tokenizer does not support.", path_, brief(*value_)),
+      .expected = std::move(expected),
+      .found = brief(*value_)});
+}
+
+}  // namespace fulgur

@@ -1,0 +1,215 @@
+#include "tokenizer/tokenizer_file.h"
+
+#include <fmt/format.h>
+
+#include <unordered_set>
+
+#include "base/json.h"
+#include "tokenizer/byte_alphabet.h"
+#include "tokenizer/json_field.h"
+#include "tokenizer/nfc.h"
+#include "tokenizer/pipeline_file.h"
+#include "tokenizer/utf8.h"
+
+namespace fulgur {
+namespace {
+
+void add_token(Vocabulary& vocabulary, int32_t id, const std::string& name, std::string bytes, bool special) {
+  const auto index = static_cast<size_t>(id);
+  if (vocabulary.tokens.size() <= index) vocabulary.tokens.resize(index + 1);
+  vocabulary.tokens[index] = {true, special, std::move(bytes)};
+  vocabulary.id_of[name] = id;
+}
+
+/// What the ByteLevel decoder makes of a token: the bytes it spells, or the name itself if that spells none.
+std::string decoded(const std::string& name) { return byte_alphabet::bytes_of(name).value_or(name); }
+
+void read_vocabulary(const JsonField& vocab, Vocabulary& vocabulary) {
+  for (const auto& [name, value] : vocab.object().items()) {
+    const JsonField field(value, fmt::format("{}[{}]", vocab.path(), quote(name)), vocab.file());
+    const int32_t id = field.id();
+    if (vocabulary.has(id)) field.bad("has an id that another entry has too.");
+    add_token(vocabulary, id, name, decoded(name), false);
+  }
+}
+
+std::array<int32_t, 256> read_byte_ids(const JsonField& vocab, const Vocabulary& vocabulary) {
+  std::array<int32_t, 256> ids{};
+  for (size_t byte = 0; byte < ids.size(); ++byte) {
+    const std::string spelling = byte_alphabet::spell(static_cast<unsigned char>(byte));
+    const auto known = vocabulary.id_of.find(spelling);
+    if (known == vocabulary.id_of.end()) {
+      throw Error(Problem{.kind = ErrorKind::kBadTokenizer,
+                          .file = vocab.file(),
+                          .tensor = vocab.path(),
+                          .message = fmt::format("{} has no entry for the byte {:#04x}: text would be lost.",
+                                                 vocab.path(), byte),
+                          .expected = fmt::format("an entry {} and one for each other byte (byte-level BPE)",
+                                                  quote(spelling))});
+    }
+    ids[byte] = known->second;
+  }
+  return ids;
+}
+
+/// The two names of a merge, in either spelling: "a b" or ["a", "b"].
+std::pair<std::string, std::string> names_of_merge(const JsonField& merge) {
+  if (merge.is_text()) {
+    const std::string& text = merge.text();
+    const size_t space = text.find(' ');
+    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
+      merge.bad("is no merge.", "two tokens with one space between them");
+    }
+    return {text.substr(0, space), text.substr(space + 1)};
+  }
+  const std::vector<JsonField> names = merge.elements();
+  if (names.size() != 2) merge.bad("is no merge.", "two tokens");
+  return {names[0].text(), names[1].text()};
+}
+
+std::vector<Merge> read_merges(const JsonField& field, const Vocabulary& vocabulary) {
+  std::vector<Merge> merges;
+  const std::vector<JsonField> all = field.elements();
+  merges.reserve(all.size());
+  for (const JsonField& merge : all) {
+    if (merge.is_text() != all.front().is_text()) merge.bad("is spelled unlike the first merge.");
+    if (merge.is_text() && merge.text().starts_with("#version"))
+      continue;  // the first line of GPT-2's merges.txt
+    const auto [left, right] = names_of_merge(merge);
+    const auto id_of = [&](const std::string& name) {
+      const auto known = vocabulary.id_of.find(name);
+      if (known == vocabulary.id_of.end()) {
+        merge.bad(fmt::format("needs the token {}, which is not in model.vocab.", quote(name)));
+      }
+      return known->second;
+    };
+    merges.push_back({id_of(left), id_of(right), id_of(left + right)});
+  }
+  return merges;
+}
+
+AddedToken read_added_token(const JsonField& field) {
+  field.allow_only({"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
+  AddedToken token{.id = field.at("id").id(),
+                   .content = field.at("content").text(),
+                   .single_word = field.at("single_word").boolean(),
+                   .lstrip = field.at("lstrip").boolean(),
+                   .rstrip = field.at("rstrip").boolean(),
+                   .normalized = field.at("normalized").boolean(),
+                   .special = field.at("special").boolean()};
+  if (token.content.empty()) field.at("content").bad("is empty.");
+  return token;
+}
+
+/// Adds `added_tokens` to the vocabulary. The `tokenizers` package goes by their order and the vocabulary
+/// alone, so a file whose ids say something else means two things at once.
+void read_added_tokens(const JsonField& field, TokenizerParts& parts) {
+  std::vector<std::pair<std::string, AddedToken>> raw;
+  std::vector<std::pair<std::string, AddedToken>> normalized;
+  std::unordered_set<std::string> contents;
+  std::unordered_set<std::string> normal_forms;
+  auto next_id = static_cast<int32_t>(parts.vocabulary.id_of.size());
+  for (const JsonField& entry : field.elements()) {
+    const AddedToken token = read_added_token(entry);
+    if (!contents.insert(token.content).second) entry.at("content").bad("is there twice.");
+    const auto known = parts.vocabulary.id_of.find(token.content);
+    const int32_t id = known != parts.vocabulary.id_of.end() ? known->second : next_id++;
+    if (token.id != id) {
+      entry.at("id").bad(
+          fmt::format("contradicts the vocabulary: the token {} has id {}.", quote(token.content), id),
+          "the id of model.vocab, or the next free one");
+    }
+    if (known == parts.vocabulary.id_of.end() && parts.vocabulary.has(id)) {
+      entry.at("id").bad("is the id of an entry of model.vocab.");
+    }
+    const std::string found_by = token.normalized && parts.nfc ? to_nfc(token.content) : token.content;
+    add_token(parts.vocabulary, id, token.content, decoded(token.content), token.special);
+    if (token.normalized && !normal_forms.insert(found_by).second) {
+      entry.at("content").bad("has the same normal form as another added token.");
+    }
+    (token.normalized ? normalized : raw).emplace_back(found_by, token);
+  }
+  parts.raw_tokens = AddedTokenFinder(raw);
+  parts.normalized_tokens = AddedTokenFinder(normalized);
+}
+
+void check_model(const JsonField& model) {
+  model.allow_only({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
+                    "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
+  if (model.at("type").text() != "BPE") model.at("type").unsupported("\"BPE\"");
+  const auto dropout = model.find("dropout");
+  if (dropout && !dropout->is_zero()) dropout->unsupported("null");
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    const auto affix = model.find(key);
+    if (affix && !affix->text().empty()) affix->unsupported("null");
+  }
+  // With an entry for every byte, no text is unknown: these three can have no effect, but must be
+  // well-formed.
+  if (const auto unknown = model.find("unk_token")) static_cast<void>(unknown->text());
+  for (const char* key : {"fuse_unk", "byte_fallback"}) {
+    if (const auto flag = model.find(key)) static_cast<void>(flag->boolean());
+  }
+}
+
+std::unordered_map<std::string, WholeWord> whole_words(const JsonField& vocab,
+                                                       const JsonField& added_tokens) {
+  std::unordered_set<std::string> added;
+  for (const JsonField& entry : added_tokens.elements()) added.insert(entry.at("content").text());
+  std::unordered_map<std::string, WholeWord> words;
+  for (const auto& [name, id] : vocab.object().items()) {
+    if (auto bytes = byte_alphabet::bytes_of(name))
+      words[*std::move(bytes)] = {id.get<int32_t>(), added.contains(name)};
+  }
+  return words;
+}
+
+std::optional<int32_t> read_named_token(const JsonField& config, const char* key,
+                                        const Vocabulary& vocabulary) {
+  const auto field = config.find(key);
+  if (!field) return std::nullopt;
+  // A string, or an AddedToken written out.
+  const JsonField name = field->is_text() ? *field : field->at("content");
+  const auto known = vocabulary.id_of.find(name.text());
+  if (known == vocabulary.id_of.end()) name.bad("is not a token of tokenizer.json.");
+  return known->second;
+}
+
+}  // namespace
+
+TokenizerParts read_tokenizer(const Json& json, const std::string& file) {
+  const JsonField top(json, "", file);
+  top.allow_only({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+                  "post_processor", "decoder", "model"});
+  if (const auto version = top.find("version"); version && version->text() != "1.0")
+    version->unsupported("\"1.0\"");
+  for (const char* key : {"truncation", "padding"}) {
+    if (const auto field = top.find(key)) field->unsupported("null");
+  }
+  TokenizerParts parts;
+  const JsonField model = top.at("model");
+  check_model(model);
+  read_vocabulary(model.at("vocab"), parts.vocabulary);
+  const std::array<int32_t, 256> byte_ids = read_byte_ids(model.at("vocab"), parts.vocabulary);
+  const std::vector<Merge> merges = read_merges(model.at("merges"), parts.vocabulary);
+  const auto ignore_merges = model.find("ignore_merges");
+  const bool takes_whole_words = ignore_merges && ignore_merges->boolean();
+
+  parts.nfc = read_normalizer(top);
+  const JsonField added_tokens = top.at("added_tokens");
+  read_added_tokens(added_tokens, parts);
+  parts.encoder = BytePairEncoder(byte_ids, merges,
+                                  takes_whole_words ? whole_words(model.at("vocab"), added_tokens)
+                                                    : std::unordered_map<std::string, WholeWord>());
+  parts.pre_tokenizer = read_pre_tokenizer(top);
+  parts.around = read_post_processor(top, parts.vocabulary);
+  check_decoder(top);
+  return parts;
+}
+
+void read_tokenizer_config(const Json& json, const std::string& file, TokenizerParts& parts) {
+  const JsonField top(json, "", file);
+  parts.bos = read_named_token(top, "bos_token", parts.vocabulary);
+  parts.eos = read_named_token(top, "eos_token", parts.vocabulary);
+}
+
+}  // namespace fulgur
