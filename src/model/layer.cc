@@ -1,0 +1,133 @@
+#include "model/layer.h"
+
+#include "ops/ffn.h"
+#include "ops/indexer_select.h"
+#include "ops/mla_attention.h"
+#include "ops/norm.h"
+
+namespace fulgur {
+
+Operand add_norm(Step& step, Residual& residual, const Weight& gain, float eps) {
+  const Operand out = step.context.arena->operand(step.operand_dtype, residual.sum.rows, residual.sum.cols);
+  if (residual.pending) {
+    run(step.context, AddRmsNorm{residual.sum, residual.delta, gain, eps, out});
+    residual.pending = false;
+  } else {
+    run(step.context, RmsNorm{residual.sum, gain, eps, out});
+  }
+  return out;
+}
+
+Indexer::Indexer(const Config& config, int layer, const IndexerWeights& weights)
+    : layer_(layer),
+      weights_(weights),
+      shape_{.num_heads = static_cast<int>(config.index_n_heads),
+             .head_dim = static_cast<int>(config.index_head_dim),
+             .rope = static_cast<int>(config.qk_rope_head_dim),
+             .rope_interleave = config.indexer_rope_interleave} {}
+
+void Indexer::select(Step& step, const Operand& x, const Operand& q_latent) const {
+  const ArenaScope scope(*step.context.arena);
+  const int64_t num_tokens = x.rows;
+  const PagedKeys& keys = step.caches[static_cast<size_t>(layer_)].keys;
+  const Operand q =
+      step.context.arena->operand(keys.dtype, num_tokens, int64_t{shape_.num_heads} * shape_.head_dim);
+  const auto head_weights = step.context.arena->matrix<float>(num_tokens, shape_.num_heads);
+
+  run(step.context, IndexerPrepare{x, q_latent, weights_, shape_, step.projection, step.rope, step.batch, q,
+                                   head_weights, keys});
+  run(step.context, IndexerSelect{q, head_weights, keys, shape_, step.batch, step.selected});
+
+  if (step.observer != nullptr && step.observer->wants_scores()) {
+    const auto scores = step.context.arena->matrix<float>(num_tokens, step.batch.max_context);
+    run(step.context, IndexerScores{q, head_weights, keys, shape_, step.batch, scores});
+    step.observer->scores(layer_, scores);
+  }
+  if (step.selection != nullptr) step.selection->select(layer_, step.batch, step.context, step.selected);
+  if (step.observer != nullptr) step.observer->selected(layer_, step.selected);
+}
+
+DecoderLayer::DecoderLayer(const Config& config, int layer, const LayerWeights& weights,
+                           AttentionKind attention, bool moe)
+    : layer_(layer),
+      weights_(weights),
+      attention_(attention),
+      moe_(moe),
+      eps_(static_cast<float>(config.rms_norm_eps)),
+      softmax_scale_(static_cast<float>(config.softmax_scale())),
+      mla_shape_{.num_heads = static_cast<int>(config.num_attention_heads),
+                 .kv_lora = static_cast<int>(config.kv_lora_rank),
+                 .nope = static_cast<int>(config.qk_nope_head_dim),
+                 .rope = static_cast<int>(config.qk_rope_head_dim),
+                 .value = static_cast<int>(config.v_head_dim),
+                 .rope_interleave = config.rope_interleave},
+      moe_shape_{.experts_per_token = static_cast<int>(config.num_experts_per_tok),
+                 .num_groups = static_cast<int>(config.n_group),
+                 .groups_kept = static_cast<int>(config.topk_group),
+                 .normalize = config.norm_topk_prob,
+                 .scaling = static_cast<float>(config.routed_scaling_factor)},
+      moe_weights_{.router = weights.router,
+                   .correction_bias = weights.correction_bias,
+                   .experts = weights.experts,
+                   .shared = weights.shared},
+      indexer_(config, layer, weights.indexer) {}
+
+void DecoderLayer::forward(Step& step, Residual& residual) const {
+  const ArenaScope scope(*step.context.arena);
+  const Operand x = add_norm(step, residual, weights_.input_norm, eps_);
+  const Attended attended = prepare_attention(step, x);
+  if (attention_ == AttentionKind::kOwnIndexer) indexer_.select(step, x, attended.q_latent);
+  const Operand u = attend(step, attended);
+  run(step.context, MlaOutput{u, weights_.mla, mla_shape_, residual.delta});
+  residual.pending = true;
+  feed_forward(step, add_norm(step, residual, weights_.post_attention_norm, eps_), residual);
+  if (step.observer != nullptr) step.observer->hidden(layer_, residual);
+}
+
+DecoderLayer::Attended DecoderLayer::prepare_attention(Step& step, const Operand& x) const {
+  const MlaShape& s = mla_shape_;
+  Arena& arena = *step.context.arena;
+  const Attended attended{
+      .q = arena.operand(step.operand_dtype, x.rows, int64_t{s.num_heads} * (s.kv_lora + s.rope)),
+      .q_latent = weights_.mla.q_a.present()
+                      ? arena.operand(step.operand_dtype, x.rows, weights_.mla.q_a.rows)
+                      : Operand{.dtype = step.operand_dtype}};
+  run(step.context, MlaPrepare{x, weights_.mla, s, step.rope, step.batch, attended.q_latent, attended.q,
+                               step.caches[static_cast<size_t>(layer_)].latents});
+  return attended;
+}
+
+Operand DecoderLayer::attend(Step& step, const Attended& attended) const {
+  const Operand& q = attended.q;
+  const Operand u = step.context.arena->operand(step.operand_dtype, q.rows,
+                                                int64_t{mla_shape_.num_heads} * mla_shape_.kv_lora);
+  const PagedLatents& latents = step.caches[static_cast<size_t>(layer_)].latents;
+  const bool everything =
+      attention_ == AttentionKind::kDense || (step.selection != nullptr && step.selection->everything());
+  if (everything) {
+    run(step.context, DenseMla{q, latents, step.batch, mla_shape_, softmax_scale_, u});
+  } else {
+    run(step.context, SparseMla{q, latents, step.batch, step.selected, mla_shape_, softmax_scale_, u});
+  }
+  return u;
+}
+
+void DecoderLayer::feed_forward(Step& step, const Operand& x, Residual& residual) const {
+  if (!moe_) {
+    run(step.context, Ffn{x, weights_.ffn, residual.delta});
+  } else {
+    Matrix<int32_t> chosen_experts;
+    Matrix<float> expert_weights;
+    const bool observed = step.observer != nullptr && step.observer->wants_router();
+    if (observed) {
+      chosen_experts = step.context.arena->matrix<int32_t>(x.rows, moe_shape_.experts_per_token);
+      expert_weights = step.context.arena->matrix<float>(x.rows, moe_shape_.experts_per_token);
+    }
+    run(step.context,
+        Moe{x, moe_weights_, moe_shape_, step.batch, residual.delta, chosen_experts, expert_weights});
+    if (observed) step.observer->router(layer_, chosen_experts, expert_weights);
+  }
+  residual.pending = true;
+}
+
+}  // namespace fulgur

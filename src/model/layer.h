@@ -1,0 +1,65 @@
+#pragma once
+
+#include "model/config.h"
+#include "model/step.h"
+#include "model/weights.h"
+#include "ops/indexer_prepare.h"
+#include "ops/mla_prepare.h"
+#include "ops/moe.h"
+
+namespace fulgur {
+
+/// DSA's lightning indexer in one layer (docs/spec/model.md, sections 4 and 5).
+class Indexer {
+ public:
+  Indexer(const Config& config, int layer, const IndexerWeights& weights);
+
+  /// Caches the step's index keys and leaves each token's selected positions in step.selected.
+  void select(Step& step, const Operand& x, const Operand& q_latent) const;
+
+ private:
+  int layer_;
+  const IndexerWeights& weights_;
+  IndexerShape shape_;
+};
+
+/// Who chooses what a layer attends to.
+enum class AttentionKind {
+  kDense,          // nobody: all positions (models without an indexer)
+  kOwnIndexer,     // its own indexer
+  kSharedIndexer,  // the closest layer before it that owns one
+};
+
+/// One decoder layer (docs/spec/model.md, sections 1 and 3-7). Weights are referred to, not copied.
+class DecoderLayer {
+ public:
+  DecoderLayer(const Config& config, int layer, const LayerWeights& weights, AttentionKind attention,
+               bool moe);
+
+  void forward(Step& step, Residual& residual) const;
+
+ private:
+  struct Attended {
+    Operand q;         // absorbed, [num_tokens, h*(r+dr)]
+    Operand q_latent;  // [num_tokens, q]
+  };
+  Attended prepare_attention(Step& step, const Operand& x) const;
+  Operand attend(Step& step, const Attended& attended) const;
+  void feed_forward(Step& step, const Operand& x, Residual& residual) const;
+
+  int layer_;
+  const LayerWeights& weights_;
+  AttentionKind attention_;
+  bool moe_;
+  float eps_;
+  float softmax_scale_;
+  MlaShape mla_shape_;
+  MoeShape moe_shape_;
+  MoeWeights moe_weights_;
+  Indexer indexer_;
+};
+
+/// out = RMS(residual), with the pending delta folded in first.
+Operand add_norm(Step& step, Residual& residual, const Weight& gain, float eps);
+
+}  // namespace fulgur
