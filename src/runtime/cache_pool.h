@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/config.h"
+#include "model/step.h"
+#include "ops/buffer.h"
+
+namespace fulgur {
+
+/// The paged caches of all layers. A page number means the same 64 positions in every layer: its latents and,
+/// where the layer owns an indexer, its index keys (docs/design.md, section 5).
+class CachePool {
+ public:
+  CachePool(const Config& config, DType dtype, int num_pages, const Backend& backend);
+
+  [[nodiscard]] std::span<const LayerCache> layers() const { return layers_; }
+  [[nodiscard]] int num_free() const { return static_cast<int>(free_.size()); }
+  [[nodiscard]] size_t bytes() const;
+
+  /// A page that nobody holds. There must be one.
+  int take();
+  void give_back(int page) { free_.push_back(page); }
+
+ private:
+  std::vector<BackendBuffer> buffers_;
+  std::vector<LayerCache> layers_;
+  std::vector<int> free_;
+};
+
+}  // namespace fulgur
