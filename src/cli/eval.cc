@@ -1,0 +1,225 @@
+// fulgur eval: exact-match accuracy of greedy answers, and the likelihood of given text.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/text_file.h"
+#include "cli/command.h"
+#include "cli/model_options.h"
+#include "cli/progress.h"
+#include "cli/token_lists.h"
+#include "runtime/generate.h"
+#include "runtime/session.h"
+#include "tokenizer/tokenizer.h"
+
+namespace fulgur::cli {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::string file;
+  int64_t limit = -1;
+  int64_t max_tokens = 64;
+  bool json = false;
+};
+
+/// One row of the file: either a prompt with its answer, or ids.
+struct Row {
+  nlohmann::json id;
+  std::vector<int32_t> ids;
+  std::string answer;
+  bool has_solution = false;
+};
+
+struct Rows {
+  bool likelihood = false;
+  std::vector<Row> rows;
+};
+
+[[noreturn]] void refuse(const std::string& file, size_t line, const std::string& found) {
+  throw Error(Problem{
+      .kind = ErrorKind::kBadRequest,
+      .file = fmt::format("{}:{}", file, line),
+      .message = "This line can't be evaluated.",
+      .expected =
+          "an object with strings `prompt` and `answer`, or with an array `ids`; the same kind in every line",
+      .found = found,
+      .todo = "mend the line, or remove it"});
+}
+
+Rows read_rows(const Options& options, const Tokenizer* tokenizer) {
+  const std::string text = read_text_file(options.file);
+  Rows result;
+  size_t line_number = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string line = text.substr(begin, end - begin);
+    begin = end + 1;
+    ++line_number;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    if (options.limit >= 0 && static_cast<int64_t>(result.rows.size()) == options.limit) break;
+
+    const nlohmann::json object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!object.is_object()) refuse(options.file, line_number, "no JSON object");
+    Row row{.id = object.value("id", nlohmann::json(line_number - 1)),
+            .has_solution = object.contains("solution")};
+    const bool likelihood = object.contains("ids");
+    if (!result.rows.empty() && likelihood != result.likelihood)
+      refuse(options.file, line_number, "the other kind of row");
+    result.likelihood = likelihood;
+    if (likelihood) {
+      row.ids =
+          parse_token_lists(object["ids"].dump(), fmt::format("{}:{}", options.file, line_number)).front();
+      if (row.ids.size() < 2) refuse(options.file, line_number, "a single id: there is nothing to predict");
+    } else {
+      if (!object.contains("prompt") || !object["prompt"].is_string() || !object.contains("answer") ||
+          !object["answer"].is_string()) {
+        refuse(options.file, line_number, "neither `prompt` and `answer` nor `ids`");
+      }
+      if (tokenizer == nullptr)
+        refuse(options.file, line_number, "a text prompt, but the model has no tokenizer.json");
+      row.answer = object["answer"].get<std::string>();
+      row.ids = tokenizer->encode(object["prompt"].get<std::string>());
+      if (row.ids.empty()) refuse(options.file, line_number, "an empty prompt");
+    }
+    result.rows.push_back(std::move(row));
+  }
+  if (result.rows.empty()) refuse(options.file, line_number, "no row at all");
+  return result;
+}
+
+std::string strip(const std::string& text) {
+  const char* space = " \t\r\n\f\v";
+  const size_t first = text.find_first_not_of(space);
+  if (first == std::string::npos) return "";
+  return text.substr(first, text.find_last_not_of(space) - first + 1);
+}
+
+bool is_correct(const std::string& output, const Row& row) {
+  if (!row.has_solution) return strip(output) == row.answer;
+  const size_t mark = output.rfind("#### ");
+  return mark != std::string::npos && strip(output.substr(mark + 5)) == row.answer;
+}
+
+/// -ln p(target) under softmax(logits), in double.
+double nats_of(const float* logits, int64_t vocab, int32_t target) {
+  const double largest = *std::max_element(logits, logits + vocab);
+  double sum = 0;
+  for (int64_t i = 0; i < vocab; ++i) sum += std::exp(logits[i] - largest);
+  return std::log(sum) + largest - logits[target];
+}
+
+nlohmann::ordered_json answer_rows(Session& session, const Options& options, const Rows& rows,
+                                   const Tokenizer& tokenizer) {
+  nlohmann::ordered_json items = nlohmann::json::array();
+  size_t correct = 0;
+  Progress progress("eval", "row");
+  for (const Row& row : rows.rows) {
+    const int sequence = session.open();
+    const int64_t room = session.config().max_position_embeddings - static_cast<int64_t>(row.ids.size());
+    GenerateResult result = generate(session, sequence,
+                                     {.prompt = row.ids,
+                                      .max_tokens = std::clamp(room, int64_t{1}, options.max_tokens),
+                                      .stop_ids = session.config().eos_token_ids},
+                                     [](int32_t) { return true; });
+    session.close(sequence);
+    if (result.finish == FinishReason::kStop) result.ids.pop_back();
+    // Rows that pad the vocabulary have no text.
+    std::erase_if(result.ids, [&](int32_t id) { return id >= tokenizer.num_ids(); });
+    const std::string output = tokenizer.decode(result.ids);
+    const bool right = is_correct(output, row);
+    correct += right ? 1 : 0;
+    items.push_back({{"id", row.id}, {"output", output}, {"correct", right}});
+    progress.update(items.size(), rows.rows.size());
+  }
+  const size_t total = rows.rows.size();
+  return {{"accuracy", static_cast<double>(correct) / static_cast<double>(total)},
+          {"correct", correct},
+          {"total", total},
+          {"items", std::move(items)}};
+}
+
+nlohmann::ordered_json score_rows(Session& session, const Rows& rows) {
+  nlohmann::ordered_json items = nlohmann::json::array();
+  double nats = 0;
+  size_t tokens = 0;
+  Progress progress("eval", "row");
+  for (const Row& row : rows.rows) {
+    const int sequence = session.open();
+    double row_nats = 0;
+    const Work work{
+        .sequence = sequence, .tokens = std::span(row.ids).first(row.ids.size() - 1), .logits = Wanted::kAll};
+    session.run(std::span(&work, 1), [&](int, int64_t first, Matrix<const float> logits) {
+      for (int64_t t = 0; t < logits.rows; ++t) {
+        row_nats += nats_of(logits.row(t), logits.cols, row.ids[static_cast<size_t>(first + t + 1)]);
+      }
+    });
+    session.close(sequence);
+    nats += row_nats;
+    tokens += row.ids.size() - 1;
+    items.push_back({{"id", row.id}, {"nats", row_nats}, {"tokens", row.ids.size() - 1}});
+    progress.update(items.size(), rows.rows.size());
+  }
+  return {{"nats", nats},
+          {"tokens", tokens},
+          {"perplexity", std::exp(nats / static_cast<double>(tokens))},
+          {"items", std::move(items)}};
+}
+
+int run_eval(const Options& options) {
+  const OpenedModel model = open_model(options.model);
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(model.folder);
+  const Rows rows = read_rows(options, tokenizer ? &*tokenizer : nullptr);
+  int64_t longest = 0;
+  for (const Row& row : rows.rows) longest = std::max(longest, static_cast<int64_t>(row.ids.size()));
+  if (!rows.likelihood) longest += options.max_tokens;
+  Session session(model.loaded, session_options(options.model, model, longest));
+
+  const nlohmann::ordered_json result =
+      rows.likelihood ? score_rows(session, rows) : answer_rows(session, options, rows, *tokenizer);
+  if (options.json) {
+    fmt::print("{}\n", result.dump());
+  } else if (rows.likelihood) {
+    fmt::print("{:.4f} nats over {} tokens in {} rows, perplexity {:.4f}\n", result["nats"].get<double>(),
+               result["tokens"].get<size_t>(), rows.rows.size(), result["perplexity"].get<double>());
+  } else {
+    for (const auto& item : result["items"]) {
+      if (!item["correct"].get<bool>())
+        fmt::print("wrong  {}  {}\n", item["id"].dump(), item["output"].dump());
+    }
+    fmt::print("{} of {} right ({:.1f}%)\n", result["correct"].get<size_t>(), result["total"].get<size_t>(),
+               100 * result["accuracy"].get<double>());
+  }
+  if (options.model.profile) print_profile(session);
+  return kExitDone;
+}
+
+}  // namespace
+
+std::function<int()> declare_eval(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("FILE", options->file, "JSON lines: rows with prompt and answer, or with ids")
+      ->required()
+      ->type_name("");
+  app.add_option("--limit", options->limit, "Only the first N rows")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->type_name("N");
+  app.add_option("--max-tokens", options->max_tokens, "New tokens of an answer (default: 64)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->type_name("N");
+  app.add_flag("--json", options->json, "Print one JSON object");
+  add_model_options(app, options->model);
+  app.footer(
+      "Examples:\n"
+      "  fulgur eval models/mini-v32/eval/arithmetic.jsonl --limit 20\n"
+      "  fulgur eval models/mini-v32/eval/kjv.jsonl --precision full --json");
+  return [options] { return run_eval(*options); };
+}
+
+}  // namespace fulgur::cli

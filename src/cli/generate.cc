@@ -1,0 +1,208 @@
+// fulgur generate: continues a prompt.
+
+#include "runtime/generate.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/text_file.h"
+#include "cli/command.h"
+#include "cli/model_options.h"
+#include "cli/sampling_options.h"
+#include "cli/token_lists.h"
+#include "runtime/session.h"
+#include "runtime/stop_filter.h"
+#include "tokenizer/tokenizer.h"
+
+namespace fulgur::cli {
+namespace {
+
+/// New tokens where --max-tokens doesn't say.
+constexpr int64_t kDefaultMaxTokens = 256;
+
+struct Options {
+  ModelOptions model;
+  SamplingParams sampling;
+  std::optional<std::string> prompt;
+  std::string file;
+  std::string ids;
+  std::optional<int64_t> max_tokens;
+  std::vector<std::string> stops;
+  bool json = false;
+};
+
+uint64_t peak_rss_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+std::vector<int32_t> prompt_ids(const Options& options, const Config& config, const Tokenizer* tokenizer) {
+  if (!options.ids.empty()) return parse_id_list(options.ids, "--ids");
+  if (tokenizer == nullptr) {
+    throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                        .message = "This model has no tokenizer.json, so it can't read text.",
+                        .todo = "give the prompt as token ids: --ids 1,2,3"});
+  }
+  const bool from_file = !options.file.empty();
+  const std::string text = from_file                ? read_text_file(options.file)
+                           : *options.prompt == "-" ? read_text_file("-")
+                                                    : *options.prompt;
+  std::vector<int32_t> ids = tokenizer->encode(text);
+  if (config.bos_token_id && (ids.empty() || ids.front() != *config.bos_token_id)) {
+    ids.insert(ids.begin(), static_cast<int32_t>(*config.bos_token_id));
+  }
+  if (ids.empty())
+    throw Error(ErrorKind::kBadRequest,
+                "The prompt is empty, and this model has no BOS token to begin with.");
+  return ids;
+}
+
+int64_t new_tokens(const Options& options, const Config& config, int64_t prompt_tokens) {
+  const int64_t room = config.max_position_embeddings - prompt_tokens;
+  if (room < 1 || (options.max_tokens && *options.max_tokens > room)) {
+    throw Error(Problem{
+        .kind = ErrorKind::kBadRequest,
+        .message = "The prompt and the new tokens don't fit the model's positions.",
+        .expected = fmt::format("at most max_position_embeddings = {}", config.max_position_embeddings),
+        .found = fmt::format("{} prompt tokens and --max-tokens {}", prompt_tokens,
+                             options.max_tokens.value_or(1)),
+        .todo = "shorten the prompt or ask for fewer tokens"});
+  }
+  return options.max_tokens.value_or(std::min(kDefaultMaxTokens, room));
+}
+
+/// Turns tokens into text as they come, up to a stop string, and shows it unless --json collects it.
+class TextStream {
+ public:
+  TextStream(const Tokenizer& tokenizer, const Options& options)
+      : num_ids_(tokenizer.num_ids()), decoder_(tokenizer), filter_(options.stops), show_(!options.json) {}
+
+  bool push(int32_t token) {
+    if (token >= num_ids_) return true;  // a row that pads the vocabulary: no text
+    emit(filter_.push(decoder_.push(token)));
+    return !filter_.stopped();
+  }
+  void finish() {
+    emit(filter_.push(decoder_.finish()));
+    emit(filter_.finish());
+  }
+  [[nodiscard]] const std::string& text() const { return text_; }
+
+ private:
+  void emit(const std::string& text) {
+    text_ += text;
+    if (!show_ || text.empty()) return;
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+
+  int32_t num_ids_;
+  IncrementalDecoder decoder_;
+  StopFilter filter_;
+  bool show_;
+  std::string text_;
+};
+
+void print_summary(const OpenedModel& model, const GenerateResult& result, size_t prompt_tokens) {
+  const auto per_second = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0.0; };
+  const double decoded = static_cast<double>(result.ids.size()) - 1;
+  fmt::print(stderr,
+             "{} prompt tokens in {:.3f} s ({:.0f}/s), {} new tokens, {:.3f} s ({:.0f}/s), finish {}; loaded "
+             "in {:.3f} s, peak "
+             "memory {} MiB\n",
+             prompt_tokens, result.prompt_s, per_second(static_cast<double>(prompt_tokens), result.prompt_s),
+             result.ids.size(), result.decode_s, per_second(decoded, result.decode_s), name(result.finish),
+             model.load_s, peak_rss_bytes() >> 20);
+}
+
+int run_generate(const Options& options) {
+  const OpenedModel model = open_model(options.model);
+  const Config& config = model.loaded.config;
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(model.folder);
+  if (!tokenizer && !options.stops.empty()) {
+    throw Error(ErrorKind::kBadRequest, "--stop needs a model with a tokenizer.json.");
+  }
+  const std::vector<int32_t> prompt = prompt_ids(options, config, tokenizer ? &*tokenizer : nullptr);
+  const auto prompt_tokens = static_cast<int64_t>(prompt.size());
+  const int64_t max_tokens = new_tokens(options, config, prompt_tokens);
+  Session session(model.loaded, session_options(options.model, model, prompt_tokens + max_tokens));
+
+  std::optional<TextStream> text;
+  if (tokenizer) text.emplace(*tokenizer, options);
+  bool first = true;
+  const GenerateResult result = generate(session, session.open(),
+                                         {.prompt = prompt,
+                                          .max_tokens = max_tokens,
+                                          .sampling = options.sampling,
+                                          .stop_ids = config.eos_token_ids},
+                                         [&](int32_t token) {
+                                           if (text) return text->push(token);
+                                           if (!options.json) fmt::print("{}{}", first ? "" : " ", token);
+                                           std::fflush(stdout);
+                                           first = false;
+                                           return true;
+                                         });
+  if (text) text->finish();
+  if (options.json) {
+    const nlohmann::ordered_json object = {{"text", text ? nlohmann::json(text->text()) : nlohmann::json()},
+                                           {"prompt_ids", prompt},
+                                           {"ids", result.ids},
+                                           {"finish_reason", name(result.finish)},
+                                           {"timings",
+                                            {{"load_s", model.load_s},
+                                             {"prompt_tokens", prompt_tokens},
+                                             {"prompt_s", result.prompt_s},
+                                             {"generated_tokens", result.ids.size()},
+                                             {"decode_s", result.decode_s},
+                                             {"peak_rss_bytes", peak_rss_bytes()}}}};
+    fmt::print("{}\n", object.dump());
+  } else {
+    fmt::print("\n");
+    std::fflush(stdout);
+    print_summary(model, result, prompt.size());
+  }
+  if (options.model.profile) print_profile(session);
+  return kExitDone;
+}
+
+}  // namespace
+
+std::function<int()> declare_generate(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::Option_group* prompt = app.add_option_group("Prompt", "One of these");
+  prompt->add_option("PROMPT", options->prompt, "The prompt's text; - reads standard input")->type_name("");
+  prompt->add_option("--file", options->file, "Read the prompt from a file")->type_name("F");
+  prompt->add_option("--ids", options->ids, "The prompt as token ids")->type_name("1,2,3");
+  prompt->require_option(1);
+  app.add_option(
+         "--max-tokens", options->max_tokens,
+         fmt::format("Most new tokens (default: {}, or what the model's positions leave)", kDefaultMaxTokens))
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->type_name("N");
+  add_sampling_options(app, options->sampling);
+  app.add_option("--stop", options->stops, "End before this text; may be given more than once")
+      ->allow_extra_args(false)
+      ->check([](const std::string& text) {
+        return text.empty() ? std::string("a stop text can't be empty") : "";
+      })
+      ->type_name("TEXT");
+  app.add_flag("--json", options->json, "Print one JSON object with text, ids and timings");
+  add_model_options(app, options->model);
+  app.footer(
+      "Examples:\n"
+      "  fulgur generate 'In the beginning God created' --max-tokens 32\n"
+      "  fulgur generate '<｜User｜>One of the plums costs 9 dollars. How many dollars do 2 plums "
+      "cost?<｜Assistant｜>' --json");
+  return [options] { return run_generate(*options); };
+}
+
+}  // namespace fulgur::cli

@@ -1,0 +1,307 @@
+// fulgur logits: the model's numbers in a safetensors file, for comparison with other implementations.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/text_file.h"
+#include "checkpoint/safetensors_writer.h"
+#include "checkpoint/tensor_values.h"
+#include "cli/command.h"
+#include "cli/model_options.h"
+#include "cli/progress.h"
+#include "cli/token_lists.h"
+#include "ops/backend.h"
+#include "runtime/selection.h"
+#include "runtime/session.h"
+
+namespace fulgur::cli {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::string tokens;
+  std::string out;
+  bool last = false;
+  bool topk = false;
+  std::vector<std::string> dump;
+  std::string inject_topk;
+  int64_t greedy = 0;
+  int64_t chunk = 512;
+
+  [[nodiscard]] bool dumps(std::string_view what) const {
+    return std::ranges::find(dump, what) != dump.end();
+  }
+};
+
+struct OutputTensor {
+  std::string name;
+  DType dtype{};
+  std::vector<int64_t> shape;
+  std::vector<std::byte> bytes;
+};
+
+template <typename T>
+OutputTensor make_tensor(std::string name, DType dtype, std::vector<int64_t> shape,
+                         const std::vector<T>& values) {
+  const auto* bytes = reinterpret_cast<const std::byte*>(values.data());
+  return {std::move(name), dtype, std::move(shape), {bytes, bytes + values.size() * sizeof(T)}};
+}
+
+/// Collects what one prompt's steps compute, row after row.
+class Recorder : public StepObserver {
+ public:
+  Recorder(const Options& options, const Backend& backend, int64_t num_tokens)
+      : options_(options), backend_(backend), num_tokens_(num_tokens) {}
+
+  [[nodiscard]] bool wants_scores() const override { return options_.dumps("scores"); }
+  [[nodiscard]] bool wants_router() const override { return options_.dumps("router"); }
+
+  void hidden(int layer, const Residual& residual) override {
+    if (!options_.dumps("hidden")) return;
+    std::vector<float>& rows = hidden_[layer];
+    const std::vector<float> sum = fetch(residual.sum, residual.sum.cols);
+    const std::vector<float> delta = fetch(residual.delta, residual.delta.cols);
+    std::ranges::transform(sum, delta, std::back_inserter(rows), std::plus());
+  }
+  void scores(int layer, Matrix<const float> scores) override {
+    for (int64_t t = 0; t < scores.rows; ++t) {
+      std::vector<float> row = fetch(Matrix<const float>(scores.row(t), 1, scores.cols), scores.cols);
+      row.resize(static_cast<size_t>(num_tokens_), 0.0F);
+      append(scores_[layer], row);
+    }
+  }
+  void selected(int layer, Matrix<const int32_t> selected) override {
+    if (!options_.topk) return;
+    if (options_.model.selection != "all") {
+      append(selected_[layer], fetch(selected, std::min(selected.cols, num_tokens_)));
+      return;
+    }
+    std::vector<int32_t>& rows = selected_[layer];
+    for (int64_t i = 0; i < selected.rows; ++i) {
+      const auto position = static_cast<int64_t>(rows.size()) / num_tokens_;
+      for (int64_t s = 0; s < num_tokens_; ++s) rows.push_back(s <= position ? static_cast<int32_t>(s) : -1);
+    }
+  }
+  void router(int layer, Matrix<const int32_t> experts, Matrix<const float> weights) override {
+    append(experts_[layer], fetch(experts, experts.cols));
+    append(weights_[layer], fetch(weights, weights.cols));
+  }
+
+  void write_to(std::vector<OutputTensor>& out, size_t prompt) const {
+    const auto tensor = [&](const char* what, DType dtype, const auto& by_layer) {
+      for (const auto& [layer, values] : by_layer) {
+        const auto cols = static_cast<int64_t>(values.size()) / num_tokens_;
+        out.push_back(
+            make_tensor(fmt::format("{}.{}.{}", what, prompt, layer), dtype, {num_tokens_, cols}, values));
+      }
+    };
+    tensor("hidden", DType::kF32, hidden_);
+    tensor("scores", DType::kF32, scores_);
+    tensor("topk", DType::kI32, selected_);
+    tensor("router_experts", DType::kI32, experts_);
+    tensor("router_weights", DType::kF32, weights_);
+  }
+
+ private:
+  /// The first `cols` columns of a back-end matrix.
+  template <typename T>
+  std::vector<std::remove_const_t<T>> fetch(Matrix<T> matrix, int64_t cols) const {
+    std::vector<std::remove_const_t<T>> values(static_cast<size_t>(matrix.rows * cols));
+    for (int64_t r = 0; r < matrix.rows; ++r) {
+      backend_.download(values.data() + r * cols, matrix.row(r), static_cast<size_t>(cols) * sizeof(T));
+    }
+    return values;
+  }
+  template <typename T>
+  static void append(std::vector<T>& to, const std::vector<T>& values) {
+    to.insert(to.end(), values.begin(), values.end());
+  }
+
+  const Options& options_;
+  const Backend& backend_;
+  int64_t num_tokens_;
+  std::map<int, std::vector<float>> hidden_;
+  std::map<int, std::vector<float>> scores_;
+  std::map<int, std::vector<int32_t>> selected_;
+  std::map<int, std::vector<int32_t>> experts_;
+  std::map<int, std::vector<float>> weights_;
+};
+
+/// FILE's topk.PROMPT.LAYER for every layer that owns an indexer.
+std::map<int, InjectedSelection::Rows> read_injected(const Catalog& file, const Config& config, size_t prompt,
+                                                     int64_t num_tokens) {
+  std::map<int, InjectedSelection::Rows> by_layer;
+  for (size_t layer = 0; layer < config.full_indexer.size(); ++layer) {
+    if (!config.full_indexer[layer]) continue;
+    const std::string name = fmt::format("topk.{}.{}", prompt, layer);
+    const CatalogEntry* entry = file.find(name);
+    const std::string file_name = file.files.front()->file_name();
+    if (entry == nullptr) {
+      throw Error(Problem{
+          .kind = ErrorKind::kMissingTensor,
+          .file = file_name,
+          .tensor = name,
+          .message = fmt::format("{} is missing, so its selections can't be injected.", name),
+          .expected = fmt::format("{}, I16, I32 or I64 [{}, up to {}]", name, num_tokens, config.index_topk),
+          .todo = "write it with fulgur logits --topk on the same prompts"});
+    }
+    const auto check = [&](bool holds, const std::string& found) {
+      if (holds) return;
+      throw Error(Problem{
+          .kind = ErrorKind::kShapeMismatch,
+          .file = file_name,
+          .tensor = name,
+          .message = fmt::format("{} does not fit prompt {}.", name, prompt),
+          .expected = fmt::format("[{}, 1..{}] of positions, ascending, none after its row, padded with -1",
+                                  num_tokens, config.index_topk),
+          .found = found,
+          .todo = "use a file made for the same prompts and index_topk"});
+    };
+    check(entry->shape.size() == 2 && entry->shape[0] == num_tokens && entry->shape[1] >= 1 &&
+              entry->shape[1] <= config.index_topk,
+          fmt::format("[{}]", fmt::join(entry->shape, ", ")));
+    InjectedSelection::Rows rows{.num_rows = entry->shape[0], .cols = entry->shape[1]};
+    for (const int64_t value : read_integers(file, *entry))
+      rows.positions.push_back(static_cast<int32_t>(value));
+    for (int64_t t = 0; t < rows.num_rows; ++t) {
+      int32_t before = -1;
+      bool padding = false;
+      for (int64_t i = 0; i < rows.cols; ++i) {
+        const int32_t position = rows.positions[static_cast<size_t>(t * rows.cols + i)];
+        padding = padding || position == -1;
+        check(padding ? position == -1 && i > 0 : position > before && position <= t,
+              fmt::format("position {} in row {}", position, t));
+        before = position;
+      }
+    }
+    by_layer.emplace(static_cast<int>(layer), std::move(rows));
+  }
+  return by_layer;
+}
+
+/// Continues a sequence greedily for `count` tokens after its prompt, whose next token is `first`.
+std::vector<int64_t> continue_greedily(Session& session, int sequence, int32_t first, int64_t count) {
+  const SamplingParams greedy;
+  std::vector<int64_t> ids = {first};
+  for (int32_t next = first; static_cast<int64_t>(ids.size()) < count;) {
+    const Work work{.sequence = sequence, .tokens = std::span(&next, 1), .sampling = &greedy};
+    next = session.run(std::span(&work, 1)).front();
+    ids.push_back(next);
+  }
+  return ids;
+}
+
+void run_prompt(Session& session, const Options& options, size_t prompt, const std::vector<int32_t>& tokens,
+                SelectionSource* selection, std::vector<OutputTensor>& out) {
+  const auto num_tokens = static_cast<int64_t>(tokens.size());
+  Recorder recorder(options, session.backend(), num_tokens);
+  session.set_observer(&recorder);
+  session.set_selection(selection);
+  const int sequence = session.open();
+  const SamplingParams greedy;
+  std::vector<float> logits;
+  const Work work{.sequence = sequence,
+                  .tokens = tokens,
+                  .logits = options.last ? Wanted::kLast : Wanted::kAll,
+                  .sampling = options.greedy > 0 ? &greedy : nullptr};
+  const int32_t next = session
+                           .run(std::span(&work, 1),
+                                [&](int, int64_t, Matrix<const float> rows) {
+                                  logits.insert(logits.end(), rows.data, rows.data + rows.rows * rows.cols);
+                                })
+                           .front();
+  session.set_observer(nullptr);
+  out.push_back(make_tensor(fmt::format("logits.{}", prompt), DType::kF32,
+                            {options.last ? 1 : num_tokens, session.config().vocab_size}, logits));
+  recorder.write_to(out, prompt);
+  if (options.greedy > 0) {
+    out.push_back(make_tensor(fmt::format("greedy.{}", prompt), DType::kI64, {options.greedy},
+                              continue_greedily(session, sequence, next, options.greedy)));
+  }
+  session.close(sequence);
+}
+
+int run_logits(const Options& options) {
+  const auto prompts = parse_token_lists(read_text_file(options.tokens), options.tokens);
+  OpenedModel model = open_model(options.model);
+  const Config& config = model.loaded.config;
+  int64_t longest = 0;
+  for (const auto& prompt : prompts) longest = std::max(longest, static_cast<int64_t>(prompt.size()));
+  if (longest + options.greedy > config.max_position_embeddings) {
+    throw Error(Problem{
+        .kind = ErrorKind::kBadRequest,
+        .message = "A prompt and its continuation are longer than the model's positions.",
+        .expected = fmt::format("at most max_position_embeddings = {}", config.max_position_embeddings),
+        .found = fmt::format("{} tokens and --greedy {}", longest, options.greedy),
+        .todo = "shorten the prompt or the continuation"});
+  }
+  std::optional<Catalog> injected;
+  InjectedSelection injection;
+  if (!options.inject_topk.empty()) {
+    if (!config.sparse()) throw Error(ErrorKind::kBadRequest, "--inject-topk needs a model with an indexer.");
+    injected = read_safetensors(options.inject_topk);
+  }
+
+  SessionOptions session_opts = session_options(options.model, model, longest + options.greedy);
+  session_opts.step_tokens = options.chunk;
+  Session session(model.loaded, session_opts);
+  std::vector<OutputTensor> out;
+  Progress progress("logits", "prompt");
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    SelectionSource* selection = model.selection.get();
+    if (injected) {
+      injection.set(read_injected(*injected, config, i, static_cast<int64_t>(prompts[i].size())));
+      selection = &injection;
+    }
+    run_prompt(session, options, i, prompts[i], selection, out);
+    progress.update(i + 1, prompts.size());
+  }
+  std::vector<TensorToWrite> tensors;
+  for (const OutputTensor& tensor : out)
+    tensors.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes});
+  write_safetensors(options.out, std::move(tensors));
+  if (options.model.profile) print_profile(session);
+  return kExitDone;
+}
+
+}  // namespace
+
+std::function<int()> declare_logits(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("--tokens", options->tokens, "JSON file: an array of token ids, or an array of such arrays")
+      ->required()
+      ->type_name("IDS.json");
+  app.add_option("--out", options->out, "Where the tensors go")->required()->type_name("OUT.safetensors");
+  app.add_flag("--last", options->last, "Logits of the last position only");
+  app.add_flag("--topk", options->topk, "Also the selected positions of each layer that owns an indexer");
+  app.add_option("--dump", options->dump, "Also hidden, scores, router (a comma-separated list)")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"hidden", "scores", "router"}));
+  CLI::Option* inject = app.add_option("--inject-topk", options->inject_topk,
+                                       "Use this file's topk.i.L as the selections of prompt i");
+  inject->type_name("FILE");
+  app.add_option("--greedy", options->greedy,
+                 "Also continue each prompt by N tokens, end tokens not honoured")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->type_name("N");
+  app.add_option("--chunk", options->chunk, "Prefill this many tokens at a time (default: 512)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->type_name("C");
+  add_model_options(app, options->model);
+  inject->excludes(app.get_option("--selection"));
+  app.footer(
+      "Examples:\n"
+      "  echo '[0, 86, 74, 21]' >ids.json && fulgur logits --tokens ids.json --out out.safetensors --topk\n"
+      "  fulgur logits --tokens ids.json --out out.safetensors --last --greedy 8 --precision full");
+  return [options] { return run_logits(*options); };
+}
+
+}  // namespace fulgur::cli

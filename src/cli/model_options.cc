@@ -1,0 +1,140 @@
+#include "cli/model_options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "cli/progress.h"
+#include "runtime/selection.h"
+
+namespace fulgur::cli {
+namespace {
+
+constexpr const char* kBundledModel = "models/mini-v32";
+
+std::unique_ptr<SelectionSource> make_selection(const ModelOptions& options) {
+  if (options.selection == "recent") return std::make_unique<RecentSelection>();
+  if (options.selection == "random") return std::make_unique<RandomSelection>(options.selection_seed);
+  if (options.selection == "all") return std::make_unique<EverythingSelection>();
+  return nullptr;
+}
+
+}  // namespace
+
+void add_model_options(CLI::App& app, ModelOptions& options) {
+  static const std::map<std::string, IndexerProjection> kProjections = {
+      {"separate", IndexerProjection::kSeparate},
+      {"overlapped", IndexerProjection::kOverlapped},
+      {"fused", IndexerProjection::kFused}};
+  static const std::map<std::string, Precision> kPrecisions = {{"native", Precision::kNative},
+                                                               {"full", Precision::kFull}};
+  const char* group = "Model";
+  app.add_option("--model", options.model, "Folder of the checkpoint (default: the bundled mini-v32)")
+      ->type_name("DIR")
+      ->group(group);
+  app.add_option("--threads", options.threads, "Threads to compute on (default: one a core)")
+      ->check(CLI::Range(1, 1024))
+      ->type_name("N")
+      ->group(group);
+  app.add_option("--index-topk", options.index_topk,
+                 "Tokens that attention may read, instead of the config's index_topk")
+      ->type_name("K")
+      ->group(group);
+  app.add_option("--selection", options.selection, "What chooses those tokens (default: indexer)")
+      ->check(CLI::IsMember({"indexer", "recent", "random", "all"}))
+      ->group(group);
+  app.add_option("--selection-seed", options.selection_seed, "Seed of --selection random (default: 0)")
+      ->type_name("S")
+      ->group(group);
+  app.add_option("--indexer-projection", options.projection, "How wk and weights_proj run (default: fused)")
+      ->transform(CLI::CheckedTransformer(kProjections))
+      ->type_name("separate|overlapped|fused")
+      ->option_text("separate|overlapped|fused")
+      ->group(group);
+  app.add_option(
+         "--precision", options.precision,
+         "native: weights as stored, bf16 activations and caches; full: everything in f32 (default: native)")
+      ->transform(CLI::CheckedTransformer(kPrecisions))
+      ->option_text("native|full")
+      ->group(group);
+  app.add_flag("--profile", options.profile, "Print the cost of each op to stderr")->group(group);
+}
+
+std::filesystem::path model_folder(const ModelOptions& options) {
+  if (!options.model.empty()) return options.model;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe");
+  for (std::filesystem::path at = program.parent_path(); at != at.parent_path(); at = at.parent_path()) {
+    for (const std::filesystem::path& folder : {at / kBundledModel, at / "share/fulgur" / kBundledModel}) {
+      if (std::filesystem::exists(folder / "config.json")) return folder;
+    }
+  }
+  throw Error(Problem{.kind = ErrorKind::kIoError,
+                      .message = "The bundled model mini-v32 is not beside this program.",
+                      .expected = "models/mini-v32 in a folder above " + program.string(),
+                      .todo = "name a checkpoint with --model DIR"});
+}
+
+OpenedModel open_model(const ModelOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  const int threads =
+      options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
+  const std::filesystem::path folder = model_folder(options);
+  Progress progress("loading", "B");
+  OpenedModel opened{
+      .folder = folder,
+      .loaded = load_model(folder, options.precision, threads,
+                           [&](uint64_t done, uint64_t total) { progress.update(done, total); }),
+      .selection = make_selection(options)};
+  if (options.index_topk) override_index_topk(opened.loaded.config, *options.index_topk);
+  for (const std::string& notice : opened.loaded.notices) fmt::print(stderr, "{}\n", notice);
+  if (!opened.loaded.config.sparse() && options.selection != "indexer") {
+    throw Error(
+        Problem{.kind = ErrorKind::kBadRequest,
+                .message = fmt::format("--selection {} needs a model with an indexer.", options.selection),
+                .found = fmt::format("model_type {}", name(opened.loaded.config.model_type)),
+                .todo = "leave --selection away, or choose a deepseek_v32 or glm_moe_dsa model"});
+  }
+  opened.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return opened;
+}
+
+std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder) {
+  if (!std::filesystem::exists(folder / "tokenizer.json")) return std::nullopt;
+  return Tokenizer::load(folder);
+}
+
+SessionOptions session_options(const ModelOptions& options, const OpenedModel& model, int64_t cache_tokens) {
+  return {.threads =
+              options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency()),
+          .precision = options.precision,
+          .projection = options.projection,
+          .cache_tokens = cache_tokens,
+          .selection = model.selection.get(),
+          .profile = options.profile};
+}
+
+void print_profile(const Session& session) {
+  std::vector<OpKind> kinds;
+  std::chrono::nanoseconds total{0};
+  for (size_t i = 0; i < kNumOpKinds; ++i) {
+    const auto kind = static_cast<OpKind>(i);
+    if (session.profile().line(kind).calls > 0) kinds.push_back(kind);
+    total += session.profile().line(kind).time;
+  }
+  std::ranges::sort(kinds, std::greater(), [&](OpKind kind) { return session.profile().line(kind).time; });
+  fmt::print(stderr, "{:<16} {:>9} {:>11} {:>11} {:>7}\n", "op", "calls", "total ms", "us a call", "share");
+  for (const OpKind kind : kinds) {
+    const Profile::Line& line = session.profile().line(kind);
+    const double ms = std::chrono::duration<double, std::milli>(line.time).count();
+    fmt::print(stderr, "{:<16} {:>9} {:>11.2f} {:>11.2f} {:>6.1f}%\n", name(kind), line.calls, ms,
+               1000 * ms / static_cast<double>(line.calls),
+               100 * ms / std::chrono::duration<double, std::milli>(total).count());
+  }
+}
+
+}  // namespace fulgur::cli

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fulgur::cli {
+
+/// Token ids from JSON: one array, or an array of arrays, none empty. `name` is how messages call the source.
+std::vector<std::vector<int32_t>> parse_token_lists(std::string_view json, const std::string& name);
+/// Token ids from `1,2,3`.
+std::vector<int32_t> parse_id_list(std::string_view text, const std::string& name);
+
+}  // namespace fulgur::cli
