@@ -1,0 +1,144 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels_support.h"
+#include "simd_probe.h"
+
+namespace fulgur {
+namespace cpu {
+
+namespace scalar {
+extern const test::SimdProbe kSimdProbe;
+}
+namespace avx2 {
+extern const test::SimdProbe kSimdProbe;
+}
+namespace avx512 {
+extern const test::SimdProbe kSimdProbe;
+}
+namespace avx512_bf16 {
+extern const test::SimdProbe kSimdProbe;
+}
+namespace amx {
+extern const test::SimdProbe kSimdProbe;
+}
+
+}  // namespace cpu
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+const test::SimdProbe& probe(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return cpu::scalar::kSimdProbe;
+    case Isa::kAvx2:
+      return cpu::avx2::kSimdProbe;
+    case Isa::kAvx512:
+      return cpu::avx512::kSimdProbe;
+    case Isa::kAvx512Bf16:
+      return cpu::avx512_bf16::kSimdProbe;
+    case Isa::kAmx:
+      return cpu::amx::kSimdProbe;
+  }
+  return cpu::scalar::kSimdProbe;
+}
+
+/// 100,003 points, ascending; an odd count, so that tails run.
+std::vector<float> points(float low, float high) {
+  constexpr int kCount = 100003;
+  std::vector<float> x(kCount);
+  for (int i = 0; i < kCount; ++i)
+    x[static_cast<size_t>(i)] = low + (high - low) * static_cast<float>(i) / (kCount - 1);
+  return x;
+}
+
+using Function = void (*)(const float*, int64_t, float*);
+std::vector<float> apply(Function function, const std::vector<float>& x) {
+  std::vector<float> out(x.size());
+  function(x.data(), static_cast<int64_t>(x.size()), out.data());
+  return out;
+}
+
+/// |value - exact| in units of the last place of exact.
+double ulps(float value, double exact) {
+  const auto rounded = std::abs(static_cast<float>(exact));
+  const double ulp = std::nextafter(rounded, kInfinity) - rounded;
+  return std::abs(value - exact) / ulp;
+}
+
+class Simd : public testing::TestWithParam<Isa> {};
+INSTANTIATE_TEST_SUITE_P(Isas, Simd, testing::ValuesIn(test::runnable_isas()),
+                         [](const auto& info) { return std::string(name(info.param)); });
+
+TEST_P(Simd, ExpIsWithinTwoUlp) {
+  const std::vector<float> x = points(-86.9F, 88.7F);
+  const std::vector<float> y = apply(probe(GetParam()).exp, x);
+  for (size_t i = 0; i < x.size(); ++i) ASSERT_LE(ulps(y[i], std::exp(double{x[i]})), 2) << x[i];
+}
+
+TEST_P(Simd, ExpKeepsItsEnds) {
+  const std::vector<float> y =
+      apply(probe(GetParam()).exp, {0.0F, -0.0F, -kInfinity, kInfinity, -1000.0F, 1000.0F, std::nanf("")});
+  EXPECT_EQ(y[0], 1);
+  EXPECT_EQ(y[1], 1);
+  EXPECT_EQ(y[2], 0);
+  EXPECT_EQ(y[3], kInfinity);
+  EXPECT_EQ(y[4], 0);
+  EXPECT_EQ(y[5], kInfinity);
+  EXPECT_TRUE(std::isnan(y[6]));
+}
+
+TEST_P(Simd, SigmoidAndSiluAreWithinFourUlp) {
+  // exp's 2 ulp, the sum and the quotient; below -80 the results near the smallest normal number.
+  const std::vector<float> x = points(-80, 100);
+  const std::vector<float> sigmoid = apply(probe(GetParam()).sigmoid, x);
+  const std::vector<float> silu = apply(probe(GetParam()).silu, x);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double exact = 1 / (1 + std::exp(-double{x[i]}));
+    ASSERT_LE(ulps(sigmoid[i], exact), 4) << x[i];
+    ASSERT_LE(ulps(silu[i], exact * x[i]), 4) << x[i];
+  }
+  const std::vector<float> ends = apply(probe(GetParam()).silu, {-1000.0F, 1000.0F, 0.0F});
+  EXPECT_EQ(ends[0], 0);
+  EXPECT_EQ(ends[1], 1000);
+  EXPECT_EQ(ends[2], 0);
+}
+
+TEST_P(Simd, StoresBf16AsTheBaseRoundsIt) {
+  std::vector<float> x = {0.0F,
+                          -0.0F,
+                          kInfinity,
+                          -kInfinity,
+                          std::nanf(""),
+                          1e-40F,
+                          -1e-45F,
+                          std::numeric_limits<float>::max(),
+                          std::bit_cast<float>(0x7f800001U)};
+  std::mt19937 generator(7);
+  for (int i = 0; i < 100000; ++i) x.push_back(std::bit_cast<float>(static_cast<uint32_t>(generator())));
+  for (uint32_t high = 0x3f80; high < 0x3f90; ++high)
+    x.push_back(std::bit_cast<float>((high << 16) | 0x8000U));  // ties
+  std::vector<Bf16> y(x.size());
+  probe(GetParam()).to_bf16(x.data(), static_cast<int64_t>(x.size()), y.data());
+  for (size_t i = 0; i < x.size(); ++i) {
+    ASSERT_EQ(y[i].bits, to_bf16(x[i]).bits) << std::hex << std::bit_cast<uint32_t>(x[i]);
+  }
+}
+
+TEST_P(Simd, AddsLanesInOneTreeHoweverManyVectorsAtOnce) {
+  std::vector<float> x(4096);
+  std::mt19937 generator(8);
+  std::normal_distribution<float> normal;
+  for (float& value : x) value = normal(generator) * 1000;
+  EXPECT_EQ(apply(probe(GetParam()).sums, x), apply(probe(GetParam()).sums4, x));
+}
+
+}  // namespace
+}  // namespace fulgur

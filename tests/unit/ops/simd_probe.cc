@@ -1,0 +1,42 @@
+// The vector functions of one instruction set, as functions over arrays that a test can call.
+
+#include "simd_probe.h"
+
+#include "kernels/cpu/kernel.h"
+#include "kernels/cpu/rows.h"
+
+namespace fulgur::cpu::FULGUR_CPU_ISA {
+
+extern const test::SimdProbe kSimdProbe;
+constinit const test::SimdProbe kSimdProbe = {
+    .exp =
+        [](const float* x, int64_t size, float* out) {
+          for_each_vector(size, [&](int64_t i, auto n) { store(out + i, exp(load(x + i, n)), n); });
+        },
+    .sigmoid =
+        [](const float* x, int64_t size, float* out) {
+          for_each_vector(size, [&](int64_t i, auto n) { store(out + i, sigmoid(load(x + i, n)), n); });
+        },
+    .silu =
+        [](const float* x, int64_t size, float* out) {
+          for_each_vector(size, [&](int64_t i, auto n) { store(out + i, silu(load(x + i, n)), n); });
+        },
+    .to_bf16 =
+        [](const float* x, int64_t size, Bf16* out) {
+          for_each_vector(size, [&](int64_t i, auto n) { store(out + i, load(x + i, n), n); });
+        },
+    .sums =
+        [](const float* x, int64_t size, float* out) {
+          for (int64_t i = 0; i + kLanes <= size; i += kLanes) out[i / kLanes] = sum(load(x + i));
+        },
+    .sums4 =
+        [](const float* x, int64_t size, float* out) {
+          for (int64_t i = 0; i + 4 * kLanes <= size; i += 4 * kLanes) {
+            sum4(load(x + i), load(x + i + kLanes), load(x + i + 2 * kLanes), load(x + i + 3 * kLanes),
+                 out + i / kLanes);
+          }
+        },
+    .lanes = kLanes,
+};
+
+}  // namespace fulgur::cpu::FULGUR_CPU_ISA

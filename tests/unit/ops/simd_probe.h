@@ -1,0 +1,20 @@
+#pragma once
+
+#include <cstdint>
+
+#include "base/dtype.h"
+
+namespace fulgur::test {
+
+/// simd_probe.cc of one instruction set.
+struct SimdProbe {
+  void (*exp)(const float* x, int64_t size, float* out);
+  void (*sigmoid)(const float* x, int64_t size, float* out);
+  void (*silu)(const float* x, int64_t size, float* out);
+  void (*to_bf16)(const float* x, int64_t size, Bf16* out);
+  void (*sums)(const float* x, int64_t size, float* out);   // out[i]: the sum of the lanes of the i-th vector
+  void (*sums4)(const float* x, int64_t size, float* out);  // the same, four at once
+  int lanes;
+};
+
+}  // namespace fulgur::test
