@@ -60,7 +60,7 @@ std::vector<float> points(float low, float high) {
 }
 
 using Function = void (*)(const float*, int64_t, float*);
-std::vector<float> apply(Function function, const std::vector<float>& x) {
+std::vector<float> evaluate(Function function, const std::vector<float>& x) {
   std::vector<float> out(x.size());
   function(x.data(), static_cast<int64_t>(x.size()), out.data());
   return out;
@@ -79,13 +79,13 @@ INSTANTIATE_TEST_SUITE_P(Isas, Simd, testing::ValuesIn(test::runnable_isas()),
 
 TEST_P(Simd, ExpIsWithinTwoUlp) {
   const std::vector<float> x = points(-86.9F, 88.7F);
-  const std::vector<float> y = apply(probe(GetParam()).exp, x);
+  const std::vector<float> y = evaluate(probe(GetParam()).exp, x);
   for (size_t i = 0; i < x.size(); ++i) ASSERT_LE(ulps(y[i], std::exp(double{x[i]})), 2) << x[i];
 }
 
 TEST_P(Simd, ExpKeepsItsEnds) {
   const std::vector<float> y =
-      apply(probe(GetParam()).exp, {0.0F, -0.0F, -kInfinity, kInfinity, -1000.0F, 1000.0F, std::nanf("")});
+      evaluate(probe(GetParam()).exp, {0.0F, -0.0F, -kInfinity, kInfinity, -1000.0F, 1000.0F, std::nanf("")});
   EXPECT_EQ(y[0], 1);
   EXPECT_EQ(y[1], 1);
   EXPECT_EQ(y[2], 0);
@@ -98,14 +98,14 @@ TEST_P(Simd, ExpKeepsItsEnds) {
 TEST_P(Simd, SigmoidAndSiluAreWithinFourUlp) {
   // exp's 2 ulp, the sum and the quotient; below -80 the results near the smallest normal number.
   const std::vector<float> x = points(-80, 100);
-  const std::vector<float> sigmoid = apply(probe(GetParam()).sigmoid, x);
-  const std::vector<float> silu = apply(probe(GetParam()).silu, x);
+  const std::vector<float> sigmoid = evaluate(probe(GetParam()).sigmoid, x);
+  const std::vector<float> silu = evaluate(probe(GetParam()).silu, x);
   for (size_t i = 0; i < x.size(); ++i) {
     const double exact = 1 / (1 + std::exp(-double{x[i]}));
     ASSERT_LE(ulps(sigmoid[i], exact), 4) << x[i];
     ASSERT_LE(ulps(silu[i], exact * x[i]), 4) << x[i];
   }
-  const std::vector<float> ends = apply(probe(GetParam()).silu, {-1000.0F, 1000.0F, 0.0F});
+  const std::vector<float> ends = evaluate(probe(GetParam()).silu, {-1000.0F, 1000.0F, 0.0F});
   EXPECT_EQ(ends[0], 0);
   EXPECT_EQ(ends[1], 1000);
   EXPECT_EQ(ends[2], 0);
@@ -137,7 +137,7 @@ TEST_P(Simd, AddsLanesInOneTreeHoweverManyVectorsAtOnce) {
   std::mt19937 generator(8);
   std::normal_distribution<float> normal;
   for (float& value : x) value = normal(generator) * 1000;
-  EXPECT_EQ(apply(probe(GetParam()).sums, x), apply(probe(GetParam()).sums4, x));
+  EXPECT_EQ(evaluate(probe(GetParam()).sums, x), evaluate(probe(GetParam()).sums4, x));
 }
 
 }  // namespace
