@@ -1,0 +1,200 @@
+// fulgur chat: a conversation in mini-v32's form, one line a message.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/text_file.h"
+#include "chat/mini_chat.h"
+#include "cli/command.h"
+#include "cli/model_options.h"
+#include "cli/sampling_options.h"
+#include "runtime/generate.h"
+#include "runtime/session.h"
+#include "tokenizer/tokenizer.h"
+
+namespace fulgur::cli {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  SamplingParams sampling;
+  std::string system;
+  std::string system_file;
+  int64_t max_tokens = 512;
+  int64_t context = 8192;
+};
+
+/// Set by Ctrl-C: ends the answer, or the chat where none is being given.
+volatile std::sig_atomic_t interrupted = 0;
+
+/// While it lives, Ctrl-C sets `interrupted` and lets a read return.
+class InterruptGuard {
+ public:
+  InterruptGuard() {
+    struct sigaction action = {};
+    action.sa_handler = [](int) { interrupted = 1; };
+    sigaction(SIGINT, &action, &before_);
+  }
+  ~InterruptGuard() { sigaction(SIGINT, &before_, nullptr); }
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+
+ private:
+  struct sigaction before_ = {};
+};
+
+/// Control tokens become their ids; what people wrote stays text, whatever it spells.
+std::vector<int32_t> encode(const std::vector<chat::Segment>& segments, const Tokenizer& tokenizer) {
+  std::vector<int32_t> ids;
+  for (const chat::Segment& segment : segments) {
+    if (!segment.control) {
+      const std::vector<int32_t> text = tokenizer.encode(segment.text, {.parse_added_tokens = false});
+      ids.insert(ids.end(), text.begin(), text.end());
+    } else if (const std::optional<int32_t> id = tokenizer.token_id(segment.text)) {
+      ids.push_back(*id);
+    } else {
+      throw Error(Problem{.kind = ErrorKind::kUnsupported,
+                          .message = "This model's tokenizer lacks a control token of the chat form.",
+                          .expected = segment.text,
+                          .todo = "use fulgur generate with a prompt in the model's own form"});
+    }
+  }
+  return ids;
+}
+
+/// One conversation on one sequence; earlier turns stay in the caches.
+class Conversation {
+ public:
+  Conversation(Session& session, const Tokenizer& tokenizer, const Options& options,
+               const std::string& system)
+      : session_(session), tokenizer_(tokenizer), options_(options), system_(system) {
+    clear();
+  }
+
+  void clear() {
+    if (sequence_ >= 0) session_.close(sequence_);
+    sequence_ = session_.open();
+    pending_ = encode(chat::begin(system_), tokenizer_);
+  }
+
+  /// Streams the answer to stdout.
+  void say(const std::string& user) {
+    std::vector<int32_t> ids = pending_;
+    const std::vector<int32_t> turn = encode(chat::user_turn(user), tokenizer_);
+    ids.insert(ids.end(), turn.begin(), turn.end());
+    const int64_t room = options_.context - session_.length(sequence_) - static_cast<int64_t>(ids.size());
+    if (room < 1) {
+      throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                          .message = "The conversation no longer fits the context.",
+                          .expected = fmt::format("at most {} tokens", options_.context),
+                          .found = fmt::format("{} tokens", options_.context - room),
+                          .todo = "begin a new one with /clear, or raise --context"});
+    }
+    IncrementalDecoder decoder(tokenizer_);
+    const auto show = [](const std::string& text) {
+      std::fwrite(text.data(), 1, text.size(), stdout);
+      std::fflush(stdout);
+    };
+    const GenerateResult answer = generate(session_, sequence_,
+                                           {.prompt = ids,
+                                            .max_tokens = std::min(room, options_.max_tokens),
+                                            .sampling = options_.sampling,
+                                            .stop_ids = session_.config().eos_token_ids},
+                                           [&](int32_t token) {
+                                             if (token < tokenizer_.num_ids()) show(decoder.push(token));
+                                             return interrupted == 0;
+                                           });
+    show(decoder.finish() + "\n");
+    // The last token is drawn but not yet in the caches; an answer that was cut short gets its end token all
+    // the same.
+    pending_ = {answer.ids.back()};
+    const bool ended = std::ranges::find(session_.config().eos_token_ids, answer.ids.back()) !=
+                       session_.config().eos_token_ids.end();
+    if (!ended) {
+      const std::vector<int32_t> end = encode(chat::end_of_answer(), tokenizer_);
+      pending_.insert(pending_.end(), end.begin(), end.end());
+    }
+  }
+
+ private:
+  Session& session_;
+  const Tokenizer& tokenizer_;
+  const Options& options_;
+  const std::string& system_;
+  int sequence_ = -1;
+  std::vector<int32_t> pending_;
+};
+
+int run_chat(Options options) {
+  const OpenedModel model = open_model(options.model);
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(model.folder);
+  if (!tokenizer) throw Error(ErrorKind::kBadRequest, "This model has no tokenizer.json, so it can't chat.");
+  const std::string system =
+      options.system_file.empty() ? options.system : read_text_file(options.system_file);
+  options.context = std::min(options.context, model.loaded.config.max_position_embeddings);
+  Session session(model.loaded, session_options(options.model, model, options.context));
+  Conversation conversation(session, *tokenizer, options, system);
+
+  const bool terminal = isatty(STDIN_FILENO) == 1;
+  if (terminal)
+    fmt::print(stderr,
+               "One line a message; /clear begins anew, /exit or Ctrl-D ends, Ctrl-C stops an answer.\n");
+  const InterruptGuard guard;
+  bool failed = false;
+  while (true) {
+    if (terminal) fmt::print(stderr, "> ");
+    std::string line;
+    interrupted = 0;
+    if (!std::getline(std::cin, line) || line == "/exit") break;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    if (line == "/clear") {
+      conversation.clear();
+      continue;
+    }
+    try {
+      conversation.say(line);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kBadRequest) throw;
+      fmt::print(stderr, "{}\n", error.what());  // this message was refused; the conversation goes on
+      failed = true;
+    }
+  }
+  if (terminal) fmt::print(stderr, "\n");
+  if (options.model.profile) print_profile(session);
+  return failed && !terminal ? kExitFailed : kExitDone;
+}
+
+}  // namespace
+
+std::function<int()> declare_chat(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::Option* system =
+      app.add_option("--system", options->system, "What the conversation begins with")->type_name("TEXT");
+  app.add_option("--system-file", options->system_file, "The same from a file")
+      ->type_name("F")
+      ->excludes(system);
+  app.add_option("--max-tokens", options->max_tokens, "Most tokens of an answer (default: 512)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->type_name("N");
+  app.add_option("--context", options->context,
+                 "Tokens of the whole conversation (default: 8192, or the model's positions)")
+      ->check(CLI::Range(int64_t{64}, int64_t{1} << 24))
+      ->type_name("N");
+  add_sampling_options(app, options->sampling);
+  add_model_options(app, options->model);
+  app.footer(
+      "Examples:\n"
+      "  fulgur chat\n"
+      "  echo 'One of the plums costs 9 dollars. How many dollars do 2 plums cost?' | fulgur chat");
+  return [options] { return run_chat(*options); };
+}
+
+}  // namespace fulgur::cli
