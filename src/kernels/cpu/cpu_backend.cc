@@ -10,25 +10,17 @@
 #include <string>
 
 #include "base/error.h"
+#include "built_isas.h"
 
 namespace fulgur {
 namespace cpu {
 
-namespace scalar {
-extern const Backend kBackend;
-}
-namespace avx2 {
-extern const Backend kBackend;
-}
-namespace avx512 {
-extern const Backend kBackend;
-}
-namespace avx512_bf16 {
-extern const Backend kBackend;
-}
-namespace amx {
-extern const Backend kBackend;
-}
+// X(scalar) X(avx2) ...: what CMake's FULGUR_CPU_ISAS names.
+#define FULGUR_DECLARE(isa)      \
+  namespace isa {                \
+  extern const Backend kBackend; \
+  }
+FULGUR_BUILT_ISAS(FULGUR_DECLARE)
 
 }  // namespace cpu
 
@@ -37,15 +29,21 @@ namespace {
 struct IsaEntry {
   Isa isa;
   std::string_view name;
-  const Backend* backend;
 };
 constexpr std::array<IsaEntry, 5> kIsas = {{
-    {Isa::kScalar, "scalar", &cpu::scalar::kBackend},
-    {Isa::kAvx2, "avx2", &cpu::avx2::kBackend},
-    {Isa::kAvx512, "avx512", &cpu::avx512::kBackend},
-    {Isa::kAvx512Bf16, "avx512_bf16", &cpu::avx512_bf16::kBackend},
-    {Isa::kAmx, "amx", &cpu::amx::kBackend},
+    {Isa::kScalar, "scalar"},
+    {Isa::kAvx2, "avx2"},
+    {Isa::kAvx512, "avx512"},
+    {Isa::kAvx512Bf16, "avx512_bf16"},
+    {Isa::kAmx, "amx"},
 }};
+
+struct BuiltIsa {
+  std::string_view name;
+  const Backend* backend;
+};
+#define FULGUR_ENTRY(isa) BuiltIsa{#isa, &cpu::isa::kBackend},
+constexpr std::array kBuilt = {FULGUR_BUILT_ISAS(FULGUR_ENTRY)};
 
 struct Cpuid {
   uint32_t eax = 0;
@@ -133,6 +131,7 @@ std::optional<Isa> parse_isa(std::string_view text) {
 }
 
 bool isa_supported(Isa isa) {
+  if (cpu_backend(isa) == nullptr) return false;
   switch (isa) {
     case Isa::kScalar:
       return true;
@@ -164,7 +163,7 @@ Isa choose_isa() {
     throw Error(Problem{
         .kind = ErrorKind::kDevice,
         .message = std::string("FULGUR_ISA asks for the instruction set '") + wanted +
-                   (known ? "', which this CPU or its operating system does not support."
+                   (known ? "', which this CPU, its operating system or this build does not support."
                           : "', which Fulgur does not know."),
         .expected = "one of " + supported_names(),
         .found = wanted,
@@ -178,6 +177,11 @@ Isa choose_isa() {
   return best;
 }
 
-const Backend* cpu_backend(Isa isa) { return kIsas[static_cast<size_t>(isa)].backend; }
+const Backend* cpu_backend(Isa isa) {
+  for (const BuiltIsa& built : kBuilt) {
+    if (built.name == name(isa)) return built.backend;
+  }
+  return nullptr;
+}
 
 }  // namespace fulgur

@@ -2,31 +2,24 @@
 
 #include <cmath>
 #include <limits>
+#include <map>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "built_isas.h"
 #include "kernels_support.h"
 #include "simd_probe.h"
 
 namespace fulgur {
 namespace cpu {
 
-namespace scalar {
-extern const test::SimdProbe kSimdProbe;
-}
-namespace avx2 {
-extern const test::SimdProbe kSimdProbe;
-}
-namespace avx512 {
-extern const test::SimdProbe kSimdProbe;
-}
-namespace avx512_bf16 {
-extern const test::SimdProbe kSimdProbe;
-}
-namespace amx {
-extern const test::SimdProbe kSimdProbe;
-}
+#define FULGUR_DECLARE(isa)                \
+  namespace isa {                          \
+  extern const test::SimdProbe kSimdProbe; \
+  }
+FULGUR_BUILT_ISAS(FULGUR_DECLARE)
 
 }  // namespace cpu
 
@@ -35,19 +28,9 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 const test::SimdProbe& probe(Isa isa) {
-  switch (isa) {
-    case Isa::kScalar:
-      return cpu::scalar::kSimdProbe;
-    case Isa::kAvx2:
-      return cpu::avx2::kSimdProbe;
-    case Isa::kAvx512:
-      return cpu::avx512::kSimdProbe;
-    case Isa::kAvx512Bf16:
-      return cpu::avx512_bf16::kSimdProbe;
-    case Isa::kAmx:
-      return cpu::amx::kSimdProbe;
-  }
-  return cpu::scalar::kSimdProbe;
+#define FULGUR_ENTRY(isa) {#isa, &cpu::isa::kSimdProbe},
+  static const std::map<std::string_view, const test::SimdProbe*> kProbes = {FULGUR_BUILT_ISAS(FULGUR_ENTRY)};
+  return *kProbes.at(name(isa));
 }
 
 /// 100,003 points, ascending; an odd count, so that tails run.
