@@ -128,7 +128,8 @@ def main(path):
 
     folds = [f"{{{c:#x}, '{letter}'}}" for c, letter in case_folds()]
     parts = [
-        f"// Written by tools/make_unicode_table.py from what tokenizers {tokenizers.__version__} answers. Do not edit.\n",
+        f"// Written by tools/make_unicode_table.py from what tokenizers {tokenizers.__version__} answers. Do not edit.\n"
+        "// clang-format off\n",
         "// General categories (\\p{Lu}, ...): a run begins at value >> 5 and has the category value & 31.\n"
         f"constexpr std::string_view kCategoryNames[] = {{\n{wrapped(f'{chr(34)}{n}{chr(34)}' for n in CATEGORIES)}\n}};\n"
         f"constexpr uint32_t kCategoryRuns[] = {{\n{wrapped(runs)}\n}};\n",
