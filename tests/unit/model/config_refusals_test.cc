@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -371,6 +372,43 @@ TEST(ConfigRefusals, ComeForDamagedFilesWithoutACrash) {
     EXPECT_EQ(problems[0].file, "config.json");
     EXPECT_LT(describe(problems[0]).size(), 400U) << describe(problems[0]);
   }
+}
+
+/// Whatever becomes of a file's bytes: a config that is in range, or an Error; anything else escapes and
+/// fails.
+TEST(ConfigRefusals, AreTheWorstThatDamagedBytesCanCause) {
+  const std::string good = base_config("glm-5.2").dump();
+  int refused = 0;
+  for (unsigned seed = 0; seed < 3000; ++seed) {
+    SCOPED_TRACE(seed);
+    std::minstd_rand random(seed + 1);
+    std::string text = good;
+    for (unsigned i = 0; i <= seed % 4; ++i) {
+      const size_t at = random() % text.size();
+      switch (random() % 3) {
+        case 0:
+          text[at] = static_cast<char>(random());
+          break;
+        case 1:
+          text.erase(at, 1 + random() % 8);
+          break;
+        default:
+          text.insert(at, good.substr(random() % good.size(), random() % 16));
+      }
+    }
+    try {
+      const Config config = parse_config(text, "config.json");
+      EXPECT_GE(config.num_hidden_layers, 1);
+      EXPECT_LE(config.num_hidden_layers, 1000);
+      EXPECT_EQ(static_cast<int64_t>(config.moe_layer.size()), config.num_hidden_layers);
+      EXPECT_EQ(config.full_indexer.size(), config.sparse() ? config.moe_layer.size() : 0U);
+    } catch (const Error& error) {
+      EXPECT_FALSE(error.problems().empty());
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 1500);
+  EXPECT_LT(refused, 3000);
 }
 
 TEST(ConfigRefusals, PlaceASyntaxErrorByLineAndColumn) {
