@@ -71,6 +71,20 @@ struct Rows {
   int64_t u_stride;
 };
 
+/// z[row * kMaxBlock + key] = the lanes of sums[row][key] added up, four at a time.
+template <int kRows, int kKeys>
+inline void store_sums(const Vec (&sums)[kRows][kKeys], float* z) {
+  constexpr int kCount = kRows * kKeys;
+  const Vec* all = &sums[0][0];
+  float added[kCount];
+  int i = 0;
+  for (; i + 4 <= kCount; i += 4) sum4(all[i], all[i + 1], all[i + 2], all[i + 3], added + i);
+  for (; i < kCount; ++i) added[i] = cpu::FULGUR_CPU_ISA::sum(all[i]);
+  for (int row = 0; row < kRows; ++row) {
+    std::memcpy(z + row * kMaxBlock, added + row * kKeys, kKeys * sizeof(float));
+  }
+}
+
 /// z[row * kMaxBlock + s] = q_row . entry_s for kRows rows and kKeys entries from `s` on.
 template <int kRows, int kKeys, typename T>
 inline void dot_tile(const float* q, int64_t q_stride, const EntryBlock<T>& block, int s, float* z) {
@@ -82,12 +96,12 @@ inline void dot_tile(const float* q, int64_t q_stride, const EntryBlock<T>& bloc
     Vec part[kKeys];
     for (int k = 0; k < kKeys; ++k) part[k] = load_even(entries[k] + offset);
     for (int i = 0; i < kRows; ++i) {
-      const Vec q_part = load(q_chunk + i * q_stride);
+      const Vec q_part = in_register(load(q_chunk + i * q_stride));
       for (int k = 0; k < kKeys; ++k) sums[i][k] = fma(q_part, part[k], sums[i][k]);
     }
     for (int k = 0; k < kKeys; ++k) part[k] = load_odd(entries[k] + offset);
     for (int i = 0; i < kRows; ++i) {
-      const Vec q_part = load(q_chunk + i * q_stride + kLanes);
+      const Vec q_part = in_register(load(q_chunk + i * q_stride + kLanes));
       for (int k = 0; k < kKeys; ++k) sums[i][k] = fma(q_part, part[k], sums[i][k]);
     }
   };
@@ -96,9 +110,7 @@ inline void dot_tile(const float* q, int64_t q_stride, const EntryBlock<T>& bloc
   int64_t d = 0;
   for (; d + kChunk <= block.width; d += kChunk) add_chunk(entries, d, q + d);
   if (d < block.width) add_chunk(block.last_chunks + s, 0, q + d);
-  for (int i = 0; i < kRows; ++i) {
-    for (int k = 0; k < kKeys; ++k) z[i * kMaxBlock + s + k] = cpu::FULGUR_CPU_ISA::sum(sums[i][k]);
-  }
+  store_sums<kRows, kKeys>(sums, z + s);
 }
 
 template <int kRows, typename T>

@@ -66,6 +66,12 @@ inline Vec load_odd(const Bf16* p) {
   return {_mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000U))))};
 }
 
+/// a, loaded once: GCC otherwise repeats the load in every instruction that uses it.
+inline Vec in_register(Vec a) {
+  asm("" : "+x"(a.v));
+  return a;
+}
+
 inline Vec load_even(const float* p) {
   const __m256 mixed = _mm256_shuffle_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8), 0x88);
   return {_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8))};

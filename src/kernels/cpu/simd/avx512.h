@@ -47,6 +47,11 @@ inline Vec load_odd(const Bf16* p) {
       _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000U))))};
 }
 
+inline Vec in_register(Vec a) {
+  asm("" : "+v"(a.v));
+  return a;
+}
+
 inline Vec load_even(const float* p) {
   const __m512i index = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), index, _mm512_loadu_ps(p + 16))};

@@ -52,6 +52,11 @@ inline U32x4 load_pairs(const Bf16* p) {
 inline Vec load_even(const Bf16* p) { return {reinterpret_cast<F32x4>(load_pairs(p) << 16)}; }
 inline Vec load_odd(const Bf16* p) { return {reinterpret_cast<F32x4>(load_pairs(p) & 0xffff0000U)}; }
 
+inline Vec in_register(Vec a) {
+  asm("" : "+x"(a.v));
+  return a;
+}
+
 inline Vec load_even(const float* p) { return {F32x4{p[0], p[2], p[4], p[6]}}; }
 inline Vec load_odd(const float* p) { return {F32x4{p[1], p[3], p[5], p[7]}}; }
 
@@ -100,8 +105,10 @@ inline VecPair interleave(Vec even, Vec odd) {
 inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 template <typename Out>
 void sum4(Vec a, Vec b, Vec c, Vec d, Out* out) {
-  const F32x4 ab = __builtin_shuffle(a.v, b.v, I32x4{0, 4, 1, 5}) + __builtin_shuffle(a.v, b.v, I32x4{2, 6, 3, 7});
-  const F32x4 cd = __builtin_shuffle(c.v, d.v, I32x4{0, 4, 1, 5}) + __builtin_shuffle(c.v, d.v, I32x4{2, 6, 3, 7});
+  const F32x4 ab =
+      __builtin_shuffle(a.v, b.v, I32x4{0, 4, 1, 5}) + __builtin_shuffle(a.v, b.v, I32x4{2, 6, 3, 7});
+  const F32x4 cd =
+      __builtin_shuffle(c.v, d.v, I32x4{0, 4, 1, 5}) + __builtin_shuffle(c.v, d.v, I32x4{2, 6, 3, 7});
   store(out, {__builtin_shuffle(ab, cd, I32x4{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, I32x4{2, 3, 6, 7})});
 }
 inline float max_lane(Vec a) { return std::max(std::max(a.v[0], a.v[1]), std::max(a.v[2], a.v[3])); }
