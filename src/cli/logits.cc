@@ -58,8 +58,11 @@ OutputTensor make_tensor(std::string name, DType dtype, std::vector<int64_t> sha
 /// Collects what one prompt's steps compute, row after row.
 class Recorder : public StepObserver {
  public:
-  Recorder(const Options& options, const Backend& backend, int64_t num_tokens)
-      : options_(options), backend_(backend), num_tokens_(num_tokens) {}
+  Recorder(const Options& options, const Session& session, int64_t num_tokens)
+      : options_(options),
+        backend_(session.backend()),
+        index_topk_(session.config().index_topk),
+        num_tokens_(num_tokens) {}
 
   [[nodiscard]] bool wants_scores() const override { return options_.dumps("scores"); }
   [[nodiscard]] bool wants_router() const override { return options_.dumps("router"); }
@@ -81,7 +84,12 @@ class Recorder : public StepObserver {
   void selected(int layer, Matrix<const int32_t> selected) override {
     if (!options_.topk) return;
     if (options_.model.selection != "all") {
-      append(selected_[layer], fetch(selected, std::min(selected.cols, num_tokens_)));
+      for (int64_t t = 0; t < selected.rows; ++t) {
+        std::vector<int32_t> row =
+            fetch(Matrix<const int32_t>(selected.row(t), 1, selected.cols), selected.cols);
+        row.resize(static_cast<size_t>(std::min(index_topk_, num_tokens_)), -1);
+        append(selected_[layer], row);
+      }
       return;
     }
     std::vector<int32_t>& rows = selected_[layer];
@@ -127,6 +135,7 @@ class Recorder : public StepObserver {
 
   const Options& options_;
   const Backend& backend_;
+  int64_t index_topk_;
   int64_t num_tokens_;
   std::map<int, std::vector<float>> hidden_;
   std::map<int, std::vector<float>> scores_;
@@ -202,7 +211,7 @@ std::vector<int64_t> continue_greedily(Session& session, int sequence, int32_t f
 void run_prompt(Session& session, const Options& options, size_t prompt, const std::vector<int32_t>& tokens,
                 SelectionSource* selection, std::vector<OutputTensor>& out) {
   const auto num_tokens = static_cast<int64_t>(tokens.size());
-  Recorder recorder(options, session.backend(), num_tokens);
+  Recorder recorder(options, session, num_tokens);
   session.set_observer(&recorder);
   session.set_selection(selection);
   const int sequence = session.open();

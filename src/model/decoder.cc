@@ -1,5 +1,7 @@
 #include "model/decoder.h"
 
+#include <algorithm>
+
 #include "ops/embed.h"
 #include "ops/linear.h"
 
@@ -21,7 +23,11 @@ Operand Decoder::forward(Step& step) const {
   const int64_t num_tokens = step.batch.num_tokens;
   Residual residual{.sum = arena.matrix<float>(num_tokens, config_.hidden_size),
                     .delta = arena.matrix<float>(num_tokens, config_.hidden_size)};
-  if (config_.sparse()) step.selected = arena.matrix<int32_t>(num_tokens, config_.index_topk);
+  if (config_.sparse()) {
+    // No row has more candidates than max_context, whatever index_topk allows.
+    step.selected =
+        arena.matrix<int32_t>(num_tokens, std::min<int64_t>(config_.index_topk, step.batch.max_context));
+  }
 
   run(step.context, Embed{step.batch, weights_.embed, residual.sum});
   for (const DecoderLayer& layer : layers_) layer.forward(step, residual);

@@ -67,7 +67,8 @@ struct Step {
   IndexerProjection projection = IndexerProjection::kFused;
   SelectionSource* selection = nullptr;  // null: the indexer's own
   StepObserver* observer = nullptr;      // null: nobody looks
-  Matrix<int32_t> selected = {};         // of the last layer that owns an indexer: [num_tokens, index_topk]
+  /// Of the last layer that owns an indexer: [num_tokens, min(index_topk, max_context)].
+  Matrix<int32_t> selected = {};
 };
 
 }  // namespace fulgur
