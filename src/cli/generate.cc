@@ -125,6 +125,9 @@ void print_summary(const OpenedModel& model, const GenerateResult& result, size_
 }
 
 int run_generate(const Options& options) {
+  if (!options.prompt && options.file.empty() && options.ids.empty()) {
+    throw CLI::RequiredError("PROMPT, --file or --ids");
+  }
   const OpenedModel model = open_model(options.model);
   const Config& config = model.loaded.config;
   const std::optional<Tokenizer> tokenizer = open_tokenizer(model.folder);
@@ -178,11 +181,15 @@ int run_generate(const Options& options) {
 
 std::function<int()> declare_generate(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::Option_group* prompt = app.add_option_group("Prompt", "One of these");
-  prompt->add_option("PROMPT", options->prompt, "The prompt's text; - reads standard input")->type_name("");
-  prompt->add_option("--file", options->file, "Read the prompt from a file")->type_name("F");
-  prompt->add_option("--ids", options->ids, "The prompt as token ids")->type_name("1,2,3");
-  prompt->require_option(1);
+  CLI::Option* prompt =
+      app.add_option("PROMPT", options->prompt, "The prompt's text; - reads standard input")->type_name("");
+  CLI::Option* file = app.add_option("--file", options->file, "Read the prompt from a file")
+                          ->type_name("F")
+                          ->excludes(prompt);
+  app.add_option("--ids", options->ids, "The prompt as token ids")
+      ->type_name("1,2,3")
+      ->excludes(prompt)
+      ->excludes(file);
   app.add_option(
          "--max-tokens", options->max_tokens,
          fmt::format("Most new tokens (default: {}, or what the model's positions leave)", kDefaultMaxTokens))
