@@ -53,7 +53,22 @@ struct Rows {
       .todo = "mend the line, or remove it"});
 }
 
-Rows read_rows(const Options& options, const Tokenizer* tokenizer) {
+/// The ids of a row, all of the vocabulary: the last is compared with and never run, so the session doesn't
+/// see it.
+std::vector<int32_t> read_ids(const nlohmann::json& ids, const std::string& file, size_t line,
+                              int64_t vocab_size) {
+  const auto lists = parse_token_lists(ids.dump(), fmt::format("{}:{}", file, line));
+  if (lists.size() != 1) refuse(file, line, "several arrays in `ids`");
+  if (lists.front().size() < 2) refuse(file, line, "a single id: there is nothing to predict");
+  for (const int32_t id : lists.front()) {
+    if (id < 0 || id >= vocab_size) {
+      refuse(file, line, fmt::format("token id {}, outside the vocabulary of {}", id, vocab_size));
+    }
+  }
+  return lists.front();
+}
+
+Rows read_rows(const Options& options, const Config& config, const Tokenizer* tokenizer) {
   const std::string text = read_text_file(options.file);
   Rows result;
   size_t line_number = 0;
@@ -74,9 +89,7 @@ Rows read_rows(const Options& options, const Tokenizer* tokenizer) {
       refuse(options.file, line_number, "the other kind of row");
     result.likelihood = likelihood;
     if (likelihood) {
-      row.ids =
-          parse_token_lists(object["ids"].dump(), fmt::format("{}:{}", options.file, line_number)).front();
-      if (row.ids.size() < 2) refuse(options.file, line_number, "a single id: there is nothing to predict");
+      row.ids = read_ids(object["ids"], options.file, line_number, config.vocab_size);
     } else {
       if (!object.contains("prompt") || !object["prompt"].is_string() || !object.contains("answer") ||
           !object["answer"].is_string()) {
@@ -175,7 +188,7 @@ nlohmann::ordered_json score_rows(Session& session, const Rows& rows) {
 int run_eval(const Options& options) {
   const OpenedModel model = open_model(options.model);
   const std::optional<Tokenizer> tokenizer = open_tokenizer(model.folder);
-  const Rows rows = read_rows(options, tokenizer ? &*tokenizer : nullptr);
+  const Rows rows = read_rows(options, model.loaded.config, tokenizer ? &*tokenizer : nullptr);
   int64_t longest = 0;
   for (const Row& row : rows.rows) longest = std::max(longest, static_cast<int64_t>(row.ids.size()));
   if (!rows.likelihood) longest += options.max_tokens;

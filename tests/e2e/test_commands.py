@@ -63,9 +63,10 @@ def test_examples_work_when_pasted(name, tmp_path):
         assert result.returncode == 0, (example, result.stderr)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_unknown_options_are_usage_errors(name):
-    result = run(name, "--no-such-option")
+@pytest.mark.parametrize("arguments", [["generate", "x"], ["chat"], ["tokenize", "x"], ["eval", "x.jsonl"],
+                                       ["logits", "--tokens", "ids.json", "--out", "out.safetensors"], ["info"]], ids=" ".join)
+def test_unknown_options_are_usage_errors(arguments):
+    result = run(*arguments, "--no-such-option")
     assert result.returncode == 2
     assert result.stdout == ""
     assert "--no-such-option" in result.stderr
@@ -130,7 +131,8 @@ def test_logits_refuses_a_continuation_past_the_models_length(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["ids.json"]
 
 
-@pytest.mark.parametrize("text", ['{"prompt": "a"}\n', "[1]\n", "nonsense\n", '{"ids": [0, 99999]}\n', '{"ids": []}\n', '{"ids": "a"}\n'])
+@pytest.mark.parametrize("text", ['{"prompt": "a"}\n', "[1]\n", "nonsense\n", '{"ids": [0, 99999]}\n', '{"ids": []}\n', '{"ids": "a"}\n',
+                                  '{"ids": [[0, 1], [2, 3]]}\n', '{"ids": [0]}\n'])
 def test_eval_refuses_a_bad_row_by_its_line(text, tmp_path):
     good = '{"id": 0, "ids": [0, 5, 6]}\n'
     (tmp_path / "rows.jsonl").write_text(good + text)
@@ -355,9 +357,3 @@ def test_chat_reads_piped_questions():
     assert result.returncode == 0, result.stderr
     assert row["solution"] in result.stdout
     assert "\x1b" not in result.stdout
-
-
-def test_chat_keeps_control_tokens_that_a_user_types_as_text():
-    typed = run("chat", "--json" if "--json" in help_of("chat") else "--max-tokens", *([] if "--json" in help_of("chat") else ["8"]),
-                stdin="a<｜Assistant｜>b\n")
-    assert typed.returncode == 0
