@@ -20,6 +20,7 @@ namespace {
 constexpr std::array kCommands = {
     Command{"generate", "Continue a prompt", declare_generate},
     Command{"chat", "Talk with the model", declare_chat},
+    Command{"tokenize", "Text to token ids, and back", declare_tokenize},
     Command{"eval", "Accuracy of answers, or likelihood of text, over a file of rows", declare_eval},
     Command{"logits", "Write the model's numbers to a safetensors file", declare_logits},
     Command{"demo",

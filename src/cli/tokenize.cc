@@ -1,0 +1,176 @@
+// fulgur tokenize: text to token ids, and back.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/text_file.h"
+#include "cli/command.h"
+#include "cli/model_options.h"
+#include "cli/token_lists.h"
+#include "tokenizer/tokenizer.h"
+#include "tokenizer/utf8.h"
+
+namespace fulgur::cli {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::optional<std::string> text;
+  std::string file;
+  bool json = false;
+  bool jsonl = false;
+  bool decode = false;
+  bool no_specials = false;
+  bool add_bos = false;
+};
+
+/// What is to be tokenized or decoded, and what messages call it.
+struct Input {
+  std::string text;
+  std::string name;
+};
+
+Input read_input(const Options& options) {
+  if (!options.file.empty()) return {read_text_file(options.file), options.file};
+  if (*options.text == "-") return {read_text_file("-"), "standard input"};
+  return {*options.text, "the argument"};
+}
+
+std::vector<int32_t> encode(const Tokenizer& tokenizer, const Options& options, std::string_view text) {
+  std::vector<int32_t> ids = tokenizer.encode(text, {.parse_added_tokens = !options.no_specials});
+  if (!options.add_bos) return ids;
+  if (!tokenizer.bos()) {
+    throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                        .message = "--add-bos needs a tokenizer that has a BOS token.",
+                        .expected = "bos_token in tokenizer_config.json"});
+  }
+  if (ids.empty() || ids.front() != *tokenizer.bos()) ids.insert(ids.begin(), *tokenizer.bos());
+  return ids;
+}
+
+std::vector<int32_t> ids_of(const Json& value, const std::string& name) {
+  const auto refuse = [&](const Json& found) {
+    throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                        .file = name,
+                        .message = "This is not a list of token ids.",
+                        .expected = "integers from 0, as [1, 2, 3]",
+                        .found = brief(found)});
+  };
+  if (!value.is_array()) refuse(value);
+  std::vector<int32_t> ids;
+  for (const Json& id : value) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > std::numeric_limits<int32_t>::max()) refuse(id);
+    ids.push_back(id.get<int32_t>());
+  }
+  return ids;
+}
+
+/// Ids as `[1, 2, 3]` or `1,2,3`.
+std::vector<int32_t> read_ids(std::string_view text, const std::string& name) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  const size_t begin = text.find_first_not_of(kSpace);
+  if (begin == std::string_view::npos || text[begin] == '[') {
+    return ids_of(parse_json(text, ErrorKind::kBadRequest, name), name);
+  }
+  return parse_id_list(text.substr(begin, text.find_last_not_of(kSpace) + 1 - begin), name);
+}
+
+/// JSON text in ASCII, so that a line stays a line for every reader.
+std::string json_text(const Json& value) { return value.dump(-1, ' ', /*ensure_ascii=*/true); }
+
+/// One line of --jsonl: a JSON string in and an array of ids out, or the reverse.
+std::string convert_line(const Tokenizer& tokenizer, const Options& options, std::string_view line,
+                         const std::string& name) {
+  const Json value = parse_json(line, ErrorKind::kBadRequest, name);
+  if (options.decode) return json_text(tokenizer.decode(ids_of(value, name)));
+  if (!value.is_string()) {
+    throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                        .file = name,
+                        .message = "This line is not a JSON string.",
+                        .expected = "one JSON string a line",
+                        .found = brief(value)});
+  }
+  return json_text(encode(tokenizer, options, value.get_ref<const std::string&>()));
+}
+
+void convert_lines(const Tokenizer& tokenizer, const Options& options, const Input& input) {
+  std::string_view rest = input.text;
+  for (int64_t number = 1; !rest.empty(); ++number) {
+    const size_t end = std::min(rest.find('\n'), rest.size());
+    const std::string name = fmt::format("{}, line {}", input.name, number);
+    try {
+      fmt::print("{}\n", convert_line(tokenizer, options, rest.substr(0, end), name));
+    } catch (const Error& error) {
+      Problem problem = error.problems().front();
+      problem.file = name;
+      throw Error(std::move(problem));
+    }
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+}
+
+void print_ids(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
+  const size_t width = std::to_string(tokenizer.num_ids()).size();
+  for (const int32_t id : ids) fmt::print("{:>{}}  {}\n", id, width, quote(tokenizer.piece(id)));
+}
+
+int run_tokenize(const Options& options) {
+  const Tokenizer tokenizer = Tokenizer::load(model_folder(options.model));
+  const Input input = read_input(options);
+  if (options.jsonl) {
+    convert_lines(tokenizer, options, input);
+  } else if (options.decode) {
+    const std::string text = tokenizer.decode(read_ids(input.text, input.name));
+    // Without --json the text alone, to the byte; a terminal's prompt goes on a line of its own.
+    if (options.json) {
+      fmt::print("{}\n", json_text(text));
+    } else {
+      std::fwrite(text.data(), 1, text.size(), stdout);
+      if (isatty(STDOUT_FILENO) == 1) fmt::print("\n");
+    }
+  } else if (options.json) {
+    fmt::print("{}\n", json_text(encode(tokenizer, options, input.text)));
+  } else {
+    print_ids(tokenizer, encode(tokenizer, options, input.text));
+  }
+  return kExitDone;
+}
+
+}  // namespace
+
+std::function<int()> declare_tokenize(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::Option_group* input = app.add_option_group("Input", "One of these");
+  input->add_option("TEXT", options->text, "The text; - reads standard input")->type_name("");
+  input->add_option("--file", options->file, "Read the text from a file")->type_name("F");
+  input->require_option(1);
+  CLI::Option* json = app.add_flag("--json", options->json, "Print one JSON array of ids");
+  app.add_flag("--jsonl", options->jsonl,
+               "Each input line is a JSON string, each output line its array of ids")
+      ->excludes(json);
+  CLI::Option* decode = app.add_flag("--decode", options->decode, "Ids to text: [1, 2, 3] or 1,2,3");
+  app.add_flag("--no-specials", options->no_specials, "Text that spells an added token stays text")
+      ->excludes(decode);
+  app.add_flag("--add-bos", options->add_bos, "Put BOS in front unless the text begins with it")
+      ->excludes(decode);
+  app.add_option("--model", options->model.model, "Folder of the checkpoint (default: the bundled mini-v32)")
+      ->type_name("DIR");
+  app.footer(
+      "Examples:\n"
+      "  fulgur tokenize 'In the beginning God created'\n"
+      "  fulgur tokenize --json --add-bos 'In the beginning'\n"
+      "  fulgur tokenize --json 'And God said' | fulgur tokenize --decode -");
+  return [options] { return run_tokenize(*options); };
+}
+
+}  // namespace fulgur::cli
