@@ -1,5 +1,6 @@
 #include "model/layer.h"
 
+#include "ops/attention_prepare.h"
 #include "ops/ffn.h"
 #include "ops/indexer_select.h"
 #include "ops/mla_attention.h"
@@ -26,21 +27,36 @@ Indexer::Indexer(const Config& config, int layer, const IndexerWeights& weights)
              .rope = static_cast<int>(config.qk_rope_head_dim),
              .rope_interleave = config.indexer_rope_interleave} {}
 
-void Indexer::select(Step& step, const Operand& x, const Operand& q_latent) const {
-  const ArenaScope scope(*step.context.arena);
-  const int64_t num_tokens = x.rows;
-  const PagedKeys& keys = step.caches[static_cast<size_t>(layer_)].keys;
-  const Operand q =
-      step.context.arena->operand(keys.dtype, num_tokens, int64_t{shape_.num_heads} * shape_.head_dim);
-  const auto head_weights = step.context.arena->matrix<float>(num_tokens, shape_.num_heads);
+Indexer::Queries Indexer::allocate_queries(Step& step) const {
+  Arena& arena = *step.context.arena;
+  const int64_t num_tokens = step.batch.num_tokens;
+  const DType dtype = step.caches[static_cast<size_t>(layer_)].keys.dtype;
+  return {.q = arena.operand(dtype, num_tokens, int64_t{shape_.num_heads} * shape_.head_dim),
+          .head_weights = arena.matrix<float>(num_tokens, shape_.num_heads)};
+}
 
-  run(step.context, IndexerPrepare{x, q_latent, weights_, shape_, step.projection, step.rope, step.batch, q,
-                                   head_weights, keys});
-  run(step.context, IndexerSelect{q, head_weights, keys, shape_, step.batch, step.selected});
+IndexerPrepare Indexer::prepare(Step& step, const Operand& x, const Operand& q_latent,
+                                const Queries& queries) const {
+  return {x,
+          q_latent,
+          weights_,
+          shape_,
+          step.projection,
+          step.rope,
+          step.batch,
+          queries.q,
+          queries.head_weights,
+          step.caches[static_cast<size_t>(layer_)].keys};
+}
+
+void Indexer::select(Step& step, const Queries& queries) const {
+  const ArenaScope scope(*step.context.arena);
+  const PagedKeys& keys = step.caches[static_cast<size_t>(layer_)].keys;
+  run(step.context, IndexerSelect{queries.q, queries.head_weights, keys, shape_, step.batch, step.selected});
 
   if (step.observer != nullptr && step.observer->wants_scores()) {
-    const auto scores = step.context.arena->matrix<float>(num_tokens, step.batch.max_context);
-    run(step.context, IndexerScores{q, head_weights, keys, shape_, step.batch, scores});
+    const auto scores = step.context.arena->matrix<float>(step.batch.num_tokens, step.batch.max_context);
+    run(step.context, IndexerScores{queries.q, queries.head_weights, keys, shape_, step.batch, scores});
     step.observer->scores(layer_, scores);
   }
   if (step.selection != nullptr) step.selection->select(layer_, step.batch, step.context, step.selected);
@@ -76,7 +92,7 @@ void DecoderLayer::forward(Step& step, Residual& residual) const {
   const ArenaScope scope(*step.context.arena);
   const Operand x = add_norm(step, residual, weights_.input_norm, eps_);
   const Attended attended = prepare_attention(step, x);
-  if (attention_ == AttentionKind::kOwnIndexer) indexer_.select(step, x, attended.q_latent);
+  if (attention_ == AttentionKind::kOwnIndexer) indexer_.select(step, attended.indexer);
   const Operand u = attend(step, attended);
   run(step.context, MlaOutput{u, weights_.mla, mla_shape_, residual.delta});
   residual.pending = true;
@@ -87,13 +103,21 @@ void DecoderLayer::forward(Step& step, Residual& residual) const {
 DecoderLayer::Attended DecoderLayer::prepare_attention(Step& step, const Operand& x) const {
   const MlaShape& s = mla_shape_;
   Arena& arena = *step.context.arena;
-  const Attended attended{
+  Attended attended{
       .q = arena.operand(step.operand_dtype, x.rows, int64_t{s.num_heads} * (s.kv_lora + s.rope)),
       .q_latent = weights_.mla.q_a.present()
                       ? arena.operand(step.operand_dtype, x.rows, weights_.mla.q_a.rows)
                       : Operand{.dtype = step.operand_dtype}};
-  run(step.context, MlaPrepare{x, weights_.mla, s, step.rope, step.batch, attended.q_latent, attended.q,
-                               step.caches[static_cast<size_t>(layer_)].latents});
+  const MlaPrepare mla{
+      x,          weights_.mla,      s,          step.rope,
+      step.batch, attended.q_latent, attended.q, step.caches[static_cast<size_t>(layer_)].latents};
+  if (attention_ == AttentionKind::kOwnIndexer) {
+    attended.indexer = indexer_.allocate_queries(step);
+    const IndexerPrepare indexer = indexer_.prepare(step, x, attended.q_latent, attended.indexer);
+    run(step.context, AttentionPrepare{mla, &indexer});
+  } else {
+    run(step.context, AttentionPrepare{mla, nullptr});
+  }
   return attended;
 }
 

@@ -14,8 +14,17 @@ class Indexer {
  public:
   Indexer(const Config& config, int layer, const IndexerWeights& weights);
 
-  /// Caches the step's index keys and leaves each token's selected positions in step.selected.
-  void select(Step& step, const Operand& x, const Operand& q_latent) const;
+  /// What is scored against the cached keys.
+  struct Queries {
+    Operand q;                   // [num_tokens, nI*dI], in the form of the keys
+    Matrix<float> head_weights;  // [num_tokens, nI]
+  };
+  /// The op that makes `queries` and caches the step's keys.
+  [[nodiscard]] IndexerPrepare prepare(Step& step, const Operand& x, const Operand& q_latent,
+                                       const Queries& queries) const;
+  [[nodiscard]] Queries allocate_queries(Step& step) const;
+  /// Leaves each token's selected positions in step.selected.
+  void select(Step& step, const Queries& queries) const;
 
  private:
   int layer_;
@@ -40,8 +49,9 @@ class DecoderLayer {
 
  private:
   struct Attended {
-    Operand q;         // absorbed, [num_tokens, h*(r+dr)]
-    Operand q_latent;  // [num_tokens, q]
+    Operand q;                 // absorbed, [num_tokens, h*(r+dr)]
+    Operand q_latent;          // [num_tokens, q]
+    Indexer::Queries indexer;  // of layers that own one
   };
   Attended prepare_attention(Step& step, const Operand& x) const;
   Operand attend(Step& step, const Attended& attended) const;

@@ -11,6 +11,7 @@ struct RmsNorm;
 struct AddRmsNorm;
 struct Linear;
 struct LmHead;
+struct AttentionPrepare;
 struct MlaPrepare;
 struct IndexerPrepare;
 struct IndexerSelect;
@@ -37,6 +38,7 @@ struct Backend {
   void (*add_rms_norm)(Context&, const AddRmsNorm&);
   void (*linear)(Context&, const Linear&);
   void (*lm_head)(Context&, const LmHead&);
+  void (*attention_prepare)(Context&, const AttentionPrepare&);  // null: mla_prepare, then indexer_prepare
   void (*mla_prepare)(Context&, const MlaPrepare&);
   void (*indexer_prepare)(Context&, const IndexerPrepare&);
   void (*indexer_select)(Context&, const IndexerSelect&);

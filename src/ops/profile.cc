@@ -8,6 +8,7 @@ std::string_view name(OpKind kind) {
                                                                        "add_rms_norm",
                                                                        "linear",
                                                                        "lm_head",
+                                                                       "attention_prepare",
                                                                        "mla_prepare",
                                                                        "indexer_prepare",
                                                                        "indexer_select",

@@ -14,6 +14,7 @@ enum class OpKind : uint8_t {
   kAddRmsNorm,
   kLinear,
   kLmHead,
+  kAttentionPrepare,
   kMlaPrepare,
   kIndexerPrepare,
   kIndexerSelect,
@@ -25,7 +26,7 @@ enum class OpKind : uint8_t {
   kMoe,
   kSample,
 };
-constexpr size_t kNumOpKinds = 15;
+constexpr size_t kNumOpKinds = 16;
 
 /// "embed", "rms_norm", ...
 std::string_view name(OpKind kind);

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "ops/attention_prepare.h"
 #include "ops/backend.h"
 #include "ops/context.h"
 #include "ops/embed.h"
@@ -71,6 +72,14 @@ void run(Context& context, const LmHead& op) {
   require(op.hidden.cols == op.w.cols && op.logits.cols == op.w.rows, "lm_head: shapes");
   require(is_operand(op.hidden), "lm_head: hidden is an operand");
   call(context, OpKind::kLmHead, context.backend->lm_head, op);
+}
+
+void run(Context& context, const AttentionPrepare& op) {
+  if (context.backend->attention_prepare != nullptr) {
+    return call(context, OpKind::kAttentionPrepare, context.backend->attention_prepare, op);
+  }
+  run(context, op.mla);
+  if (op.indexer != nullptr) run(context, *op.indexer);
 }
 
 void run(Context& context, const MlaPrepare& op) {

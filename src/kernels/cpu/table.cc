@@ -21,6 +21,7 @@ constinit const Backend kBackend = {
     .add_rms_norm = add_rms_norm,
     .linear = linear,
     .lm_head = lm_head,
+    .attention_prepare = nullptr,
     .mla_prepare = mla_prepare,
     .indexer_prepare = indexer_prepare,
     .indexer_select = indexer_select,
