@@ -22,7 +22,8 @@ bool isa_supported(Isa isa);
 /// unsupported one.
 Isa choose_isa();
 
-/// The kernels built for an instruction set; null if it isn't in this build. Calling them without isa_supported(isa) traps.
+/// The kernels built for an instruction set; null if it isn't in this build. Calling them without
+/// isa_supported(isa) traps.
 const Backend* cpu_backend(Isa isa);
 
 }  // namespace fulgur

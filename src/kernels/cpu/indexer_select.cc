@@ -5,7 +5,7 @@
 // tile. With more tiles than threads each thread takes whole tiles, the longest contexts first; with fewer
 // (decoding) the pages of all tiles are shared out, then the rows. The context goes by in segments of
 // kSegmentKeys: after each, a row keeps its best index_topk so far, and the next segment competes with them.
-// So a thread's scratch is at most 8 MiB of scores and 1 MiB for the search, whatever the context. Rows that
+// So a thread's scratch is at most 8 MiB of scores and 2 MiB for the search, whatever the context. Rows that
 // may read everything aren't scored.
 //
 // Cost a row: position * nI * dI multiply-adds, 2 dI bytes a key from the page (of L1 and L2), two passes
