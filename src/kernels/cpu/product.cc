@@ -14,19 +14,24 @@
 namespace fulgur::cpu::FULGUR_CPU_ISA {
 namespace {
 
-// Register blocks: 12 of 16 vector registers hold sums, 24 of 32; a single token instead takes 8 outputs,
-// since fewer than 8 chains of FMAs don't hide their latency.
+// Register blocks: 12 of 16 vector registers hold sums, 24 of 32. Few tokens read weights as stored, and then
+// widening takes registers too; a single one takes 8 outputs, since fewer than 8 chains of FMAs don't hide
+// their latency.
 constexpr int kBlockTokens = kVectorRegisters == 32 ? 6 : 3;
+constexpr int kFewBlockTokens = 2;
 constexpr int kBlockOutputs = 4;
 constexpr int kSingleTokenOutputs = 8;
-// Blocks of memory: kBlockK packed activations of kBlockTokens tokens stay in L1 with the weights they meet;
-// the rows of weights of one block (kPassOutputs at most, kPassBytes) are read from L2 for every group of
-// tokens; products wider than kBlockK keep the partial sums of kPassTokens x kPassOutputs elements on the
+// From more tokens than this on, weights are widened to f32 once for all of them: widening within the block
+// costs more there than reading twice the bytes.
+constexpr int64_t kFewTokens = 5;
+// Blocks of memory: the rows of a pass, kPassBytes of f32, stay in L1 while groups of kBlockTokens tokens
+// meet them; products wider than kBlockK keep the partial sums of kPassTokens x kPassOutputs elements on the
 // stack between blocks of k.
-constexpr int64_t kBlockK = 1024;
+constexpr int64_t kBlockK = 512;
 constexpr int64_t kPassOutputs = 32;
-constexpr int64_t kPassBytes = 16 << 10;
-constexpr int64_t kPassTokens = 48;
+constexpr int64_t kWidePassOutputs = 8;
+constexpr int64_t kPassBytes = kWidePassOutputs * kBlockK * 4;
+constexpr int64_t kPassTokens = 192;
 
 /// Where an element of y goes: one of the two is null.
 struct Target {
@@ -41,17 +46,18 @@ struct Target {
   }
 };
 
-/// What one call of dot_block works on.
+/// A block of k of a rectangle of y: x and w begin at its first token, output and k.
 template <typename Dot>
 struct Block {
   const typename Dot::Packed* x;
   int64_t x_stride;
   const typename Dot::Stored* w;
   int64_t w_stride;
-  int64_t k_size;  // of this block of k; only the last one may end within a step
-  Vec* sums;       // of the blocks of k before and after this one
-  bool first;
-  bool last;
+  int64_t k_size;  // only the last block may end within a step
+  Target y;
+  Vec* sums = nullptr;  // of the blocks of k before and after this one: room for tokens x outputs
+  bool first = true;
+  bool last = true;
 };
 
 template <typename Dot, int kTokens, int kOutputs, int kPart>
@@ -60,7 +66,7 @@ template <typename Dot, int kTokens, int kOutputs, int kPart>
                                             Vec (&sums)[kTokens][kOutputs]) {
   decltype(Dot::template load_x<kPart>(x)) xs[kTokens];
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) xs[t] = Dot::template load_x<kPart>(x + t * x_stride);
+  for (int t = 0; t < kTokens; ++t) xs[t] = in_register(Dot::template load_x<kPart>(x + t * x_stride));
 #pragma GCC unroll 8
   for (int o = 0; o < kOutputs; ++o) {
     const auto ws = Dot::template load_w<kPart>(w + o * w_stride);
@@ -93,9 +99,9 @@ template <int kTokens, int kOutputs, typename Out>
   }
 }
 
-/// kTokens x kOutputs elements of y over one block of k.
+/// kTokens x kOutputs elements.
 template <typename Dot, int kTokens, int kOutputs>
-void dot_block(const Block<Dot>& b, const Target& y) {
+void dot_block(const Block<Dot>& b) {
   Vec sums[kTokens][kOutputs];
   if (b.first) {
 #pragma GCC unroll 8
@@ -126,8 +132,8 @@ void dot_block(const Block<Dot>& b, const Target& y) {
     }
     add_step<Dot, kTokens, kOutputs>(x, b.x_stride, tail, Dot::kStep, sums);
   }
-  if (b.last && y.narrow != nullptr) return add_lanes(sums, y.narrow, y.stride);
-  if (b.last) return add_lanes(sums, y.wide, y.stride);
+  if (b.last && b.y.narrow != nullptr) return add_lanes(sums, b.y.narrow, b.y.stride);
+  if (b.last) return add_lanes(sums, b.y.wide, b.y.stride);
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 8
@@ -135,7 +141,26 @@ void dot_block(const Block<Dot>& b, const Target& y) {
   }
 }
 
-/// f(integral_constant<int, n>) for a run-time n in [1, kMax].
+/// kTokens tokens of a block, all its outputs.
+template <typename Dot, int kTokens, int kOutputs>
+void dot_group(Block<Dot> b, int64_t outputs) {
+  const auto advance = [&b](int count) {
+    b.w += count * b.w_stride;
+    b.y = b.y.at(0, count);
+    b.sums += kTokens * count;
+  };
+  int64_t o = 0;
+  for (; o + kOutputs <= outputs; o += kOutputs) {
+    dot_block<Dot, kTokens, kOutputs>(b);
+    advance(kOutputs);
+  }
+  for (; o < outputs; ++o) {
+    dot_block<Dot, kTokens, 1>(b);
+    advance(1);
+  }
+}
+
+/// f(integral_constant<int, n>) for a run-time n in [1, kMax]; kMax for more.
 template <int kMax, typename F>
 void with_count(int64_t n, F&& f) {
   if constexpr (kMax > 1) {
@@ -144,98 +169,90 @@ void with_count(int64_t n, F&& f) {
   f(std::integral_constant<int, kMax>{});
 }
 
-/// A rectangle of y for one Dot. y(0, 0) is the element of the first token and the first output.
+/// All tokens and outputs of a block, kMaxTokens tokens at a time.
+template <int kMaxTokens, typename Dot>
+void dot_rectangle(Block<Dot> b, int64_t tokens, int64_t outputs) {
+  for (int64_t t = 0; t < tokens; t += kMaxTokens) {
+    with_count<kMaxTokens>(tokens - t, [&](auto count) {
+      constexpr int kOutputs = count == 1 ? kSingleTokenOutputs : kBlockOutputs;
+      dot_group<Dot, count, kOutputs>(b, outputs);
+    });
+    b.x += kMaxTokens * b.x_stride;
+    b.y = b.y.at(kMaxTokens, 0);
+    b.sums += kMaxTokens * outputs;
+  }
+}
+
+/// A pass over many tokens: rows of w over one block of k, widened first where they are stored narrow. The
+/// panel has the order that x was packed in.
 template <typename Dot>
-struct Product {
-  const typename Dot::Packed* x;
-  int64_t x_stride;
-  const typename Dot::Stored* w;
-  int64_t k_size;  // also the stride of w
-  int64_t tokens;
-  int64_t outputs;
-  Target y;
-
-  /// Outputs [o, o_end) of kTokens tokens from t on, over k in [k, k_end). `sums` has room for all of them.
-  template <int kTokens, int kOutputs>
-  void run_group(int64_t t, int64_t o, int64_t o_end, int64_t k, int64_t k_end, Vec* sums) const {
-    Block<Dot> b{.x = x + t * x_stride + k,
-                 .x_stride = x_stride,
-                 .w = nullptr,
-                 .w_stride = k_size,
-                 .k_size = k_end - k,
-                 .sums = sums,
-                 .first = k == 0,
-                 .last = k_end == k_size};
-    for (; o + kOutputs <= o_end; o += kOutputs) {
-      b.w = w + o * k_size + k;
-      dot_block<Dot, kTokens, kOutputs>(b, y.at(t, o));
-      b.sums += kTokens * kOutputs;
-    }
-    for (; o < o_end; ++o) {
-      b.w = w + o * k_size + k;
-      dot_block<Dot, kTokens, 1>(b, y.at(t, o));
-      b.sums += kTokens;
-    }
+void dot_pass(const Block<Dot>& b, int64_t tokens, int64_t outputs) {
+  if constexpr (std::is_same_v<typename Dot::Packed, typename Dot::Stored>) {
+    dot_rectangle<kBlockTokens>(b, tokens, outputs);
+  } else {
+    alignas(64) float panel[kPassBytes / sizeof(float)];
+    const int64_t padded = (b.k_size + Dot::kStep - 1) / Dot::kStep * Dot::kStep;
+    for (int64_t o = 0; o < outputs; ++o) Dot::pack_row(b.w + o * b.w_stride, b.k_size, panel + o * padded);
+    const Block<WideDot<float>> wide{.x = b.x,
+                                     .x_stride = b.x_stride,
+                                     .w = panel,
+                                     .w_stride = padded,
+                                     .k_size = padded,
+                                     .y = b.y,
+                                     .sums = b.sums,
+                                     .first = b.first,
+                                     .last = b.last};
+    dot_rectangle<kBlockTokens>(wide, tokens, outputs);
   }
+}
 
-  void run_groups(int64_t t, int64_t t_end, int64_t o, int64_t o_end, int64_t k, int64_t k_end,
-                  Vec* sums) const {
-    for (; t < t_end; t += kBlockTokens) {
-      with_count<kBlockTokens>(
-          t_end - t, [&](auto count) { run_group<count, kBlockOutputs>(t, o, o_end, k, k_end, sums); });
-      sums += kBlockTokens * (o_end - o);
-    }
-  }
-
-  /// Rows of weights that a pass reads again and again from L2 or nearer.
-  [[nodiscard]] int64_t pass_outputs() const {
-    const int64_t row_bytes = std::min(k_size, kBlockK) * static_cast<int64_t>(sizeof *w);
-    return std::clamp<int64_t>(kPassBytes / row_bytes / 8 * 8, 8, kPassOutputs);
-  }
-
-  void run_narrow() const {
-    const int64_t step = pass_outputs();
+/// `whole` is all of k and every output, in passes of outputs, and of tokens and blocks of k where k is wide.
+template <typename Dot>
+void dot_passes(const Block<Dot>& whole, int64_t tokens, int64_t outputs) {
+  const int64_t padded = (whole.k_size + Dot::kStep - 1) / Dot::kStep * Dot::kStep;
+  if (padded <= kBlockK) {
+    const int64_t step =
+        std::clamp<int64_t>(kPassBytes / (padded * 4) / 4 * 4, kWidePassOutputs, kPassOutputs);
     for (int64_t o = 0; o < outputs; o += step) {
-      run_groups(0, tokens, o, std::min(outputs, o + step), 0, k_size, nullptr);
+      Block<Dot> b = whole;
+      b.w += o * b.w_stride;
+      b.y = b.y.at(0, o);
+      dot_pass(b, tokens, std::min(step, outputs - o));
     }
+    return;
   }
-
-  void run_wide() const {
-    Vec sums[kPassTokens * kPassOutputs];
-    const int64_t step = pass_outputs();
-    for (int64_t o = 0; o < outputs; o += step) {
-      for (int64_t t = 0; t < tokens; t += kPassTokens) {
-        for (int64_t k = 0; k < k_size; k += kBlockK) {
-          run_groups(t, std::min(tokens, t + kPassTokens), o, std::min(outputs, o + step), k,
-                     std::min(k_size, k + kBlockK), sums);
-        }
+  Vec sums[kPassTokens * kWidePassOutputs];
+  for (int64_t o = 0; o < outputs; o += kWidePassOutputs) {
+    for (int64_t t = 0; t < tokens; t += kPassTokens) {
+      for (int64_t k = 0; k < whole.k_size; k += kBlockK) {
+        Block<Dot> b = whole;
+        b.x += t * b.x_stride + k;
+        b.w += o * b.w_stride + k;
+        b.k_size = std::min(kBlockK, whole.k_size - k);
+        b.y = b.y.at(t, o);
+        b.sums = sums;
+        b.first = k == 0;
+        b.last = k + kBlockK >= whole.k_size;
+        dot_pass(b, std::min(kPassTokens, tokens - t), std::min(kWidePassOutputs, outputs - o));
       }
     }
   }
-
-  void run() const {
-    if (tokens == 1) {
-      run_group<1, kSingleTokenOutputs>(0, 0, outputs, 0, k_size, nullptr);
-    } else if (k_size <= kBlockK) {
-      run_narrow();
-    } else {
-      run_wide();
-    }
-  }
-};
+}
 
 template <typename Dot>
 void multiply_with(const PackedRows& x, Share tokens, const Weight& w, Share outputs, const Target& y) {
   using Packed = typename Dot::Packed;
   using Stored = typename Dot::Stored;
-  Product<Dot>{.x = reinterpret_cast<const Packed*>(x.data + tokens.begin * x.row_bytes),
-               .x_stride = x.row_bytes / static_cast<int64_t>(sizeof(Packed)),
-               .w = static_cast<const Stored*>(w.data) + outputs.begin * w.cols,
-               .k_size = w.cols,
-               .tokens = tokens.end - tokens.begin,
-               .outputs = outputs.end - outputs.begin,
-               .y = y}
-      .run();
+  const Block<Dot> whole{.x = reinterpret_cast<const Packed*>(x.data + tokens.begin * x.row_bytes),
+                         .x_stride = x.row_bytes / static_cast<int64_t>(sizeof(Packed)),
+                         .w = static_cast<const Stored*>(w.data) + outputs.begin * w.cols,
+                         .w_stride = w.cols,
+                         .k_size = w.cols,
+                         .y = y};
+  const int64_t num_tokens = tokens.end - tokens.begin;
+  const int64_t num_outputs = outputs.end - outputs.begin;
+  if (num_tokens <= kFewTokens) return dot_rectangle<kFewBlockTokens>(whole, num_tokens, num_outputs);
+  dot_passes(whole, num_tokens, num_outputs);
 }
 
 template <typename X>
