@@ -52,26 +52,18 @@ struct SplitDot {
   }
   static Vec add(Vec w, Vec x, Vec sums) { return fma(w, x, sums); }
 
-  static void pack_row(const Bf16* x, int64_t cols, float* out) {
+  template <typename X>
+  static void pack_row(const X* x, int64_t cols, float* out) {
     int64_t i = 0;
     for (; i + kStep <= cols; i += kStep) {
       store(out + i, load_even(x + i));
       store(out + i + kLanes, load_odd(x + i));
     }
     if (i < cols) {
-      Bf16 tail[kStep] = {};
-      std::memcpy(tail, x + i, static_cast<size_t>(cols - i) * sizeof(Bf16));
+      X tail[kStep] = {};
+      std::memcpy(tail, x + i, static_cast<size_t>(cols - i) * sizeof(X));
       store(out + i, load_even(tail));
       store(out + i + kLanes, load_odd(tail));
-    }
-  }
-  static void pack_row(const float* x, int64_t cols, float* out) {
-    for (int64_t i = 0; i < cols; i += kStep) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        const int64_t k = i + 2 * lane;
-        out[i + lane] = k < cols ? x[k] : 0.0F;
-        out[i + kLanes + lane] = k + 1 < cols ? x[k + 1] : 0.0F;
-      }
     }
   }
 };

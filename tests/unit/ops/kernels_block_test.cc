@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels_support.h"
@@ -90,17 +91,15 @@ TEST(Ffn, GivesTheSameBitsForOneRowAndManyAndAnyThreads) {
       Values all = random_values(DType::kF32, 101, 160, 6);
       Machine machine(isa, 1);
       run(machine.context, Ffn{x.operand(), weights, {all.wide.data(), 101, 160}});
-      for (const int threads : {1, 2, 3, 4}) {
+      for (const auto& [threads, rows] : {std::pair<int, int64_t>{1, 1}, {1, 7}, {2, 7}, {3, 64}, {4, 101}}) {
         Machine team(isa, threads);
-        for (const int64_t rows : {1, 7, 64, 101}) {
-          Values parts = random_values(DType::kF32, 101, 160, 7);
-          for (int64_t t = 0; t < 101; t += rows) {
-            const int64_t count = std::min<int64_t>(rows, 101 - t);
-            run(team.context,
-                Ffn{rows_of(x.operand(), t, count), weights, {parts.wide.data() + t * 160, count, 160}});
-          }
-          ASSERT_EQ(parts.wide, all.wide) << threads << " threads, " << rows << " rows at once";
+        Values parts = random_values(DType::kF32, 101, 160, 7);
+        for (int64_t t = 0; t < 101; t += rows) {
+          const int64_t count = std::min<int64_t>(rows, 101 - t);
+          run(team.context,
+              Ffn{rows_of(x.operand(), t, count), weights, {parts.wide.data() + t * 160, count, 160}});
         }
+        ASSERT_EQ(parts.wide, all.wide) << threads << " threads, " << rows << " rows at once";
       }
     }
   }
@@ -140,19 +139,16 @@ TEST(MlaOutput, IsUvHeadByHeadAndThenTheOutputProjection) {
           ASSERT_NEAR(whole.at(t, i), exact, magnitude * eps + 1e-5);
         }
       }
-      for (const int threads : {2, 3}) {
+      for (const auto& [threads, rows] : {std::pair<int, int64_t>{1, 1}, {2, 5}, {3, 67}}) {
         Machine team(isa, threads);
-        for (const int64_t rows : {1, 5, 67}) {
-          Values parts = random_values(DType::kF32, kTokens, 144, 5);
-          for (int64_t t = 0; t < kTokens; t += rows) {
-            const int64_t count = std::min(rows, kTokens - t);
-            run(team.context, MlaOutput{rows_of(u.operand(), t, count),
-                                        weights,
-                                        shape,
-                                        {parts.wide.data() + t * 144, count, 144}});
-          }
-          ASSERT_EQ(parts.wide, whole.wide) << threads << " threads, " << rows << " rows at once";
+        Values parts = random_values(DType::kF32, kTokens, 144, 5);
+        for (int64_t t = 0; t < kTokens; t += rows) {
+          const int64_t count = std::min(rows, kTokens - t);
+          run(team.context,
+              MlaOutput{
+                  rows_of(u.operand(), t, count), weights, shape, {parts.wide.data() + t * 144, count, 144}});
         }
+        ASSERT_EQ(parts.wide, whole.wide) << threads << " threads, " << rows << " rows at once";
       }
     }
   }
@@ -295,16 +291,14 @@ TEST(Moe, GivesTheSameBitsForOneRowAndManyAndAnyThreads) {
       Values x = random_values(dtype, kTokens, 48, 3);
       Machine machine(isa, 1);
       const TestMoe::Result whole = moe.run_rows(machine, x, 0, kTokens);
-      for (const int threads : {1, 2, 4}) {
+      for (const auto& [threads, rows] : {std::pair<int, int64_t>{1, 1}, {2, 37}, {4, 600}}) {
         Machine team(isa, threads);
-        for (const int64_t rows : {1, 37, 600}) {
-          std::vector<float> delta;
-          for (int64_t t = 0; t < kTokens; t += rows) {
-            const TestMoe::Result part = moe.run_rows(team, x, t, std::min(rows, kTokens - t));
-            delta.insert(delta.end(), part.delta.begin(), part.delta.end());
-          }
-          ASSERT_EQ(delta, whole.delta) << threads << " threads, " << rows << " rows at once";
+        std::vector<float> delta;
+        for (int64_t t = 0; t < kTokens; t += rows) {
+          const TestMoe::Result part = moe.run_rows(team, x, t, std::min(rows, kTokens - t));
+          delta.insert(delta.end(), part.delta.begin(), part.delta.end());
         }
+        ASSERT_EQ(delta, whole.delta) << threads << " threads, " << rows << " rows at once";
       }
     }
   }

@@ -81,11 +81,6 @@ inline Vec load_odd(const float* p) {
   return {_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8))};
 }
 
-inline Vec in_register(Vec a) {
-  __asm__("" : "+x"(a.v));
-  return a;
-}
-
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 inline void store(float* p, Vec a, int n) { _mm256_maskstore_ps(p, first_lanes(n), a.v); }
 

@@ -61,11 +61,6 @@ inline Vec load_odd(const float* p) {
   return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), index, _mm512_loadu_ps(p + 16))};
 }
 
-inline Vec in_register(Vec a) {
-  __asm__("" : "+v"(a.v));
-  return a;
-}
-
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 inline void store(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
 

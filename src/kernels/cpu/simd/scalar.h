@@ -60,8 +60,6 @@ inline Vec in_register(Vec a) {
 inline Vec load_even(const float* p) { return {F32x4{p[0], p[2], p[4], p[6]}}; }
 inline Vec load_odd(const float* p) { return {F32x4{p[1], p[3], p[5], p[7]}}; }
 
-inline Vec in_register(Vec a) { return a; }
-
 inline void store(float* p, Vec a) { std::memcpy(p, &a.v, sizeof a.v); }
 inline void store(float* p, Vec a, int n) {
   for (int i = 0; i < n && i < kLanes; ++i) p[i] = a.v[i];
