@@ -32,7 +32,7 @@ std::string report(const std::vector<Problem>& problems) {
   std::string text;
   for (const Problem& problem : problems) {
     if (++seen[problem.kind] > kMostOfAKind) continue;
-    if (!text.empty()) text += "\n";
+    if (!text.empty()) text += "\n\n";
     text += describe(problem);
   }
   for (const auto& [kind, count] : seen) {

@@ -1,0 +1,92 @@
+#include "base/dtype.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace fulgur {
+namespace {
+
+constexpr uint32_t kAllBf16 = 1U << 16;
+
+bool is_nan_bf16(uint32_t bits) { return (bits & 0x7fffU) > 0x7f80U; }
+
+TEST(Bf16, SurvivesTheWayToF32AndBackForEveryBitPattern) {
+  for (uint32_t bits = 0; bits < kAllBf16; ++bits) {
+    const Bf16 value{static_cast<uint16_t>(bits)};
+    const Bf16 back = to_bf16(to_float(value));
+    if (is_nan_bf16(bits)) {
+      ASSERT_TRUE(std::isnan(to_float(value)) && is_nan_bf16(back.bits)) << std::hex << bits;
+    } else {
+      ASSERT_EQ(back.bits, bits) << std::hex << bits;
+    }
+  }
+}
+
+// Rounding is monotonic; so it is right everywhere if it is right at, just below and just above every
+// midpoint.
+TEST(Bf16, RoundsToNearestEvenAtEveryMidpoint) {
+  for (uint32_t bits = 0; bits < kAllBf16; ++bits) {
+    if ((bits & 0x7fffU) >= 0x7f80U) continue;  // infinity and NaN have no midpoint above
+    const uint32_t midpoint = (bits << 16) | 0x8000U;
+    const uint32_t even = (bits & 1U) == 0 ? bits : bits + 1;  // may be infinity
+    ASSERT_EQ(to_bf16(std::bit_cast<float>(midpoint)).bits, even) << std::hex << midpoint;
+    ASSERT_EQ(to_bf16(std::bit_cast<float>(midpoint - 1)).bits, bits) << std::hex << midpoint - 1;
+    ASSERT_EQ(to_bf16(std::bit_cast<float>(midpoint + 1)).bits, bits + 1) << std::hex << midpoint + 1;
+  }
+}
+
+TEST(Bf16, KeepsEveryNanANan) {
+  for (const uint32_t payload :
+       {0x1U, 0x7fffU, 0x8000U, 0xffffU, 0x10000U, 0x3fffffU, 0x400000U, 0x7fffffU}) {
+    for (const uint32_t sign : {0x0U, 0x80000000U}) {
+      const auto nan = std::bit_cast<float>(sign | 0x7f800000U | payload);
+      EXPECT_TRUE(is_nan_bf16(to_bf16(nan).bits)) << std::hex << payload;
+      EXPECT_EQ(to_bf16(nan).bits >> 15, sign >> 31);
+    }
+  }
+}
+
+TEST(Half, IsExactForEveryBitPattern) {
+  for (uint32_t bits = 0; bits < (1U << 16); ++bits) {
+    const double sign = (bits & 0x8000U) != 0 ? -1 : 1;
+    const auto exponent = static_cast<int>((bits >> 10) & 0x1fU);
+    const double mantissa = bits & 0x3ffU;
+    const float value = half_to_float(static_cast<uint16_t>(bits));
+    if (exponent == 31) {
+      ASSERT_TRUE(mantissa == 0 ? std::isinf(value) : std::isnan(value)) << std::hex << bits;
+    } else {
+      const double expected =
+          exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+      ASSERT_EQ(value, sign * expected) << std::hex << bits;
+    }
+    ASSERT_EQ(std::signbit(value), sign < 0) << std::hex << bits;
+  }
+}
+
+TEST(DType, IsFoundByItsOwnNameAndNoOther) {
+  for (int i = 0; i <= static_cast<int>(DType::kF8E8M0); ++i) {
+    const auto dtype = static_cast<DType>(i);
+    EXPECT_EQ(parse_dtype(name(dtype)), dtype) << name(dtype);
+  }
+  for (const std::string_view text : {"", "bf16", "BF16 ", "F8", "F8_E4M3FN", "F128"}) {
+    EXPECT_EQ(parse_dtype(text), std::nullopt) << text;
+  }
+}
+
+TEST(DType, HasTheWidthThatItsNameTells) {
+  for (int i = 0; i <= static_cast<int>(DType::kF8E8M0); ++i) {
+    const auto dtype = static_cast<DType>(i);
+    const std::string text(name(dtype));
+    const size_t digits = text.find_first_of("0123456789");
+    const size_t bits =
+        digits == std::string::npos ? 8 : std::stoul(text.substr(digits));  // BOOL takes a byte
+    EXPECT_EQ(size_bytes(dtype), bits / 8) << text;
+  }
+}
+
+}  // namespace
+}  // namespace fulgur
