@@ -1,0 +1,105 @@
+#include "unit/ops/batch.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace fulgur::test {
+namespace {
+
+constexpr int kUnownedPages = 3;
+
+int pages_for(int tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
+}  // namespace
+
+Batch::Batch(Machine& machine, Random& random, const std::vector<Part>& parts, int vocab) : parts_(parts) {
+  int most_pages = 0;
+  for (const Part& part : parts) {
+    num_tokens_ += part.count;
+    max_context_ = std::max(max_context_, part.cached + part.count);
+    num_pages_ += pages_for(part.cached + part.count);
+    most_pages = std::max(most_pages, pages_for(part.cached + part.count));
+  }
+  num_pages_ += kUnownedPages;
+  std::vector<int> free_pages(static_cast<size_t>(num_pages_));
+  std::iota(free_pages.begin(), free_pages.end(), 0);
+  std::ranges::shuffle(free_pages, random.engine());
+
+  token_ = &machine.add(DType::kI32, num_tokens_, 1);
+  position_ = &machine.add(DType::kI32, num_tokens_, 1);
+  sequence_ = &machine.add(DType::kI32, num_tokens_, 1);
+  pages_ = &machine.add(DType::kI32, num_sequences(), most_pages,
+                        {.padding = 2});  // what isn't set is no valid page
+  fault_ = &machine.add(DType::kU32, num_sequences(), 1).fill([](int64_t, int64_t) { return 0; });
+  int row = 0;
+  for (int s = 0; s < num_sequences(); ++s) {
+    const Part& part = parts[static_cast<size_t>(s)];
+    for (int i = 0; i < part.count; ++i, ++row) {
+      token_->set(row, 0, static_cast<double>(random.integer(0, vocab - 1)));
+      position_->set(row, 0, part.cached + i);
+      sequence_->set(row, 0, s);
+    }
+    for (int i = 0; i < pages_for(part.cached + part.count); ++i) {
+      pages_->set(s, i, free_pages.back());
+      free_pages.pop_back();
+    }
+  }
+}
+
+TokenBatch Batch::rows(Side side, int first, int count) const {
+  return {.num_tokens = count < 0 ? num_tokens_ : count,
+          .num_sequences = num_sequences(),
+          .max_context = max_context_,
+          .token = static_cast<const int32_t*>(token_->data(side, first)),
+          .position = static_cast<const int32_t*>(position_->data(side, first)),
+          .sequence = static_cast<const int32_t*>(sequence_->data(side, first)),
+          .pages = pages_->matrix<const int32_t>(side),
+          .fault = static_cast<uint32_t*>(fault_->data(side))};
+}
+
+int64_t Batch::pool_token(int sequence, int position) const {
+  return static_cast<int64_t>(pages_->before(sequence, position / kPageTokens)) * kPageTokens +
+         position % kPageTokens;
+}
+
+KeyPool::KeyPool(Machine& machine, const Batch& batch, DType dtype, int width)
+    : width_(width),
+      pool_(&machine.add(dtype, batch.num_pages(), PagedKeys{.width = width}.page_elements())) {}
+
+PagedKeys KeyPool::keys(Side side) const {
+  return {.data = pool_->data(side),
+          .dtype = pool_->dtype(),
+          .num_pages = static_cast<int>(pool_->rows()),
+          .width = width_};
+}
+
+void KeyPool::set(int64_t pool_token, int dim, double value) {
+  const auto slot = static_cast<int>(pool_token % kPageTokens);
+  pool_->set(pool_token / kPageTokens, PagedKeys::offset(dim, slot), value);
+  if (width_ % 2 != 0 && dim == width_ - 1)
+    pool_->set(pool_token / kPageTokens, PagedKeys::offset(width_, slot), 0);
+}
+
+double KeyPool::after(int64_t pool_token, int dim) const {
+  return pool_->after(pool_token / kPageTokens,
+                      PagedKeys::offset(dim, static_cast<int>(pool_token % kPageTokens)));
+}
+
+void KeyPool::may_change(const std::vector<int64_t>& pool_tokens) {
+  pool_->may_change([&](int64_t page, int64_t element) {
+    const int64_t slot = element / 2 % kPageTokens;
+    return std::ranges::find(pool_tokens, page * kPageTokens + slot) != pool_tokens.end();
+  });
+}
+
+LatentPool::LatentPool(Machine& machine, const Batch& batch, DType dtype, int width)
+    : num_pages_(batch.num_pages()), pool_(&machine.add(dtype, int64_t{num_pages_} * kPageTokens, width)) {}
+
+PagedLatents LatentPool::latents(Side side) const {
+  return {.data = pool_->data(side),
+          .dtype = pool_->dtype(),
+          .num_pages = num_pages_,
+          .width = static_cast<int>(pool_->cols())};
+}
+
+}  // namespace fulgur::test

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <vector>
+
+#include "ops/paged_cache.h"
+#include "ops/token_batch.h"
+#include "unit/ops/machine.h"
+
+namespace fulgur::test {
+
+/// A part of one sequence: `count` new tokens behind `cached` older ones.
+struct Part {
+  int cached = 0;
+  int count = 1;
+};
+
+/// A step's batch over permuted pages, some of which nobody owns.
+class Batch {
+ public:
+  Batch(Machine& machine, Random& random, const std::vector<Part>& parts, int vocab = 1);
+
+  /// The rows [first, first + count) as a batch of their own.
+  [[nodiscard]] TokenBatch rows(Side side, int first = 0, int count = -1) const;
+  [[nodiscard]] int num_tokens() const { return num_tokens_; }
+  [[nodiscard]] int num_sequences() const { return static_cast<int>(parts_.size()); }
+  [[nodiscard]] int max_context() const { return max_context_; }
+  [[nodiscard]] int num_pages() const { return num_pages_; }
+  [[nodiscard]] int position(int row) const { return static_cast<int>(position_->before(row, 0)); }
+  [[nodiscard]] int sequence(int row) const { return static_cast<int>(sequence_->before(row, 0)); }
+  [[nodiscard]] uint32_t fault_after(int sequence) const {
+    return static_cast<uint32_t>(fault_->after(sequence, 0));
+  }
+  /// The token of the pools, page * 64 + slot, where a sequence keeps a position.
+  [[nodiscard]] int64_t pool_token(int sequence, int position) const;
+  /// One past the last position of a sequence in this step.
+  [[nodiscard]] int length(int sequence) const {
+    return parts_[static_cast<size_t>(sequence)].cached + parts_[static_cast<size_t>(sequence)].count;
+  }
+  /// Allows the op to set fault bits.
+  void may_fault() { fault_->is_output(); }
+
+ private:
+  std::vector<Part> parts_;
+  int num_tokens_ = 0;
+  int max_context_ = 0;
+  int num_pages_ = 0;
+  Buffer* token_ = nullptr;
+  Buffer* position_ = nullptr;
+  Buffer* sequence_ = nullptr;
+  Buffer* pages_ = nullptr;
+  Buffer* fault_ = nullptr;
+};
+
+/// A pool of index keys; row = page, elements as PagedKeys lays them out. Filled with NaN: set what is
+/// cached.
+class KeyPool {
+ public:
+  KeyPool(Machine& machine, const Batch& batch, DType dtype, int width);
+  [[nodiscard]] PagedKeys keys(Side side) const;
+  void set(int64_t pool_token, int dim, double value);
+  [[nodiscard]] double after(int64_t pool_token, int dim) const;
+  /// The op may write this token's key, its padding included.
+  void may_change(const std::vector<int64_t>& pool_tokens);
+
+ private:
+  int width_;
+  Buffer* pool_;
+};
+
+/// A pool of latents; row = token. Filled with NaN: set what is cached.
+class LatentPool {
+ public:
+  LatentPool(Machine& machine, const Batch& batch, DType dtype, int width);
+  [[nodiscard]] PagedLatents latents(Side side) const;
+  Buffer& buffer() { return *pool_; }
+
+ private:
+  int num_pages_;
+  Buffer* pool_;
+};
+
+}  // namespace fulgur::test

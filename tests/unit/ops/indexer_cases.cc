@@ -1,0 +1,214 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "ops/indexer_prepare.h"
+#include "ops/indexer_select.h"
+#include "reference/indexer_prepare.h"
+#include "reference/indexer_scores.h"
+#include "reference/indexer_select.h"
+#include "unit/ops/mla_weights.h"
+#include "unit/ops/op_table.h"
+
+namespace fulgur::test {
+namespace {
+
+class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
+ public:
+  IndexerPrepareCase(Machine& machine, Random& random, const Dims& dims, DType operand, DType form,
+                     IndexerProjection projection)
+      : shape_(indexer_shape(dims)),
+        projection_(projection),
+        batch_(machine, random, dims.batch),
+        rope_(machine, dims, batch_.max_context()),
+        wk_weights_proj_(machine.add_weight(random, form, dims.index_dim + dims.index_heads, dims.hidden)),
+        k_norm_gain_(machine.add_gain(random, form, dims.index_dim)),
+        k_norm_bias_(machine.add(form, 1, dims.index_dim).fill_normal(random, 0.5)),
+        wq_b_(machine.add_weight(random, form, int64_t{dims.index_heads} * dims.index_dim, dims.q_lora)),
+        x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = 4}).fill_normal(random, 1)),
+        q_latent_(
+            machine.add(operand, batch_.num_tokens(), dims.q_lora, {.padding = 2}).fill_normal(random, 1)),
+        q_(machine.add_output(operand, batch_.num_tokens(), int64_t{dims.index_heads} * dims.index_dim)),
+        head_weights_(machine.add_output(DType::kF32, batch_.num_tokens(), dims.index_heads)),
+        pool_(machine, batch_, operand, dims.index_dim) {
+    for (int row = 0; row < batch_.num_tokens(); ++row) {
+      written_.push_back(batch_.pool_token(batch_.sequence(row), batch_.position(row)));
+    }
+    pool_.may_change(written_);
+  }
+
+  [[nodiscard]] int num_rows() const override { return batch_.num_tokens(); }
+  void check() override {
+    reference::IndexerPrepared twin;
+    with_op(Side::kHost, 0, num_rows(),
+            [&](const IndexerPrepare& op) { twin = reference::indexer_prepare(op); });
+    expect_close(twin.q, q_, "q");
+    expect_close(twin.head_weights, head_weights_, "head_weights");
+    expect_close(
+        twin.keys,
+        [this](int64_t row, int64_t dim) {
+          return pool_.after(written_[static_cast<size_t>(row)], static_cast<int>(dim));
+        },
+        "keys");
+    if (shape_.head_dim % 2 != 0) {
+      for (const int64_t token : written_)
+        EXPECT_EQ(pool_.after(token, shape_.head_dim), 0) << "the last pair's padding";
+    }
+  }
+
+  template <typename F>
+  void with_op(Side side, int first, int count, F f) {
+    const TokenBatch batch = batch_.rows(side, first, count);
+    const RopeTable rope = rope_.table(side);
+    const IndexerWeights weights{wk_weights_proj_.weight(side), k_norm_gain_.weight(side),
+                                 k_norm_bias_.weight(side), wq_b_.weight(side)};
+    f(IndexerPrepare{x_.operand(side, first, count), q_latent_.operand(side, first, count), weights, shape_,
+                     projection_, rope, batch, q_.operand(side, first, count),
+                     head_weights_.matrix<float>(side, first, count), pool_.keys(side)});
+  }
+
+ private:
+  IndexerShape shape_;
+  IndexerProjection projection_;
+  Batch batch_;
+  RopeBuffers rope_;
+  Buffer& wk_weights_proj_;
+  Buffer& k_norm_gain_;
+  Buffer& k_norm_bias_;
+  Buffer& wq_b_;
+  Buffer& x_;
+  Buffer& q_latent_;
+  Buffer& q_;
+  Buffer& head_weights_;
+  KeyPool pool_;
+  std::vector<int64_t> written_;
+};
+
+/// Scores and selection of the same inputs.
+class IndexerSelectCase : public OpCase<IndexerSelectCase> {
+ public:
+  IndexerSelectCase(Machine& machine, Random& random, const Dims& dims, DType operand)
+      : shape_(indexer_shape(dims)),
+        batch_(machine, random, dims.batch),
+        q_(machine
+               .add(operand, batch_.num_tokens(), int64_t{dims.index_heads} * dims.index_dim, {.padding = 4})
+               .fill_normal(random, 1)),
+        head_weights_(machine.add(DType::kF32, batch_.num_tokens(), dims.index_heads, {.padding = 1})
+                          .fill_normal(random, 0.3)),
+        pool_(machine, batch_, operand, dims.index_dim),
+        scores_(machine.add_output(DType::kF32, batch_.num_tokens(), batch_.max_context() + 3)),
+        selected_(machine.add_output(DType::kI32, batch_.num_tokens(), dims.topk)) {
+    for (int s = 0; s < batch_.num_sequences(); ++s) {
+      for (int position = 0; position < batch_.length(s); ++position) {
+        for (int i = 0; i < dims.index_dim; ++i)
+          pool_.set(batch_.pool_token(s, position), i, random.normal());
+      }
+    }
+  }
+
+  [[nodiscard]] int num_rows() const override { return batch_.num_tokens(); }
+  void run(Context& context, int first, int count) override {
+    OpCase::run(context, first, count);
+    const TokenBatch batch = batch_.rows(Side::kBackend, first, count);
+    fulgur::run(context, IndexerScores{q_.operand(Side::kBackend, first, count),
+                                       head_weights_.matrix<const float>(Side::kBackend, first, count),
+                                       pool_.keys(Side::kBackend), shape_, batch,
+                                       scores_.matrix<float>(Side::kBackend, first, count)});
+  }
+
+  void check() override {
+    reference::Table twin;
+    with_op(Side::kHost, 0, num_rows(),
+            [&](const IndexerSelect& op) { twin = reference::indexer_scores(op); });
+    reference::Table wide(twin.rows, scores_.cols());  // zeros behind max_context
+    for (int64_t t = 0; t < twin.rows; ++t) std::ranges::copy(twin.row(t), wide.row(t).begin());
+    expect_close(wide, scores_, "scores");
+    for (int t = 0; t < num_rows(); ++t)
+      check_selection(t, twin.row(t).first(static_cast<size_t>(batch_.position(t)) + 1));
+  }
+
+  template <typename F>
+  void with_op(Side side, int first, int count, F f) {
+    const TokenBatch batch = batch_.rows(side, first, count);
+    f(IndexerSelect{q_.operand(side, first, count), head_weights_.matrix<const float>(side, first, count),
+                    pool_.keys(side), shape_, batch, selected_.matrix<int32_t>(side, first, count)});
+  }
+
+ private:
+  void check_selection(int t, reference::Row twin) const {
+    std::vector<float> own;
+    for (int64_t s = 0; s <= batch_.position(t); ++s) own.push_back(static_cast<float>(scores_.after(t, s)));
+    std::vector<int32_t> exact = reference::select_top<float>(own, selected_.cols());
+
+    // The oracle would have chosen the same, but for scores that it can't tell apart.
+    double lowest_taken = HUGE_VAL;
+    double highest_left = -HUGE_VAL;
+    for (size_t s = 0; s < twin.size(); ++s) {
+      if (std::ranges::binary_search(exact, static_cast<int32_t>(s))) {
+        lowest_taken = std::min(lowest_taken, twin[s].upper());
+      } else {
+        highest_left = std::max(highest_left, twin[s].lower());
+      }
+    }
+    EXPECT_GE(lowest_taken, highest_left) << "row " << t;
+
+    exact.resize(static_cast<size_t>(selected_.cols()), -1);
+    std::vector<int32_t> selected;
+    for (int64_t i = 0; i < selected_.cols(); ++i)
+      selected.push_back(static_cast<int32_t>(selected_.after(t, i)));
+    EXPECT_EQ(selected, exact) << "row " << t << " at position " << batch_.position(t);
+  }
+
+  IndexerShape shape_;
+  Batch batch_;
+  Buffer& q_;
+  Buffer& head_weights_;
+  KeyPool pool_;
+  Buffer& scores_;
+  Buffer& selected_;
+};
+
+}  // namespace
+
+std::vector<TableRow> indexer_prepare_rows() {
+  struct Projection {
+    IndexerProjection projection;
+    const char* name;
+  };
+  constexpr Projection kProjections[] = {{IndexerProjection::kSeparate, "separate"},
+                                         {IndexerProjection::kOverlapped, "overlapped"},
+                                         {IndexerProjection::kFused, "fused"}};
+  std::vector<TableRow> rows;
+  for (const Dims& dims : all_dims()) {
+    if (dims.index_heads == 0) continue;
+    for (const DType operand : kOperandDTypes) {
+      for (const DType form : kWeightForms) {
+        for (const auto& [projection, text] : kProjections) {
+          rows.push_back({"indexer_prepare_" + std::string(dims.name) + "_" + short_name(operand) + "_by_" +
+                              short_name(form) + "_" + text,
+                          1, [&dims, operand, form, projection](Machine& m, Random& r, int) {
+                            return std::make_unique<IndexerPrepareCase>(m, r, dims, operand, form,
+                                                                        projection);
+                          }});
+        }
+      }
+    }
+  }
+  return rows;
+}
+
+std::vector<TableRow> indexer_select_rows() {
+  std::vector<TableRow> rows;
+  for (const Dims& dims : all_dims()) {
+    if (dims.index_heads == 0) continue;
+    for (const DType operand : kOperandDTypes) {
+      rows.push_back({"indexer_select_" + std::string(dims.name) + "_" + short_name(operand), 2,
+                      [&dims, operand](Machine& m, Random& r, int) {
+                        return std::make_unique<IndexerSelectCase>(m, r, dims, operand);
+                      }});
+    }
+  }
+  return rows;
+}
+
+}  // namespace fulgur::test

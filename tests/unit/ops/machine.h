@@ -1,0 +1,54 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/thread_team.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "ops/arena.h"
+#include "ops/context.h"
+#include "reference/table.h"
+#include "unit/ops/buffer.h"
+
+namespace fulgur::test {
+
+/// A back end, contexts of 1, 2 and 3 threads on it, and the buffers of one case.
+class Machine {
+ public:
+  static constexpr int kMostThreads = 3;
+
+  explicit Machine(const Backend& backend);
+
+  [[nodiscard]] const Backend& backend() const { return backend_; }
+  [[nodiscard]] Context& context(int threads) { return contexts_[static_cast<size_t>(threads - 1)]; }
+
+  Buffer& add(DType dtype, int64_t rows, int64_t cols, Buffer::Layout layout = {});
+  /// A weight as a mapped file may hold it: aligned to its elements only.
+  Buffer& add_weight(Random& random, DType form, int64_t rows, int64_t cols);
+  /// The same, for the gain of a norm: around 1.
+  Buffer& add_gain(Random& random, DType form, int64_t cols);
+  /// What an op has to write, with room between the rows.
+  Buffer& add_output(DType dtype, int64_t rows, int64_t cols);
+
+  void upload();
+  void download();
+  /// EXPECTs that nothing was written but what each buffer allows.
+  void expect_no_trespass() const;
+  [[nodiscard]] std::vector<std::vector<std::byte>> snapshot() const;
+
+ private:
+  const Backend& backend_;
+  std::vector<std::unique_ptr<ThreadTeam>> teams_;
+  std::vector<std::unique_ptr<Arena>> arenas_;
+  std::vector<Context> contexts_;
+  std::vector<std::unique_ptr<Buffer>> buffers_;
+};
+
+/// EXPECTs each actual(r, c) within the expected number's own error.
+void expect_close(const reference::Table& expected, const std::function<double(int64_t r, int64_t c)>& actual,
+                  const std::string& what);
+/// The same of all elements of a buffer after the op.
+void expect_close(const reference::Table& expected, const Buffer& actual, const std::string& what);
+
+}  // namespace fulgur::test

@@ -1,0 +1,85 @@
+#pragma once
+
+#include "ops/indexer_prepare.h"
+#include "ops/mla_prepare.h"
+#include "reference/rope.h"
+#include "unit/ops/op_table.h"
+
+namespace fulgur::test {
+
+inline MlaShape mla_shape(const Dims& dims) {
+  return {.num_heads = dims.heads,
+          .kv_lora = dims.kv_lora,
+          .nope = dims.nope,
+          .rope = dims.rope,
+          .value = dims.value,
+          .rope_interleave = dims.rope_interleave};
+}
+
+inline IndexerShape indexer_shape(const Dims& dims) {
+  return {.num_heads = dims.index_heads,
+          .head_dim = dims.index_dim,
+          .rope = dims.rope,
+          .rope_interleave = dims.index_interleave};
+}
+
+/// A rotary table over the positions of a batch.
+class RopeBuffers {
+ public:
+  RopeBuffers(Machine& machine, const Dims& dims, int num_positions)
+      : cos_(machine.add(DType::kF32, num_positions, dims.rope / 2)),
+        sin_(machine.add(DType::kF32, num_positions, dims.rope / 2)) {
+    const auto angles = reference::rope_angles({.theta = 10000, .width = dims.rope}, num_positions);
+    cos_.fill([&](int64_t t, int64_t j) { return angles.cos.at(t, j).value; });
+    sin_.fill([&](int64_t t, int64_t j) { return angles.sin.at(t, j).value; });
+  }
+  [[nodiscard]] RopeTable table(Side side) const {
+    return {cos_.matrix<const float>(side), sin_.matrix<const float>(side)};
+  }
+
+ private:
+  Buffer& cos_;
+  Buffer& sin_;
+};
+
+class MlaWeightBuffers {
+ public:
+  MlaWeightBuffers(Machine& machine, Random& random, const Dims& dims, DType form)
+      : has_q_lora_(dims.q_lora > 0),
+        q_a_(machine.add_weight(random, form, std::max(dims.q_lora, 1), dims.hidden)),
+        q_a_norm_(machine.add_gain(random, form, std::max(dims.q_lora, 1))),
+        q_b_(machine.add_weight(random, form, int64_t{dims.heads} * (dims.nope + dims.rope),
+                                has_q_lora_ ? dims.q_lora : dims.hidden)),
+        kv_a_(machine.add_weight(random, form, dims.kv_lora + dims.rope, dims.hidden)),
+        kv_a_norm_(machine.add_gain(random, form, dims.kv_lora)),
+        uk_(machine.add_weight(random, form, int64_t{dims.heads} * dims.kv_lora, dims.nope)),
+        uv_(machine.add_weight(random, form, int64_t{dims.heads} * dims.value, dims.kv_lora)),
+        o_(machine.add_weight(random, form, dims.hidden, int64_t{dims.heads} * dims.value)) {}
+
+  [[nodiscard]] MlaWeights weights(Side side) const {
+    MlaWeights w{.q_b = q_b_.weight(side),
+                 .kv_a = kv_a_.weight(side),
+                 .kv_a_norm = kv_a_norm_.weight(side),
+                 .uk = uk_.weight(side),
+                 .uv = uv_.weight(side),
+                 .o = o_.weight(side)};
+    if (has_q_lora_) {
+      w.q_a = q_a_.weight(side);
+      w.q_a_norm = q_a_norm_.weight(side);
+    }
+    return w;
+  }
+
+ private:
+  bool has_q_lora_;
+  Buffer& q_a_;
+  Buffer& q_a_norm_;
+  Buffer& q_b_;
+  Buffer& kv_a_;
+  Buffer& kv_a_norm_;
+  Buffer& uk_;
+  Buffer& uv_;
+  Buffer& o_;
+};
+
+}  // namespace fulgur::test

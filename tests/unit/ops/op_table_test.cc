@@ -1,0 +1,82 @@
+// The one table over all ops and back ends: every line runs on every instruction set that this CPU has.
+
+#include "unit/ops/op_table.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kernels/cpu/cpu_backend.h"
+
+namespace fulgur::test {
+namespace {
+
+std::vector<TableRow> all_rows() {
+  std::vector<TableRow> all;
+  for (auto* rows :
+       {embed_rows, norm_rows, linear_rows, mla_prepare_rows, indexer_prepare_rows, indexer_select_rows,
+        mla_attention_rows, mla_output_rows, ffn_rows, moe_rows, sample_rows}) {
+    for (TableRow& row : rows()) all.push_back(std::move(row));
+  }
+  return all;
+}
+
+class OpTable : public testing::TestWithParam<std::tuple<Isa, TableRow>> {
+ protected:
+  /// `body` with each case of the line, drawn from a seed that a failure prints.
+  void for_each_case(const std::function<void(Machine&, Case&)>& body) const {
+    const auto& [isa, row] = GetParam();
+    for (int index = 0; index < row.num_cases; ++index) {
+      const uint64_t seed = std::hash<std::string>{}(row.name) + static_cast<uint64_t>(index);
+      SCOPED_TRACE("case " + std::to_string(index) + ", seed " + std::to_string(seed));
+      Machine machine(*cpu_backend(isa));
+      Random random(seed);
+      const std::unique_ptr<Case> c = row.make(machine, random, index);
+      body(machine, *c);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+  }
+
+  static std::vector<std::vector<std::byte>> run(Machine& machine, Case& c, int threads, int rows_at_once) {
+    machine.upload();
+    for (int first = 0; first < c.num_rows(); first += rows_at_once) {
+      c.run(machine.context(threads), first, std::min(rows_at_once, c.num_rows() - first));
+    }
+    machine.download();
+    return machine.snapshot();
+  }
+};
+
+TEST_P(OpTable, EqualsTheOracleAndWritesNothingElse) {
+  for_each_case([](Machine& machine, Case& c) {
+    run(machine, c, 2, c.num_rows());
+    c.check();
+    machine.expect_no_trespass();
+  });
+}
+
+TEST_P(OpTable, GivesTheSameBitsForAnyThreadsAndAnyDivisionOfTheRows) {
+  for_each_case([](Machine& machine, Case& c) {
+    const auto whole = run(machine, c, 1, c.num_rows());
+    for (int threads = 2; threads <= Machine::kMostThreads; ++threads) {
+      EXPECT_TRUE(run(machine, c, threads, c.num_rows()) == whole) << threads << " threads";
+    }
+    for (const int rows_at_once : {1, 3, 8}) {
+      EXPECT_TRUE(run(machine, c, 2, rows_at_once) == whole)
+          << rows_at_once << " of " << c.num_rows() << " rows at once";
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, OpTable,
+                         testing::Combine(testing::ValuesIn(supported_isas()), testing::ValuesIn(all_rows())),
+                         [](const testing::TestParamInfo<OpTable::ParamType>& info) {
+                           return std::string(name(std::get<0>(info.param))) + "_" +
+                                  std::get<1>(info.param).name;
+                         });
+
+}  // namespace
+}  // namespace fulgur::test
