@@ -21,12 +21,14 @@ std::string read_text_file(const std::filesystem::path& path) {
                         .todo = "check the path and its permissions"});
   };
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> opened(
-      standard_input ? nullptr : std::fopen(path.c_str(), "rb"), [](std::FILE* file) { return std::fclose(file); });
+      standard_input ? nullptr : std::fopen(path.c_str(), "rb"),
+      [](std::FILE* file) { return std::fclose(file); });
   std::FILE* file = standard_input ? stdin : opened.get();
   if (file == nullptr) refuse(errno);
   std::string text;
   std::array<char, 1 << 16> buffer;
-  while (const size_t got = std::fread(buffer.data(), 1, buffer.size(), file)) text.append(buffer.data(), got);
+  while (const size_t got = std::fread(buffer.data(), 1, buffer.size(), file))
+    text.append(buffer.data(), got);
   if (std::ferror(file) != 0) refuse(errno);
   return text;
 }

@@ -185,6 +185,9 @@ void Session::run_step(const Batch& batch, std::span<const Work> works, const Lo
             .selection = options_.selection,
             .observer = options_.observer};
   const Operand hidden = decoder_.forward(step);
+  for (const auto& file : model_.memory.files) {
+    if (file->damaged()) file->throw_if_damaged();
+  }
   backend_.download(fault.data(), tokens.fault, fault.size() * sizeof(uint32_t));
   for (const uint32_t bits : fault) {
     if ((bits & kFaultNan) != 0) {
