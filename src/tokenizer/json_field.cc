@@ -7,9 +7,14 @@
 namespace fulgur {
 namespace {
 
-constexpr int64_t kHighestId = (1 << 24) - 1;  // far above any vocabulary; ids index tables
+constexpr uint64_t kHighestId = (1 << 24) - 1;
 
 }  // namespace
+
+std::optional<int32_t> as_token_id(const Json& value) {
+  if (!value.is_number_unsigned() || value.get<uint64_t>() > kHighestId) return std::nullopt;
+  return value.get<int32_t>();
+}
 
 JsonField JsonField::at(const std::string& key) const {
   const auto it = object().find(key);
@@ -53,19 +58,23 @@ bool JsonField::is_zero() const {
 }
 
 int32_t JsonField::id() const {
-  if (!value_->is_number_integer() || *value_ < 0 || *value_ > kHighestId) {
-    bad("is not a token id.", fmt::format("an integer from 0 to {}", kHighestId));
-  }
-  return value_->get<int32_t>();
+  const std::optional<int32_t> id = as_token_id(*value_);
+  if (!id) bad("is not a token id.", fmt::format("an integer from 0 to {}", kHighestId));
+  return *id;
 }
 
 std::vector<JsonField> JsonField::elements() const {
-  if (!value_->is_array()) bad("is of the wrong type.", "an array");
   std::vector<JsonField> fields;
-  fields.reserve(value_->size());
-  for (const Json& element : *value_)
+  fields.reserve(array().size());
+  for (const Json& element : *value_) {
     fields.emplace_back(element, fmt::format("{}[{}]", path_, fields.size()), *file_);
+  }
   return fields;
+}
+
+const Json& JsonField::array() const {
+  if (!value_->is_array()) bad("is of the wrong type.", "an array");
+  return *value_;
 }
 
 const Json& JsonField::object() const {

@@ -12,6 +12,9 @@
 
 namespace fulgur {
 
+/// A token id, if the value is one: 0 to 2^24 - 1, far above any vocabulary, because ids index tables.
+std::optional<int32_t> as_token_id(const Json& value);
+
 /// A value of a JSON file that knows where it stands, for messages. Every access throws `bad_tokenizer` if
 /// the value is missing or of another type.
 class JsonField {
@@ -31,6 +34,7 @@ class JsonField {
   [[nodiscard]] bool is_zero() const;
   [[nodiscard]] int32_t id() const;  // a token id
   [[nodiscard]] std::vector<JsonField> elements() const;
+  [[nodiscard]] const Json& array() const;
   [[nodiscard]] const Json& object() const;
 
   [[nodiscard]] const std::string& path() const { return path_; }

@@ -24,12 +24,19 @@ void add_token(Vocabulary& vocabulary, int32_t id, const std::string& name, std:
 /// What the ByteLevel decoder makes of a token: the bytes it spells, or the name itself if that spells none.
 std::string decoded(const std::string& name) { return byte_alphabet::bytes_of(name).value_or(name); }
 
+// Vocabulary and merges have some 10^5 entries each, so a JsonField, which knows its path, is made only of a
+// bad one.
+
 void read_vocabulary(const JsonField& vocab, Vocabulary& vocabulary) {
-  for (const auto& [name, value] : vocab.object().items()) {
-    const JsonField field(value, fmt::format("{}[{}]", vocab.path(), quote(name)), vocab.file());
-    const int32_t id = field.id();
-    if (vocabulary.has(id)) field.bad("has an id that another entry has too.");
-    add_token(vocabulary, id, name, decoded(name), false);
+  const Json& entries = vocab.object();
+  vocabulary.id_of.reserve(entries.size());
+  for (auto entry = entries.begin(); entry != entries.end(); ++entry) {
+    const std::optional<int32_t> id = as_token_id(*entry);
+    if (!id || vocabulary.has(*id)) {
+      const JsonField field(*entry, fmt::format("{}[{}]", vocab.path(), quote(entry.key())), vocab.file());
+      field.bad(id ? "has an id that another entry has too." : "is not a token id.");
+    }
+    add_token(vocabulary, *id, entry.key(), decoded(entry.key()), false);
   }
 }
 
@@ -52,38 +59,41 @@ std::array<int32_t, 256> read_byte_ids(const JsonField& vocab, const Vocabulary&
   return ids;
 }
 
-/// The two names of a merge, in either spelling: "a b" or ["a", "b"].
-std::pair<std::string, std::string> names_of_merge(const JsonField& merge) {
-  if (merge.is_text()) {
-    const std::string& text = merge.text();
+/// The two tokens of a merge, in either spelling: "a b" or ["a", "b"]. None if it is neither.
+std::optional<std::pair<std::string, std::string>> names_of_merge(const Json& merge) {
+  if (merge.is_string()) {
+    const auto& text = merge.get_ref<const std::string&>();
     const size_t space = text.find(' ');
-    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
-      merge.bad("is no merge.", "two tokens with one space between them");
-    }
-    return {text.substr(0, space), text.substr(space + 1)};
+    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) return std::nullopt;
+    return std::pair(text.substr(0, space), text.substr(space + 1));
   }
-  const std::vector<JsonField> names = merge.elements();
-  if (names.size() != 2) merge.bad("is no merge.", "two tokens");
-  return {names[0].text(), names[1].text()};
+  if (!merge.is_array() || merge.size() != 2 || !merge[0].is_string() || !merge[1].is_string())
+    return std::nullopt;
+  return std::pair(merge[0].get<std::string>(), merge[1].get<std::string>());
 }
 
 std::vector<Merge> read_merges(const JsonField& field, const Vocabulary& vocabulary) {
+  const Json& all = field.array();
   std::vector<Merge> merges;
-  const std::vector<JsonField> all = field.elements();
   merges.reserve(all.size());
-  for (const JsonField& merge : all) {
-    if (merge.is_text() != all.front().is_text()) merge.bad("is spelled unlike the first merge.");
-    if (merge.is_text() && merge.text().starts_with("#version"))
-      continue;  // the first line of GPT-2's merges.txt
-    const auto [left, right] = names_of_merge(merge);
+  for (size_t i = 0; i < all.size(); ++i) {
+    const auto refuse = [&](std::string_view what, std::string expected) {
+      JsonField(all[i], fmt::format("{}[{}]", field.path(), i), field.file()).bad(what, std::move(expected));
+    };
+    if (all[i].is_string() != all[0].is_string())
+      refuse("is spelled unlike the first merge.", "one spelling");
+    // The first line of GPT-2's merges.txt.
+    if (all[i].is_string() && all[i].get_ref<const std::string&>().starts_with("#version")) continue;
+    const auto names = names_of_merge(all[i]);
+    if (!names) refuse("is no merge.", R"(two tokens, as "a b" or ["a", "b"])");
     const auto id_of = [&](const std::string& name) {
       const auto known = vocabulary.id_of.find(name);
       if (known == vocabulary.id_of.end()) {
-        merge.bad(fmt::format("needs the token {}, which is not in model.vocab.", quote(name)));
+        refuse(fmt::format("needs the token {}, which is not in model.vocab.", quote(name)), "");
       }
       return known->second;
     };
-    merges.push_back({id_of(left), id_of(right), id_of(left + right)});
+    merges.push_back({id_of(names->first), id_of(names->second), id_of(names->first + names->second)});
   }
   return merges;
 }

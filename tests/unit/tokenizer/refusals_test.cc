@@ -82,7 +82,7 @@ const Case kCases[] = {
      kBad, "model.merges[1]", "two"},
     {"MergeTextOfOne", [](Json& t) { merges(t) = Json::array({"ab"}); }, kBad, "model.merges[0]", "two"},
     {"MergesMixed", [](Json& t) { merges(t)[1] = "ab c"; }, kBad, "model.merges[1]", "first"},
-    {"MergeOfNumbers", [](Json& t) { merges(t)[0][0] = 1; }, kBad, "model.merges[0][0]", "string"},
+    {"MergeOfNumbers", [](Json& t) { merges(t)[0][0] = 1; }, kBad, "model.merges[0]", "two"},
     {"AddedIdElsewhere", [](Json& t) { added(t, 0)["id"] = 300; }, kBad, "added_tokens[0].id", "258"},
     {"AddedIdTaken", [](Json& t) { added(t, 0)["id"] = 5; }, kBad, "added_tokens[0].id", "5"},
     {"AddedTwice", [](Json& t) { added(t, 1)["content"] = "<s>"; }, kBad, "added_tokens[1].content", "twice"},
