@@ -27,10 +27,10 @@ build: packages-build build/release/build.ninja  ## The release build of bin/ful
 demo: build  ## Ask the bundled model for a number named once in 4,000 tokens
 	build/release/bin/fulgur demo
 
-check: packages-check $(VENV)/.stamp format-check check-release check-asan check-tsan  ## All tests that fit in 20 minutes on 2 cores
+check: packages-check $(VENV)/.stamp format-check check-release  ## All tests that fit in 20 minutes on 2 cores
 	$(PYTEST) tests
 
-check-long: check tidy  ## And the long ones: whole evaluation sets, every string, clang-tidy over everything
+check-long: check check-asan check-tsan tidy  ## And the long ones: sanitizers, whole evaluation sets, every string, clang-tidy
 	$(PYTEST) tests --long
 	$(VENV)/bin/python tools/eval_mini.py
 

@@ -32,7 +32,9 @@ constexpr std::array kCommands = {
 
 int run_command(const std::function<int()>& command, bool verbose) {
   try {
-    return command();
+    const int status = command();
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+    fmt::print(stderr, "Standard output can't be written, so results are missing: is the disk full?\n");
   } catch (const Error& error) {
     fmt::print(stderr, "{}\n", error.what());
     if (verbose) {

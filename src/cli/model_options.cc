@@ -17,6 +17,24 @@ namespace {
 
 constexpr const char* kBundledModel = "models/mini-v32";
 
+const std::map<std::string, IndexerProjection> kProjections = {{"separate", IndexerProjection::kSeparate},
+                                                               {"overlapped", IndexerProjection::kOverlapped},
+                                                               {"fused", IndexerProjection::kFused}};
+const std::map<std::string, Precision> kPrecisions = {{"native", Precision::kNative},
+                                                      {"full", Precision::kFull}};
+
+/// An option that takes one of the names.
+template <typename T>
+void add_choice(CLI::App& app, const std::string& name, T& value, const std::map<std::string, T>& choices,
+                const std::string& help, const std::string& group) {
+  std::vector<std::string> names;
+  for (const auto& [choice, meaning] : choices) names.push_back(choice);
+  app.add_option_function<std::string>(
+         name, [&value, &choices](const std::string& text) { value = choices.at(text); }, help)
+      ->check(CLI::IsMember(names))
+      ->group(group);
+}
+
 std::unique_ptr<SelectionSource> make_selection(const ModelOptions& options) {
   if (options.selection == "recent") return std::make_unique<RecentSelection>();
   if (options.selection == "random") return std::make_unique<RandomSelection>(options.selection_seed);
@@ -27,12 +45,6 @@ std::unique_ptr<SelectionSource> make_selection(const ModelOptions& options) {
 }  // namespace
 
 void add_model_options(CLI::App& app, ModelOptions& options) {
-  static const std::map<std::string, IndexerProjection> kProjections = {
-      {"separate", IndexerProjection::kSeparate},
-      {"overlapped", IndexerProjection::kOverlapped},
-      {"fused", IndexerProjection::kFused}};
-  static const std::map<std::string, Precision> kPrecisions = {{"native", Precision::kNative},
-                                                               {"full", Precision::kFull}};
   const char* group = "Model";
   app.add_option("--model", options.model, "Folder of the checkpoint (default: the bundled mini-v32)")
       ->type_name("DIR")
@@ -51,17 +63,12 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
   app.add_option("--selection-seed", options.selection_seed, "Seed of --selection random (default: 0)")
       ->type_name("S")
       ->group(group);
-  app.add_option("--indexer-projection", options.projection, "How wk and weights_proj run (default: fused)")
-      ->transform(CLI::CheckedTransformer(kProjections))
-      ->type_name("separate|overlapped|fused")
-      ->option_text("separate|overlapped|fused")
-      ->group(group);
-  app.add_option(
-         "--precision", options.precision,
-         "native: weights as stored, bf16 activations and caches; full: everything in f32 (default: native)")
-      ->transform(CLI::CheckedTransformer(kPrecisions))
-      ->option_text("native|full")
-      ->group(group);
+  add_choice(app, "--indexer-projection", options.projection, kProjections,
+             "How wk and weights_proj run (default: fused)", group);
+  add_choice(
+      app, "--precision", options.precision, kPrecisions,
+      "native: weights as stored, bf16 activations and caches; full: everything in f32 (default: native)",
+      group);
   app.add_flag("--profile", options.profile, "Print the cost of each op to stderr")->group(group);
 }
 

@@ -41,7 +41,7 @@ struct Input {
 };
 
 Input read_input(const Options& options) {
-  if (!options.file.empty()) return {read_text_file(options.file), options.file};
+  if (!options.text) return {read_text_file(options.file), options.file};
   if (*options.text == "-") return {read_text_file("-"), "standard input"};
   return {*options.text, "the argument"};
 }
