@@ -32,11 +32,11 @@ bool spin_until(Done done) {
   }
 }
 
-/// Spins, then gives the core away until done(): for waits whose other side is at work.
-template <typename Done>
-void wait_until(Done done) {
-  if (spin_until(done)) return;
-  while (!done()) std::this_thread::yield();
+/// Spins, then sleeps until `value` is no longer `old`. Whoever changes it calls notify.
+template <typename T>
+void wait_while(const std::atomic<T>& value, T old) {
+  if (spin_until([&] { return value.load(std::memory_order_acquire) != old; })) return;
+  value.wait(old, std::memory_order_acquire);
 }
 
 }  // namespace
@@ -69,7 +69,10 @@ void ThreadTeam::run_erased(Call call, void* object) {
     }
   }
   call(object, 0);
-  wait_until([this] { return running_.load(std::memory_order_acquire) == 0; });
+  for (int left = running_.load(std::memory_order_acquire); left != 0;
+       left = running_.load(std::memory_order_acquire)) {
+    wait_while(running_, left);
+  }
 }
 
 void ThreadTeam::work(int member) {
@@ -85,18 +88,20 @@ void ThreadTeam::work(int member) {
     ++seen;
     call_(object_, member);
     running_.fetch_sub(1, std::memory_order_acq_rel);
+    running_.notify_one();
   }
 }
 
 void ThreadTeam::barrier() {
   if (size_ == 1) return;
-  const uint64_t passed = barriers_.load(std::memory_order_acquire);
+  const uint32_t passed = barriers_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
     arrived_.store(0, std::memory_order_relaxed);
     barriers_.fetch_add(1, std::memory_order_release);
+    barriers_.notify_all();
     return;
   }
-  wait_until([&] { return barriers_.load(std::memory_order_acquire) != passed; });
+  wait_while(barriers_, passed);
 }
 
 Share share_of(int64_t total, int member, int size, int64_t grain) {

@@ -44,7 +44,7 @@ class ThreadTeam {
   std::atomic<uint64_t> region_{0};    // counts regions started; changes release the members
   std::atomic<int> running_{0};        // members other than 0 that haven't finished the region
   std::atomic<int> arrived_{0};        // at the barrier
-  std::atomic<uint64_t> barriers_{0};  // barriers passed
+  std::atomic<uint32_t> barriers_{0};  // barriers passed
   std::atomic<int> asleep_{0};
   std::atomic<bool> stop_{false};
   std::mutex mutex_;
