@@ -19,12 +19,14 @@ Error refusal(ErrorKind kind, const std::string& file, std::string message, std:
       Problem{.kind = kind, .file = file, .message = std::move(message), .expected = std::move(expected)});
 }
 
-/// "line 3, column 7" of the `byte`th byte, counted from 1.
+/// "line 3, column 7" of the `byte`th byte, counted from 1; of a single line, which may be one of a larger
+/// file, the column alone.
 std::string place(std::string_view text, size_t byte) {
   const std::string_view before = text.substr(0, byte == 0 ? 0 : byte - 1);
   const auto line = 1 + std::count(before.begin(), before.end(), '\n');
   const size_t line_start = before.rfind('\n') + 1;  // npos + 1 is 0
-  return "line " + std::to_string(line) + ", column " + std::to_string(before.size() - line_start + 1);
+  const std::string column = "column " + std::to_string(before.size() - line_start + 1);
+  return text.find('\n') == std::string_view::npos ? column : "line " + std::to_string(line) + ", " + column;
 }
 
 /// What the parser says was wrong, without its prefix and the text it quotes, which may be long or not UTF-8.
@@ -41,6 +43,12 @@ std::string reason(const nlohmann::json::exception& error) {
 
 Json parse_json(std::string_view text, ErrorKind kind, const std::string& file) {
   if (text.empty()) throw refusal(kind, file, "The file is empty.", "a JSON document");
+  if (text.size() > kMostBytes) throw refusal(kind, file, "The JSON is larger than 64 MiB.");
+  // The parser takes a NUL for the end of its input; in a file it only hides what follows.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
+    throw refusal(kind, file, "Not valid JSON at " + place(text, nul + 1) + ": a NUL byte.",
+                  "a JSON document in UTF-8");
+  }
   std::vector<std::set<std::string>> keys_of_open_objects;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
     switch (event) {

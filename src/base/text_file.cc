@@ -1,5 +1,8 @@
 #include "base/text_file.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -9,28 +12,60 @@
 #include "base/error.h"
 
 namespace fulgur {
+namespace {
 
-std::string read_text_file(const std::filesystem::path& path) {
+constexpr const char* kStandardInput = "standard input";
+
+[[noreturn]] void refuse_unreadable(const std::string& file, int error) {
+  throw Error(Problem{.kind = ErrorKind::kIoError,
+                      .file = file,
+                      .message = "This file can't be read.",
+                      .expected = "a readable file",
+                      .found = std::generic_category().message(error),
+                      .todo = "check the path and its permissions"});
+}
+
+[[noreturn]] void refuse_too_long(const std::string& file, const std::string& what, size_t most_bytes) {
+  throw Error(Problem{.kind = ErrorKind::kIoError,
+                      .file = file,
+                      .message = fmt::format("{} is longer than {} MiB.", what, most_bytes >> 20),
+                      .expected = fmt::format("at most {} bytes", most_bytes),
+                      .todo = "cut it into smaller ones"});
+}
+
+}  // namespace
+
+std::string read_text_file(const std::filesystem::path& path, size_t most_bytes) {
   const bool standard_input = path == "-";
-  const auto refuse = [&](int error) {
-    throw Error(Problem{.kind = ErrorKind::kIoError,
-                        .file = standard_input ? "standard input" : path.string(),
-                        .message = "This file can't be read.",
-                        .expected = "a readable file",
-                        .found = std::generic_category().message(error),
-                        .todo = "check the path and its permissions"});
-  };
+  const std::string name = standard_input ? kStandardInput : path.string();
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> opened(
       standard_input ? nullptr : std::fopen(path.c_str(), "rb"),
       [](std::FILE* file) { return std::fclose(file); });
   std::FILE* file = standard_input ? stdin : opened.get();
-  if (file == nullptr) refuse(errno);
+  if (file == nullptr) refuse_unreadable(name, errno);
   std::string text;
   std::array<char, 1 << 16> buffer;
-  while (const size_t got = std::fread(buffer.data(), 1, buffer.size(), file))
+  while (const size_t got = std::fread(buffer.data(), 1, buffer.size(), file)) {
+    if (got > most_bytes - text.size()) refuse_too_long(name, "This file", most_bytes);
     text.append(buffer.data(), got);
-  if (std::ferror(file) != 0) refuse(errno);
+  }
+  if (std::ferror(file) != 0) refuse_unreadable(name, errno);
   return text;
+}
+
+std::optional<std::string> read_input_line() {
+  std::string line;
+  int c = 0;
+  while ((c = getc_unlocked(stdin)) != EOF && c != '\n') {
+    if (line.size() == kMostTextBytes) refuse_too_long(kStandardInput, "A line", kMostTextBytes);
+    line += static_cast<char>(c);
+  }
+  if (c == EOF && std::ferror(stdin) != 0) {
+    if (errno == EINTR) return std::nullopt;
+    refuse_unreadable(kStandardInput, errno);
+  }
+  if (c == EOF && line.empty()) return std::nullopt;
+  return line;
 }
 
 }  // namespace fulgur

@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string>
+#include <system_error>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "base/error.h"
 
 namespace fulgur {
 namespace {
@@ -43,10 +47,25 @@ void wait_while(const std::atomic<T>& value, T old) {
 
 ThreadTeam::ThreadTeam(int size) : size_(size) {
   threads_.reserve(static_cast<size_t>(size - 1));
-  for (int member = 1; member < size; ++member) threads_.emplace_back([this, member] { work(member); });
+  try {
+    for (int member = 1; member < size; ++member) threads_.emplace_back([this, member] { work(member); });
+  } catch (const std::system_error& error) {
+    const size_t started = threads_.size();
+    end_threads();
+    throw Error(Problem{.kind = ErrorKind::kDevice,
+                        .message = "The threads to compute on can't be started.",
+                        .expected = std::to_string(size - 1) + " beside the first",
+                        .found = std::to_string(started) + ", then: " + error.code().message(),
+                        .todo = "use fewer (--threads), or raise the limits of threads and memory"});
+  } catch (...) {
+    end_threads();
+    throw;
+  }
 }
 
-ThreadTeam::~ThreadTeam() {
+ThreadTeam::~ThreadTeam() { end_threads(); }
+
+void ThreadTeam::end_threads() {
   {
     const std::lock_guard lock(mutex_);
     stop_.store(true);

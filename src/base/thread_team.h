@@ -13,7 +13,8 @@ namespace fulgur {
 /// spin at most 50 us, then sleep. One team per Context; not re-entrant.
 class ThreadTeam {
  public:
-  explicit ThreadTeam(int size);  // size >= 1
+  /// size >= 1. Throws `device` where the system doesn't give that many threads.
+  explicit ThreadTeam(int size);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
@@ -36,6 +37,7 @@ class ThreadTeam {
   using Call = void (*)(void*, int);
   void run_erased(Call call, void* object);
   void work(int member);
+  void end_threads();
 
   const int size_;
   std::vector<std::thread> threads_;

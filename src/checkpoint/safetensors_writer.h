@@ -20,9 +20,8 @@ struct TensorToWrite {
 };
 
 /// Writes a safetensors file: every tensor aligned to its type, wider types first, then by name. The file
-/// appears under its name whole and safely on disk, or not at all: it is written beside it under another name
-/// and renamed. Throws io_error; names that stand twice and byte counts that are not the shape's are the
-/// caller's mistake (std::logic_error).
+/// appears under its name whole, or not at all (base/pending_file.h). Throws io_error; names that stand twice
+/// and byte counts that are not the shape's are the caller's mistake (std::logic_error).
 void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWrite> tensors);
 
 }  // namespace fulgur

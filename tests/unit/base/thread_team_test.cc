@@ -1,11 +1,15 @@
 #include "base/thread_team.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <chrono>
 #include <numeric>
+#include <string>
 #include <thread>
 #include <vector>
+
+#include "base/error.h"
 
 namespace fulgur {
 namespace {
@@ -103,6 +107,23 @@ TEST(Share, CutsTheWholeIntoRunsOfWholeGrains) {
       }
     }
   }
+}
+
+TEST(ThreadTeam, RefusesMoreThreadsThanTheSystemGives) {
+  pthread_attr_t before;
+  pthread_attr_t greedy;
+  ASSERT_EQ(pthread_getattr_default_np(&before), 0);
+  ASSERT_EQ(pthread_getattr_default_np(&greedy), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&greedy, size_t{1} << 45), 0);  // of address space that has 2^47 bytes
+  ASSERT_EQ(pthread_setattr_default_np(&greedy), 0);
+  std::string message;
+  try {
+    ThreadTeam team(8);
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  pthread_setattr_default_np(&before);
+  EXPECT_TRUE(message.starts_with("The threads to compute on can't be started.")) << message;
 }
 
 }  // namespace

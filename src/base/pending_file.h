@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+
+namespace fulgur {
+
+/// A file that appears under its name whole and safely on disk by commit(), or not at all: it is written
+/// beside it under a temporary name, which is gone after an error and after a signal that ends the program
+/// (hang-up, interrupt, quit, terminate; signals that the program ignores or handles stay as they are).
+class PendingFile {
+ public:
+  /// Throws io_error where no file can be made: no such folder, no permission, `path` is no regular file.
+  explicit PendingFile(std::filesystem::path path);
+  ~PendingFile();
+  PendingFile(const PendingFile&) = delete;
+  PendingFile& operator=(const PendingFile&) = delete;
+
+  /// Throws io_error.
+  void append(std::span<const std::byte> bytes);
+  /// Throws io_error; the file is then not there.
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path pending_;
+  int slot_ = -1;  // of the names that the signal handler removes
+  int descriptor_ = -1;
+  bool committed_ = false;
+};
+
+/// Throws what a PendingFile of that name would, before the work that is to fill it is done.
+void check_writable(const std::filesystem::path& path);
+
+}  // namespace fulgur
