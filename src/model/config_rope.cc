@@ -13,15 +13,16 @@ constexpr NumberRange kBetaRange{.least = 0, .most = 1e6, .above = true};
 constexpr NumberRange kMscaleRange{.least = 0, .most = 1e3};
 constexpr NumberRange kAttentionFactorRange{.least = 0, .most = 1e3, .above = true};
 
-RopeConfig::Type read_type(ConfigFields& rope) {
+/// `unscaled`: the object holds nothing that could say how positions are scaled.
+RopeConfig::Type read_type(ConfigFields& rope, bool unscaled) {
   const auto choose = [&](std::string_view field) {
     return rope.choice(field, {"default", "yarn"}, ErrorKind::kUnsupported, "default");
   };
   const bool spelled_rope_type = rope.has("rope_type");
   const std::string type = choose("type");
   const std::string rope_type = choose("rope_type");
-  if (!spelled_rope_type && !rope.has("type") && rope.has("factor")) {
-    rope.refuse_missing("rope_type", "\"default\" or \"yarn\", since a factor is given");
+  if (!spelled_rope_type && !rope.has("type") && !unscaled) {
+    rope.refuse_missing("rope_type", "\"default\" or \"yarn\"");
   } else if (spelled_rope_type && rope.has("type") && rope.good({"type", "rope_type"}) && type != rope_type) {
     rope.refuse("rope_type", "the same as type");
   }
@@ -29,10 +30,10 @@ RopeConfig::Type read_type(ConfigFields& rope) {
                                                           : RopeConfig::Type::kDefault;
 }
 
-RopeConfig read_object(ConfigFields& fields, double outer_theta) {
+RopeConfig read_object(ConfigFields& fields, double outer_theta, bool unscaled) {
   RopeConfig rope;
   rope.theta = fields.number("rope_theta", kThetaRange, outer_theta);
-  rope.type = read_type(fields);
+  rope.type = read_type(fields, unscaled);
   const bool yarn = rope.type == RopeConfig::Type::kYarn;
   rope.factor =
       yarn ? fields.number("factor", kFactorRange) : fields.number("factor", kFactorRange, rope.factor);
@@ -59,12 +60,14 @@ RopeConfig read_rope(ConfigFields& config) {
   std::optional<RopeConfig> first;
   for (const std::string field : {"rope_parameters", "rope_scaling"}) {
     if (!config.has(field)) continue;
-    if (!config.value(field).is_object()) {
+    const Json& object = config.value(field);
+    if (!object.is_object()) {
       config.refuse(field, "an object, or null");
       continue;
     }
-    ConfigFields fields(config.value(field), config.file(), config.problems(), field + ".");
-    const RopeConfig rope = read_object(fields, plain.theta);
+    ConfigFields fields(object, config.file(), config.problems(), field + ".");
+    const bool unscaled = object.size() == object.count("rope_theta");
+    const RopeConfig rope = read_object(fields, plain.theta, unscaled);
     if (!first) first = rope;
   }
   return first.value_or(plain);

@@ -294,6 +294,21 @@ TEST(ConfigRefusals, NameEveryRequiredFieldThatIsMissing) {
   }
 }
 
+TEST(ConfigRefusals, ComeForRopeObjectsThatDontSayTheirType) {
+  for (const std::string field : {"rope_scaling", "rope_parameters"}) {
+    for (const Json& object :
+         {Json{{"a", 1}}, Json{{"factor", 40}}, Json{{"beta_fast", 32}, {"rope_theta", 1e4}}}) {
+      Json document = base_config("deepseek-v3.2");
+      document.erase("rope_scaling");
+      document[field] = object;
+      const auto problems = problems_of(document.dump());
+      ASSERT_EQ(problems.size(), 1U) << field << object;
+      EXPECT_EQ(problems[0].kind, kBad);
+      EXPECT_EQ(problems[0].tensor, field + ".rope_type");
+    }
+  }
+}
+
 TEST(ConfigRefusals, ComeForFieldsThatTheModelDoesNotUse) {
   for (const Case& c : {Case{"index_topk", 0, kBad, "an integer", "deepseek-v3"},
                         Case{"index_n_heads", "64", kBad, "an integer", "deepseek-v3"},

@@ -276,6 +276,8 @@ TEST(ConfigRope, ReadsBothSpellingsAndPrefersRopeParameters) {
   document["rope_parameters"] = Json::object();
   EXPECT_EQ(parse(document).rope.type, RopeConfig::Type::kDefault);
   EXPECT_EQ(parse(document).rope.theta, 10000);
+  document["rope_parameters"] = {{"rope_theta", 77.0}};
+  EXPECT_EQ(parse(document).rope.theta, 77);
 }
 
 class ConfigFolder : public testing::Test {
