@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/pending_file.h"
 #include "base/text_file.h"
 #include "checkpoint/safetensors_writer.h"
 #include "checkpoint/tensor_values.h"
@@ -58,11 +59,9 @@ OutputTensor make_tensor(std::string name, DType dtype, std::vector<int64_t> sha
 /// Collects what one prompt's steps compute, row after row.
 class Recorder : public StepObserver {
  public:
-  Recorder(const Options& options, const Session& session, int64_t num_tokens)
-      : options_(options),
-        backend_(session.backend()),
-        index_topk_(session.config().index_topk),
-        num_tokens_(num_tokens) {}
+  /// `topk_cols`: the most positions of a row.
+  Recorder(const Options& options, const Session& session, int64_t num_tokens, int64_t topk_cols)
+      : options_(options), backend_(session.backend()), num_tokens_(num_tokens), topk_cols_(topk_cols) {}
 
   [[nodiscard]] bool wants_scores() const override { return options_.dumps("scores"); }
   [[nodiscard]] bool wants_router() const override { return options_.dumps("router"); }
@@ -87,7 +86,7 @@ class Recorder : public StepObserver {
       for (int64_t t = 0; t < selected.rows; ++t) {
         std::vector<int32_t> row =
             fetch(Matrix<const int32_t>(selected.row(t), 1, selected.cols), selected.cols);
-        row.resize(static_cast<size_t>(std::min(index_topk_, num_tokens_)), -1);
+        row.resize(static_cast<size_t>(std::min(topk_cols_, num_tokens_)), -1);
         append(selected_[layer], row);
       }
       return;
@@ -135,8 +134,8 @@ class Recorder : public StepObserver {
 
   const Options& options_;
   const Backend& backend_;
-  int64_t index_topk_;
   int64_t num_tokens_;
+  int64_t topk_cols_;
   std::map<int, std::vector<float>> hidden_;
   std::map<int, std::vector<float>> scores_;
   std::map<int, std::vector<int32_t>> selected_;
@@ -153,14 +152,15 @@ std::map<int, InjectedSelection::Rows> read_injected(const Catalog& file, const 
     const std::string name = fmt::format("topk.{}.{}", prompt, layer);
     const CatalogEntry* entry = file.find(name);
     const std::string file_name = file.files.front()->file_name();
+    const int64_t most_cols = std::max(config.index_topk, num_tokens);  // --selection all: [T, T]
     if (entry == nullptr) {
-      throw Error(Problem{
-          .kind = ErrorKind::kMissingTensor,
-          .file = file_name,
-          .tensor = name,
-          .message = fmt::format("{} is missing, so its selections can't be injected.", name),
-          .expected = fmt::format("{}, I16, I32 or I64 [{}, up to {}]", name, num_tokens, config.index_topk),
-          .todo = "write it with fulgur logits --topk on the same prompts"});
+      throw Error(
+          Problem{.kind = ErrorKind::kMissingTensor,
+                  .file = file_name,
+                  .tensor = name,
+                  .message = fmt::format("{} is missing, so its selections can't be injected.", name),
+                  .expected = fmt::format("{}, I16, I32 or I64 [{}, up to {}]", name, num_tokens, most_cols),
+                  .todo = "write it with fulgur logits --topk on the same prompts"});
     }
     const auto check = [&](bool holds, const std::string& found) {
       if (holds) return;
@@ -170,25 +170,25 @@ std::map<int, InjectedSelection::Rows> read_injected(const Catalog& file, const 
           .tensor = name,
           .message = fmt::format("{} does not fit prompt {}.", name, prompt),
           .expected = fmt::format("[{}, 1..{}] of positions, ascending, none after its row, padded with -1",
-                                  num_tokens, config.index_topk),
+                                  num_tokens, most_cols),
           .found = found,
-          .todo = "use a file made for the same prompts and index_topk"});
+          .todo = "use a file made for the same prompts"});
     };
     check(entry->shape.size() == 2 && entry->shape[0] == num_tokens && entry->shape[1] >= 1 &&
-              entry->shape[1] <= config.index_topk,
+              entry->shape[1] <= most_cols,
           fmt::format("[{}]", fmt::join(entry->shape, ", ")));
-    InjectedSelection::Rows rows{.num_rows = entry->shape[0], .cols = entry->shape[1]};
-    for (const int64_t value : read_integers(file, *entry))
-      rows.positions.push_back(static_cast<int32_t>(value));
-    for (int64_t t = 0; t < rows.num_rows; ++t) {
-      int32_t before = -1;
+    InjectedSelection::Rows rows{.positions = {}, .cols = entry->shape[1]};
+    const std::vector<int64_t> positions = read_integers(file, *entry);
+    for (int64_t t = 0; t < num_tokens; ++t) {
+      int64_t before = -1;
       bool padding = false;
       for (int64_t i = 0; i < rows.cols; ++i) {
-        const int32_t position = rows.positions[static_cast<size_t>(t * rows.cols + i)];
+        const int64_t position = positions[static_cast<size_t>(t * rows.cols + i)];
         padding = padding || position == -1;
         check(padding ? position == -1 && i > 0 : position > before && position <= t,
               fmt::format("position {} in row {}", position, t));
         before = position;
+        rows.positions.push_back(static_cast<int32_t>(position));
       }
     }
     by_layer.emplace(static_cast<int>(layer), std::move(rows));
@@ -211,7 +211,9 @@ std::vector<int64_t> continue_greedily(Session& session, int sequence, int32_t f
 void run_prompt(Session& session, const Options& options, size_t prompt, const std::vector<int32_t>& tokens,
                 SelectionSource* selection, std::vector<OutputTensor>& out) {
   const auto num_tokens = static_cast<int64_t>(tokens.size());
-  Recorder recorder(options, session, num_tokens);
+  const int64_t index_topk = session.config().index_topk;
+  Recorder recorder(options, session, num_tokens,
+                    selection == nullptr ? index_topk : selection->width(index_topk));
   session.set_observer(&recorder);
   session.set_selection(selection);
   const int sequence = session.open();
@@ -228,6 +230,7 @@ void run_prompt(Session& session, const Options& options, size_t prompt, const s
                                 })
                            .front();
   session.set_observer(nullptr);
+  if (!options.inject_topk.empty()) session.set_selection(nullptr);  // what follows selects for itself
   out.push_back(make_tensor(fmt::format("logits.{}", prompt), DType::kF32,
                             {options.last ? 1 : num_tokens, session.config().vocab_size}, logits));
   recorder.write_to(out, prompt);
@@ -239,6 +242,7 @@ void run_prompt(Session& session, const Options& options, size_t prompt, const s
 }
 
 int run_logits(const Options& options) {
+  check_writable(options.out);
   const auto prompts = parse_token_lists(read_text_file(options.tokens), options.tokens);
   OpenedModel model = open_model(options.model);
   const Config& config = model.loaded.config;

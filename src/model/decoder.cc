@@ -25,8 +25,9 @@ Operand Decoder::forward(Step& step) const {
                     .delta = arena.matrix<float>(num_tokens, config_.hidden_size)};
   if (config_.sparse()) {
     // No row has more candidates than max_context, whatever index_topk allows.
-    step.selected =
-        arena.matrix<int32_t>(num_tokens, std::min<int64_t>(config_.index_topk, step.batch.max_context));
+    const int64_t width =
+        step.selection == nullptr ? config_.index_topk : step.selection->width(config_.index_topk);
+    step.selected = arena.matrix<int32_t>(num_tokens, std::min<int64_t>(width, step.batch.max_context));
   }
 
   run(step.context, Embed{step.batch, weights_.embed, residual.sum});

@@ -46,6 +46,8 @@ class SelectionSource {
 
   /// Every position: the layer runs dense attention.
   [[nodiscard]] virtual bool everything() const { return false; }
+  /// Columns of `selected` that it may fill, at least index_topk.
+  [[nodiscard]] virtual int64_t width(int64_t index_topk) const { return index_topk; }
   /// Overwrites rows of `selected` (back-end memory; holds the indexer's choice), as IndexerSelect would
   /// leave them.
   virtual void select(int layer, const TokenBatch& batch, Context& context, Matrix<int32_t> selected) = 0;
@@ -67,7 +69,8 @@ struct Step {
   IndexerProjection projection = IndexerProjection::kFused;
   SelectionSource* selection = nullptr;  // null: the indexer's own
   StepObserver* observer = nullptr;      // null: nobody looks
-  /// Of the last layer that owns an indexer: [num_tokens, min(index_topk, max_context)].
+  /// Of the last layer that owns an indexer: [num_tokens, min(index_topk or the source's width,
+  /// max_context)].
   Matrix<int32_t> selected = {};
 };
 

@@ -13,18 +13,16 @@ namespace {
 /// Keeps these draws apart from those of the sampler, which uses the same generator.
 constexpr uint32_t kRandomSelectionStream = 1;
 
-/// Lets `fill(position, row)` write each row [index_topk] on the host, prefilled with -1, and uploads those
-/// it returns true for.
+/// Lets `fill(position, row)` write each row on the host, prefilled with -1.
 void replace_rows(const TokenBatch& batch, Context& context, Matrix<int32_t> selected,
-                  const std::function<bool(int64_t position, std::span<int32_t> row)>& fill) {
+                  const std::function<void(int64_t position, std::span<int32_t> row)>& fill) {
   std::vector<int32_t> positions(static_cast<size_t>(batch.num_tokens));
   context.backend->download(positions.data(), batch.position, positions.size() * sizeof(int32_t));
   std::vector<int32_t> row(static_cast<size_t>(selected.cols));
   for (int64_t t = 0; t < selected.rows; ++t) {
     std::ranges::fill(row, -1);
-    if (fill(positions[static_cast<size_t>(t)], row)) {
-      context.backend->upload(selected.row(t), row.data(), row.size() * sizeof(int32_t));
-    }
+    fill(positions[static_cast<size_t>(t)], row);
+    context.backend->upload(selected.row(t), row.data(), row.size() * sizeof(int32_t));
   }
 }
 
@@ -36,7 +34,6 @@ void RecentSelection::select(int /*layer*/, const TokenBatch& batch, Context& co
     const int64_t count = std::min<int64_t>(static_cast<int64_t>(row.size()), position + 1);
     for (int64_t i = 0; i < count; ++i)
       row[static_cast<size_t>(i)] = static_cast<int32_t>(position + 1 - count + i);
-    return true;
   });
 }
 
@@ -58,20 +55,22 @@ void RandomSelection::select(int layer, const TokenBatch& batch, Context& contex
       chosen.insert(chosen.contains(drawn) ? static_cast<int32_t>(j) : drawn);
     }
     std::ranges::copy(chosen, row.begin());
-    return true;
   });
+}
+
+int64_t InjectedSelection::width(int64_t index_topk) const {
+  for (const auto& [layer, rows] : by_layer_) index_topk = std::max(index_topk, rows.cols);
+  return index_topk;
 }
 
 void InjectedSelection::select(int layer, const TokenBatch& batch, Context& context,
                                Matrix<int32_t> selected) {
   const Rows& rows = by_layer_.at(layer);
   replace_rows(batch, context, selected, [&](int64_t position, std::span<int32_t> row) {
-    if (position >= rows.num_rows) return false;
     const auto count =
         static_cast<std::ptrdiff_t>(std::min<int64_t>(rows.cols, static_cast<int64_t>(row.size())));
     const auto from = rows.positions.begin() + static_cast<std::ptrdiff_t>(position * rows.cols);
     std::copy(from, from + count, row.begin());
-    return true;
   });
 }
 

@@ -35,16 +35,16 @@ class EverythingSelection : public SelectionSource {
   void select(int, const TokenBatch&, Context&, Matrix<int32_t>) override {}
 };
 
-/// Given positions for the first rows of one sequence; later rows keep the indexer's choice.
+/// Given positions for the tokens of one prompt, more than index_topk where there are more.
 class InjectedSelection : public SelectionSource {
  public:
   /// Replaces what is injected, by layer: row t holds the positions of token t, ascending, padded with -1.
   struct Rows {
-    std::vector<int32_t> positions;  // [num_rows, cols]
-    int64_t num_rows = 0;
+    std::vector<int32_t> positions;  // [num_tokens, cols]
     int64_t cols = 0;
   };
   void set(std::map<int, Rows> by_layer) { by_layer_ = std::move(by_layer); }
+  [[nodiscard]] int64_t width(int64_t index_topk) const override;
   void select(int layer, const TokenBatch& batch, Context& context, Matrix<int32_t> selected) override;
 
  private:

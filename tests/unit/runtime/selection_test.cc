@@ -55,12 +55,19 @@ TEST(RandomSelection, TakesDistinctAscendingPastPositionsThatDontDependOnTheChun
   EXPECT_NE(select(random, 2, 90, 1), select(random, 1, 90, 1));
 }
 
-TEST(InjectedSelection, ReplacesTheRowsItHasAndLeavesLaterOnes) {
+TEST(InjectedSelection, ReplacesTheRowOfEachPosition) {
   InjectedSelection injected;
-  injected.set({{3, {.positions = {0, -1, 0, 1}, .num_rows = 2, .cols = 2}}});
+  injected.set({{3, {.positions = {0, -1, 0, 1, 1, 2}, .cols = 2}}});
   const auto rows = select(injected, 3, 1, 2);
   EXPECT_EQ(rows[0], (std::vector<int32_t>{0, 1, -1, -1, -1, -1, -1, -1}));
-  EXPECT_EQ(rows[1].front(), 1000 + kTopk);
+  EXPECT_EQ(rows[1], (std::vector<int32_t>{1, 2, -1, -1, -1, -1, -1, -1}));
+}
+
+TEST(InjectedSelection, IsAsWideAsItsWidestLayerAndIndexTopk) {
+  InjectedSelection injected;
+  injected.set({{0, {.positions = {0, -1}, .cols = 2}}, {1, {.positions = {0}, .cols = 1}}});
+  EXPECT_EQ(injected.width(1), 2);
+  EXPECT_EQ(injected.width(8), 8);
 }
 
 }  // namespace
