@@ -5,8 +5,7 @@
 
 #include <algorithm>
 #include <csignal>
-#include <cstdio>
-#include <iostream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +15,7 @@
 #include "cli/command.h"
 #include "cli/model_options.h"
 #include "cli/sampling_options.h"
+#include "cli/streams.h"
 #include "runtime/generate.h"
 #include "runtime/session.h"
 #include "tokenizer/tokenizer.h"
@@ -100,8 +100,8 @@ class Conversation {
     }
     IncrementalDecoder decoder(tokenizer_);
     const auto show = [](const std::string& text) {
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      std::fflush(stdout);
+      write_out(text);
+      flush_output();
     };
     const GenerateResult answer = generate(session_, sequence_,
                                            {.prompt = ids,
@@ -145,29 +145,28 @@ int run_chat(Options options) {
 
   const bool terminal = isatty(STDIN_FILENO) == 1;
   if (terminal)
-    fmt::print(stderr,
-               "One line a message; /clear begins anew, /exit or Ctrl-D ends, Ctrl-C stops an answer.\n");
+    print_log("One line a message; /clear begins anew, /exit or Ctrl-D ends, Ctrl-C stops an answer.\n");
   const InterruptGuard guard;
   bool failed = false;
   while (true) {
-    if (terminal) fmt::print(stderr, "> ");
-    std::string line;
+    if (terminal) print_log("> ");
     interrupted = 0;
-    if (!std::getline(std::cin, line) || line == "/exit") break;
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const std::optional<std::string> line = read_input_line();
+    if (!line || line == "/exit") break;
+    if (line->find_first_not_of(" \t\r") == std::string::npos) continue;
     if (line == "/clear") {
       conversation.clear();
       continue;
     }
     try {
-      conversation.say(line);
+      conversation.say(*line);
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kBadRequest) throw;
-      fmt::print(stderr, "{}\n", error.what());  // this message was refused; the conversation goes on
+      print_log("{}\n", error.what());  // this message was refused; the conversation goes on
       failed = true;
     }
   }
-  if (terminal) fmt::print(stderr, "\n");
+  if (terminal) print_log("\n");
   if (options.model.profile) print_profile(session);
   return failed && !terminal ? kExitFailed : kExitDone;
 }

@@ -4,15 +4,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/text_file.h"
 #include "cli/command.h"
 #include "cli/model_options.h"
 #include "cli/progress.h"
+#include "cli/streams.h"
 #include "cli/token_lists.h"
 #include "runtime/generate.h"
 #include "runtime/session.h"
@@ -31,7 +33,7 @@ struct Options {
 
 /// One row of the file: either a prompt with its answer, or ids.
 struct Row {
-  nlohmann::json id;
+  Json id;
   std::vector<int32_t> ids;
   std::string answer;
   bool has_solution = false;
@@ -55,17 +57,38 @@ struct Rows {
 
 /// The ids of a row, all of the vocabulary: the last is compared with and never run, so the session doesn't
 /// see it.
-std::vector<int32_t> read_ids(const nlohmann::json& ids, const std::string& file, size_t line,
-                              int64_t vocab_size) {
-  const auto lists = parse_token_lists(ids.dump(), fmt::format("{}:{}", file, line));
-  if (lists.size() != 1) refuse(file, line, "several arrays in `ids`");
-  if (lists.front().size() < 2) refuse(file, line, "a single id: there is nothing to predict");
-  for (const int32_t id : lists.front()) {
-    if (id < 0 || id >= vocab_size) {
-      refuse(file, line, fmt::format("token id {}, outside the vocabulary of {}", id, vocab_size));
+std::vector<int32_t> read_ids(const Json& value, const std::string& file, size_t line, const Config& config) {
+  const std::vector<int32_t> ids = token_list(value, fmt::format("{}:{}", file, line));
+  if (ids.size() < 2) refuse(file, line, "fewer than two ids: there is nothing to predict");
+  if (static_cast<int64_t>(ids.size()) - 1 > config.max_position_embeddings) {
+    refuse(file, line,
+           fmt::format("{} ids, too many for the model's {} positions", ids.size(),
+                       config.max_position_embeddings));
+  }
+  for (const int32_t id : ids) {
+    if (id >= config.vocab_size) {
+      refuse(file, line, fmt::format("token id {}, outside the vocabulary of {}", id, config.vocab_size));
     }
   }
-  return lists.front();
+  return ids;
+}
+
+/// The ids of a prompt, which must leave a position for an answer.
+std::vector<int32_t> read_prompt(const Json& object, const std::string& file, size_t line,
+                                 const Config& config, const Tokenizer* tokenizer) {
+  const auto is_string = [&](const char* key) { return object.contains(key) && object[key].is_string(); };
+  if (!is_string("prompt") || !is_string("answer")) {
+    refuse(file, line, "neither `prompt` and `answer` nor `ids`");
+  }
+  if (tokenizer == nullptr) refuse(file, line, "a text prompt, but the model has no tokenizer.json");
+  std::vector<int32_t> ids = tokenizer->encode(object["prompt"].get_ref<const std::string&>());
+  if (ids.empty()) refuse(file, line, "an empty prompt");
+  if (static_cast<int64_t>(ids.size()) >= config.max_position_embeddings) {
+    refuse(file, line,
+           fmt::format("a prompt of {} tokens, which leaves none of the model's {} positions for an answer",
+                       ids.size(), config.max_position_embeddings));
+  }
+  return ids;
 }
 
 Rows read_rows(const Options& options, const Config& config, const Tokenizer* tokenizer) {
@@ -74,32 +97,28 @@ Rows read_rows(const Options& options, const Config& config, const Tokenizer* to
   size_t line_number = 0;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string line = text.substr(begin, end - begin);
+    const std::string_view line = std::string_view(text).substr(begin, end - begin);
     begin = end + 1;
     ++line_number;
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     if (options.limit >= 0 && static_cast<int64_t>(result.rows.size()) == options.limit) break;
 
-    const nlohmann::json object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const Json object =
+        parse_json(line, ErrorKind::kBadRequest, fmt::format("{}:{}", options.file, line_number));
     if (!object.is_object()) refuse(options.file, line_number, "no JSON object");
-    Row row{.id = object.value("id", nlohmann::json(line_number - 1)),
-            .has_solution = object.contains("solution")};
+    Row row{.id = object.value("id", Json(line_number - 1)), .has_solution = object.contains("solution")};
     const bool likelihood = object.contains("ids");
+    if (likelihood && (object.contains("prompt") || object.contains("answer"))) {
+      refuse(options.file, line_number, "`ids` beside `prompt` or `answer`");
+    }
     if (!result.rows.empty() && likelihood != result.likelihood)
       refuse(options.file, line_number, "the other kind of row");
     result.likelihood = likelihood;
     if (likelihood) {
-      row.ids = read_ids(object["ids"], options.file, line_number, config.vocab_size);
+      row.ids = read_ids(object["ids"], options.file, line_number, config);
     } else {
-      if (!object.contains("prompt") || !object["prompt"].is_string() || !object.contains("answer") ||
-          !object["answer"].is_string()) {
-        refuse(options.file, line_number, "neither `prompt` and `answer` nor `ids`");
-      }
-      if (tokenizer == nullptr)
-        refuse(options.file, line_number, "a text prompt, but the model has no tokenizer.json");
+      row.ids = read_prompt(object, options.file, line_number, config, tokenizer);
       row.answer = object["answer"].get<std::string>();
-      row.ids = tokenizer->encode(object["prompt"].get<std::string>());
-      if (row.ids.empty()) refuse(options.file, line_number, "an empty prompt");
     }
     result.rows.push_back(std::move(row));
   }
@@ -130,7 +149,7 @@ double nats_of(const float* logits, int64_t vocab, int32_t target) {
 
 nlohmann::ordered_json answer_rows(Session& session, const Options& options, const Rows& rows,
                                    const Tokenizer& tokenizer) {
-  nlohmann::ordered_json items = nlohmann::json::array();
+  nlohmann::ordered_json items = Json::array();
   size_t correct = 0;
   Progress progress("eval", "row");
   for (const Row& row : rows.rows) {
@@ -138,7 +157,7 @@ nlohmann::ordered_json answer_rows(Session& session, const Options& options, con
     const int64_t room = session.config().max_position_embeddings - static_cast<int64_t>(row.ids.size());
     GenerateResult result = generate(session, sequence,
                                      {.prompt = row.ids,
-                                      .max_tokens = std::clamp(room, int64_t{1}, options.max_tokens),
+                                      .max_tokens = std::min(room, options.max_tokens),
                                       .stop_ids = session.config().eos_token_ids},
                                      [](int32_t) { return true; });
     session.close(sequence);
@@ -159,7 +178,7 @@ nlohmann::ordered_json answer_rows(Session& session, const Options& options, con
 }
 
 nlohmann::ordered_json score_rows(Session& session, const Rows& rows) {
-  nlohmann::ordered_json items = nlohmann::json::array();
+  nlohmann::ordered_json items = Json::array();
   double nats = 0;
   size_t tokens = 0;
   Progress progress("eval", "row");
@@ -192,22 +211,23 @@ int run_eval(const Options& options) {
   int64_t longest = 0;
   for (const Row& row : rows.rows) longest = std::max(longest, static_cast<int64_t>(row.ids.size()));
   if (!rows.likelihood) longest += options.max_tokens;
-  Session session(model.loaded, session_options(options.model, model, longest));
+  const int64_t cache_tokens = std::min(longest, model.loaded.config.max_position_embeddings);
+  Session session(model.loaded, session_options(options.model, model, cache_tokens));
 
   const nlohmann::ordered_json result =
       rows.likelihood ? score_rows(session, rows) : answer_rows(session, options, rows, *tokenizer);
   if (options.json) {
-    fmt::print("{}\n", result.dump());
+    print_out("{}\n", result.dump());
   } else if (rows.likelihood) {
-    fmt::print("{:.4f} nats over {} tokens in {} rows, perplexity {:.4f}\n", result["nats"].get<double>(),
-               result["tokens"].get<size_t>(), rows.rows.size(), result["perplexity"].get<double>());
+    print_out("{:.4f} nats over {} tokens in {} rows, perplexity {:.4f}\n", result["nats"].get<double>(),
+              result["tokens"].get<size_t>(), rows.rows.size(), result["perplexity"].get<double>());
   } else {
     for (const auto& item : result["items"]) {
       if (!item["correct"].get<bool>())
-        fmt::print("wrong  {}  {}\n", item["id"].dump(), item["output"].dump());
+        print_out("wrong  {}  {}\n", item["id"].dump(), item["output"].dump());
     }
-    fmt::print("{} of {} right ({:.1f}%)\n", result["correct"].get<size_t>(), result["total"].get<size_t>(),
-               100 * result["accuracy"].get<double>());
+    print_out("{} of {} right ({:.1f}%)\n", result["correct"].get<size_t>(), result["total"].get<size_t>(),
+              100 * result["accuracy"].get<double>());
   }
   if (options.model.profile) print_profile(session);
   return kExitDone;

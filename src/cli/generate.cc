@@ -6,7 +6,6 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -17,7 +16,9 @@
 #include "cli/command.h"
 #include "cli/model_options.h"
 #include "cli/sampling_options.h"
+#include "cli/streams.h"
 #include "cli/token_lists.h"
+#include "cli/validators.h"
 #include "runtime/session.h"
 #include "runtime/stop_filter.h"
 #include "tokenizer/tokenizer.h"
@@ -101,8 +102,8 @@ class TextStream {
   void emit(const std::string& text) {
     text_ += text;
     if (!show_ || text.empty()) return;
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+    write_out(text);
+    flush_output();
   }
 
   int32_t num_ids_;
@@ -115,13 +116,13 @@ class TextStream {
 void print_summary(const OpenedModel& model, const GenerateResult& result, size_t prompt_tokens) {
   const auto per_second = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0.0; };
   const double decoded = static_cast<double>(result.ids.size()) - 1;
-  fmt::print(stderr,
-             "{} prompt tokens in {:.3f} s ({:.0f}/s), {} new tokens, {:.3f} s ({:.0f}/s), finish {}; loaded "
-             "in {:.3f} s, peak "
-             "memory {} MiB\n",
-             prompt_tokens, result.prompt_s, per_second(static_cast<double>(prompt_tokens), result.prompt_s),
-             result.ids.size(), result.decode_s, per_second(decoded, result.decode_s), name(result.finish),
-             model.load_s, peak_rss_bytes() >> 20);
+  print_log(
+      "{} prompt tokens in {:.3f} s ({:.0f}/s), {} new tokens, {:.3f} s ({:.0f}/s), finish {}; loaded "
+      "in {:.3f} s, peak "
+      "memory {} MiB\n",
+      prompt_tokens, result.prompt_s, per_second(static_cast<double>(prompt_tokens), result.prompt_s),
+      result.ids.size(), result.decode_s, per_second(decoded, result.decode_s), name(result.finish),
+      model.load_s, peak_rss_bytes() >> 20);
 }
 
 int run_generate(const Options& options) {
@@ -149,8 +150,8 @@ int run_generate(const Options& options) {
                                           .stop_ids = config.eos_token_ids},
                                          [&](int32_t token) {
                                            if (text) return text->push(token);
-                                           if (!options.json) fmt::print("{}{}", first ? "" : " ", token);
-                                           std::fflush(stdout);
+                                           if (!options.json) print_out("{}{}", first ? "" : " ", token);
+                                           flush_output();
                                            first = false;
                                            return true;
                                          });
@@ -167,10 +168,10 @@ int run_generate(const Options& options) {
                                              {"generated_tokens", result.ids.size()},
                                              {"decode_s", result.decode_s},
                                              {"peak_rss_bytes", peak_rss_bytes()}}}};
-    fmt::print("{}\n", object.dump());
+    print_out("{}\n", object.dump());
   } else {
-    fmt::print("\n");
-    std::fflush(stdout);
+    print_out("\n");
+    flush_output();
     print_summary(model, result, prompt.size());
   }
   if (options.model.profile) print_profile(session);
@@ -198,9 +199,7 @@ std::function<int()> declare_generate(CLI::App& app) {
   add_sampling_options(app, options->sampling);
   app.add_option("--stop", options->stops, "End before this text; may be given more than once")
       ->allow_extra_args(false)
-      ->check([](const std::string& text) {
-        return text.empty() ? std::string("a stop text can't be empty") : "";
-      })
+      ->check(text())
       ->type_name("TEXT");
   app.add_flag("--json", options->json, "Print one JSON object with text, ids and timings");
   add_model_options(app, options->model);

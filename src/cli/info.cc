@@ -1,16 +1,19 @@
 // fulgur info
 
 #include <fmt/format.h>
-#include <sys/utsname.h>
-#include <unistd.h>
 
+#include <charconv>
+#include <cstdint>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/streams.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace fulgur::cli {
@@ -29,15 +32,31 @@ std::string proc_value(const char* file, std::string_view key) {
   return "";
 }
 
-double gibibytes(std::string_view kibibytes) { return std::stod(std::string(kibibytes)) / (1 << 20); }
+/// Of an amount as /proc has it ("24689764 kB"); nothing where it isn't one.
+std::optional<double> gibibytes(std::string_view amount) {
+  uint64_t kibibytes = 0;
+  const auto [rest, error] = std::from_chars(amount.data(), amount.data() + amount.size(), kibibytes);
+  if (error != std::errc() || std::string_view(rest, amount.data() + amount.size()) != " kB")
+    return std::nullopt;
+  return static_cast<double>(kibibytes) / (1 << 20);
+}
+
+/// Where /proc doesn't say, neither do we.
+std::string known(const std::string& text) { return text.empty() ? "unknown" : text; }
+std::string known(const std::optional<double>& gib) {
+  return gib ? fmt::format("{:.1f} GiB", *gib) : "unknown";
+}
+nlohmann::json json_of(const std::optional<double>& gib) {
+  return gib ? nlohmann::json(*gib) : nlohmann::json();
+}
 
 struct Info {
   std::string cpu = proc_value("/proc/cpuinfo", "model name");
   unsigned threads = std::thread::hardware_concurrency();
   std::vector<std::string> isas;
   std::string chosen_isa{name(choose_isa())};
-  double memory_gib = gibibytes(proc_value("/proc/meminfo", "MemTotal"));
-  double available_gib = gibibytes(proc_value("/proc/meminfo", "MemAvailable"));
+  std::optional<double> memory_gib = gibibytes(proc_value("/proc/meminfo", "MemTotal"));
+  std::optional<double> available_gib = gibibytes(proc_value("/proc/meminfo", "MemAvailable"));
 
   Info() {
     for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx}) {
@@ -49,17 +68,22 @@ struct Info {
 int print_info(bool json) {
   const Info info;
   if (json) {
-    const nlohmann::ordered_json object = {
-        {"version", FULGUR_VERSION}, {"compiler", FULGUR_COMPILER},   {"build_type", FULGUR_BUILD_TYPE},
-        {"cpu", info.cpu},           {"threads", info.threads},       {"isas", info.isas},
-        {"isa", info.chosen_isa},    {"memory_gib", info.memory_gib}, {"available_gib", info.available_gib}};
-    fmt::print("{}\n", object.dump());
+    const nlohmann::ordered_json object = {{"version", FULGUR_VERSION},
+                                           {"compiler", FULGUR_COMPILER},
+                                           {"build_type", FULGUR_BUILD_TYPE},
+                                           {"cpu", known(info.cpu)},
+                                           {"threads", info.threads},
+                                           {"isas", info.isas},
+                                           {"isa", info.chosen_isa},
+                                           {"memory_gib", json_of(info.memory_gib)},
+                                           {"available_gib", json_of(info.available_gib)}};
+    print_out("{}\n", object.dump());
     return kExitDone;
   }
-  fmt::print("fulgur     {} ({}, {})\n", FULGUR_VERSION, FULGUR_COMPILER, FULGUR_BUILD_TYPE);
-  fmt::print("cpu        {}, {} threads\n", info.cpu, info.threads);
-  fmt::print("isa        {} (this CPU has {})\n", info.chosen_isa, fmt::join(info.isas, ", "));
-  fmt::print("memory     {:.1f} GiB, {:.1f} GiB available\n", info.memory_gib, info.available_gib);
+  print_out("fulgur     {} ({}, {})\n", FULGUR_VERSION, FULGUR_COMPILER, FULGUR_BUILD_TYPE);
+  print_out("cpu        {}, {} threads\n", known(info.cpu), info.threads);
+  print_out("isa        {} (this CPU has {})\n", info.chosen_isa, fmt::join(info.isas, ", "));
+  print_out("memory     {}, {} available\n", known(info.memory_gib), known(info.available_gib));
   return kExitDone;
 }
 

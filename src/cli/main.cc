@@ -1,18 +1,17 @@
 // The fulgur program: a table of commands, and what every command does with errors.
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <exception>
 #include <functional>
 #include <new>
+#include <sstream>
 #include <string>
 #include <string_view>
 
 #include "base/error.h"
 #include "cli/command.h"
+#include "cli/streams.h"
 
 namespace fulgur::cli {
 namespace {
@@ -30,23 +29,8 @@ constexpr std::array kCommands = {
             declare_info},
 };
 
-int run_command(const std::function<int()>& command, bool verbose) {
-  try {
-    const int status = command();
-    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
-    fmt::print(stderr, "Standard output can't be written, so results are missing: is the disk full?\n");
-  } catch (const Error& error) {
-    fmt::print(stderr, "{}\n", error.what());
-    if (verbose) {
-      for (const std::string& context : error.context()) fmt::print(stderr, "  while {}\n", context);
-    }
-  } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "There is not enough memory for this.\n");
-  }
-  return kExitFailed;
-}
-
-int main(int argc, char** argv) {
+/// Parses and runs; `verbose` is known as soon as it is parsed.
+int run(int argc, char** argv, bool& verbose) {
   CLI::App app{
       "Fulgur runs DeepSeek-V3.2, GLM-5 and their relatives: sparse attention with a fused lightning "
       "indexer."};
@@ -54,7 +38,6 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "fulgur " FULGUR_VERSION);
   app.require_subcommand(1);
   app.fallthrough();
-  bool verbose = false;
   app.add_flag("--verbose", verbose, "Print the chain of causes of an error");
 
   std::function<int()> chosen;
@@ -65,15 +48,50 @@ int main(int argc, char** argv) {
   // CLI11 would only say that a subcommand is missing.
   if (argc > 1 && argv[1][0] != '-' &&
       std::ranges::find(kCommands, std::string_view(argv[1]), &Command::name) == kCommands.end()) {
-    fmt::print(stderr, "There is no command '{}'; fulgur --help lists what there is.\n", argv[1]);
+    print_log("There is no command '{}'; fulgur --help lists what there is.\n", argv[1]);
     return kExitUsage;
   }
   try {
     app.parse(argc, argv);
-    return run_command(chosen, verbose);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitDone : kExitUsage;
+    return chosen();
+  } catch (const CLI::ParseError& error) {  // --help and --version too
+    std::ostringstream out;
+    std::ostringstream err;
+    const int status = app.exit(error, out, err);
+    write_out(out.str());
+    write_log(err.str());
+    return status == 0 ? kExitDone : kExitUsage;
   }
+}
+
+/// What every command does with failures. Nothing here may throw, so nothing is formatted.
+int main(int argc, char** argv) {
+  prepare_streams();
+  bool verbose = false;
+  try {
+    const int status = run(argc, argv, verbose);
+    flush_output();
+    return status;
+  } catch (const OutputClosed&) {
+    end_by_sigpipe();
+  } catch (const Error& error) {
+    write_log(error.what());
+    write_log("\n");
+    if (!verbose) return kExitFailed;
+    for (const std::string& context : error.context()) {
+      for (const std::string_view part :
+           {std::string_view("  while "), std::string_view(context), std::string_view("\n")}) {
+        write_log(part);
+      }
+    }
+  } catch (const std::bad_alloc&) {
+    write_log("There is not enough memory for this.\n");
+  } catch (const std::exception& error) {
+    write_log("This is a mistake in Fulgur, please report it: ");
+    write_log(error.what());
+    write_log(".\n");
+  }
+  return kExitFailed;
 }
 
 }  // namespace

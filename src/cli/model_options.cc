@@ -10,6 +10,9 @@
 
 #include "base/error.h"
 #include "cli/progress.h"
+#include "cli/streams.h"
+#include "cli/validators.h"
+#include "model/config_sections.h"
 #include "runtime/selection.h"
 
 namespace fulgur::cli {
@@ -35,9 +38,15 @@ void add_choice(CLI::App& app, const std::string& name, T& value, const std::map
       ->group(group);
 }
 
+int num_threads(const ModelOptions& options) {
+  if (options.threads > 0) return options.threads;
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));  // 0 where it isn't known
+}
+
 std::unique_ptr<SelectionSource> make_selection(const ModelOptions& options) {
   if (options.selection == "recent") return std::make_unique<RecentSelection>();
-  if (options.selection == "random") return std::make_unique<RandomSelection>(options.selection_seed);
+  if (options.selection == "random")
+    return std::make_unique<RandomSelection>(options.selection_seed.value_or(0));
   if (options.selection == "all") return std::make_unique<EverythingSelection>();
   return nullptr;
 }
@@ -55,12 +64,14 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       ->group(group);
   app.add_option("--index-topk", options.index_topk,
                  "Tokens that attention may read, instead of the config's index_topk")
+      ->check(CLI::Range(kSizeRange.least, kSizeRange.most))
       ->type_name("K")
       ->group(group);
   app.add_option("--selection", options.selection, "What chooses those tokens (default: indexer)")
       ->check(CLI::IsMember({"indexer", "recent", "random", "all"}))
       ->group(group);
   app.add_option("--selection-seed", options.selection_seed, "Seed of --selection random (default: 0)")
+      ->check(seed())
       ->type_name("S")
       ->group(group);
   add_choice(app, "--indexer-projection", options.projection, kProjections,
@@ -70,35 +81,41 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       "native: weights as stored, bf16 activations and caches; full: everything in f32 (default: native)",
       group);
   app.add_flag("--profile", options.profile, "Print the cost of each op to stderr")->group(group);
+  app.final_callback([&options] {
+    if (options.selection_seed && options.selection != "random") {
+      throw CLI::ValidationError("--selection-seed", "is for --selection random alone");
+    }
+  });
 }
 
 std::filesystem::path model_folder(const ModelOptions& options) {
   if (!options.model.empty()) return options.model;
-  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe");
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
   for (std::filesystem::path at = program.parent_path(); at != at.parent_path(); at = at.parent_path()) {
     for (const std::filesystem::path& folder : {at / kBundledModel, at / "share/fulgur" / kBundledModel}) {
-      if (std::filesystem::exists(folder / "config.json")) return folder;
+      if (std::filesystem::exists(folder / "config.json", error)) return folder;
     }
   }
   throw Error(Problem{.kind = ErrorKind::kIoError,
                       .message = "The bundled model mini-v32 is not beside this program.",
-                      .expected = "models/mini-v32 in a folder above " + program.string(),
+                      .expected = program.empty()
+                                      ? "a readable /proc/self/exe, which says where the program is"
+                                      : "models/mini-v32 in a folder above " + program.string(),
                       .todo = "name a checkpoint with --model DIR"});
 }
 
 OpenedModel open_model(const ModelOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const int threads =
-      options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
   const std::filesystem::path folder = model_folder(options);
   Progress progress("loading", "B");
   OpenedModel opened{
       .folder = folder,
-      .loaded = load_model(folder, options.precision, threads,
+      .loaded = load_model(folder, options.precision, num_threads(options),
                            [&](uint64_t done, uint64_t total) { progress.update(done, total); }),
       .selection = make_selection(options)};
   if (options.index_topk) override_index_topk(opened.loaded.config, *options.index_topk);
-  for (const std::string& notice : opened.loaded.notices) fmt::print(stderr, "{}\n", notice);
+  for (const std::string& notice : opened.loaded.notices) print_log("{}\n", notice);
   if (!opened.loaded.config.sparse() && options.selection != "indexer") {
     throw Error(
         Problem{.kind = ErrorKind::kBadRequest,
@@ -111,13 +128,14 @@ OpenedModel open_model(const ModelOptions& options) {
 }
 
 std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder) {
-  if (!std::filesystem::exists(folder / "tokenizer.json")) return std::nullopt;
+  std::error_code error;  // a file that is there and can't be looked at is for the loader to refuse
+  const auto status = std::filesystem::symlink_status(folder / "tokenizer.json", error);
+  if (status.type() == std::filesystem::file_type::not_found) return std::nullopt;
   return Tokenizer::load(folder);
 }
 
 SessionOptions session_options(const ModelOptions& options, const OpenedModel& model, int64_t cache_tokens) {
-  return {.threads =
-              options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency()),
+  return {.threads = num_threads(options),
           .precision = options.precision,
           .projection = options.projection,
           .cache_tokens = cache_tokens,
@@ -134,13 +152,13 @@ void print_profile(const Session& session) {
     total += session.profile().line(kind).time;
   }
   std::ranges::sort(kinds, std::greater(), [&](OpKind kind) { return session.profile().line(kind).time; });
-  fmt::print(stderr, "{:<16} {:>9} {:>11} {:>11} {:>7}\n", "op", "calls", "total ms", "us a call", "share");
+  print_log("{:<16} {:>9} {:>11} {:>11} {:>7}\n", "op", "calls", "total ms", "us a call", "share");
   for (const OpKind kind : kinds) {
     const Profile::Line& line = session.profile().line(kind);
     const double ms = std::chrono::duration<double, std::milli>(line.time).count();
-    fmt::print(stderr, "{:<16} {:>9} {:>11.2f} {:>11.2f} {:>6.1f}%\n", name(kind), line.calls, ms,
-               1000 * ms / static_cast<double>(line.calls),
-               100 * ms / std::chrono::duration<double, std::milli>(total).count());
+    print_log("{:<16} {:>9} {:>11.2f} {:>11.2f} {:>6.1f}%\n", name(kind), line.calls, ms,
+              1000 * ms / static_cast<double>(line.calls),
+              100 * ms / std::chrono::duration<double, std::milli>(total).count());
   }
 }
 

@@ -19,7 +19,7 @@ struct ModelOptions {
   int threads = 0;
   std::optional<int64_t> index_topk;
   std::string selection = "indexer";
-  uint64_t selection_seed = 0;
+  std::optional<uint64_t> selection_seed;
   IndexerProjection projection = IndexerProjection::kFused;
   Precision precision = Precision::kNative;
   bool profile = false;

@@ -4,8 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <utility>
+
+#include "cli/streams.h"
 
 namespace fulgur::cli {
 namespace {
@@ -28,7 +29,7 @@ Progress::Progress(std::string what, std::string unit)
     : what_(std::move(what)), unit_(std::move(unit)), terminal_(isatty(STDERR_FILENO) == 1) {}
 
 Progress::~Progress() {
-  if (drawn_) fmt::print(stderr, "\r\x1b[K");
+  if (drawn_) write_log("\r\x1b[K");
 }
 
 void Progress::update(uint64_t done, uint64_t total) {
@@ -41,9 +42,8 @@ void Progress::update(uint64_t done, uint64_t total) {
   const uint64_t filled = std::min(done, total) * kBarWidth / total;
   const std::string eta =
       rate > 0 ? fmt::format("{:.0f} s left", static_cast<double>(total - std::min(done, total)) / rate) : "";
-  fmt::print(stderr, "\r\x1b[K{} [{:#<{}}{:.<{}}] {}/{} {}/s {}", what_, "", filled, "", kBarWidth - filled,
-             done, total, with_prefix(rate, unit_), eta);
-  std::fflush(stderr);
+  print_log("\r\x1b[K{} [{:#<{}}{:.<{}}] {}/{} {}/s {}", what_, "", filled, "", kBarWidth - filled, done,
+            total, with_prefix(rate, unit_), eta);
 }
 
 }  // namespace fulgur::cli

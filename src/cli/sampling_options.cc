@@ -1,33 +1,12 @@
 #include "cli/sampling_options.h"
 
-#include <charconv>
-#include <string>
+#include "cli/validators.h"
 
 namespace fulgur::cli {
-namespace {
-
-// CLI11's Range lets NaN pass, and its integers saturate.
-const CLI::Validator kFinite(
-    [](const std::string& text) {
-      return text.find_first_of("nN") == std::string::npos ? "" : text + " is not a finite number";
-    },
-    "");
-const CLI::Validator kSeed(
-    [](const std::string& text) {
-      uint64_t seed = 0;
-      const char* end = text.data() + text.size();
-      const auto [rest, error] = std::from_chars(text.data(), end, seed);
-      return error == std::errc() && rest == end ? ""
-                                                 : text + " is not an integer from 0 to 18446744073709551615";
-    },
-    "");
-
-}  // namespace
-
 void add_sampling_options(CLI::App& app, SamplingParams& sampling) {
   const char* group = "Sampling";
   app.add_option("--temperature", sampling.temperature, "0: greedy (default)")
-      ->check(kFinite)
+      ->check(finite_number())
       ->check(CLI::Range(0.0, 100.0))
       ->type_name("T")
       ->group(group);
@@ -37,18 +16,18 @@ void add_sampling_options(CLI::App& app, SamplingParams& sampling) {
       ->group(group);
   app.add_option("--top-p", sampling.top_p,
                  "Draw from the likeliest tokens that together have this probability (default: 1)")
-      ->check(kFinite)
+      ->check(finite_number())
       ->check(CLI::Range(0.0, 1.0))
       ->type_name("P")
       ->group(group);
   app.add_option("--min-p", sampling.min_p,
                  "Only tokens at least P times as likely as the likeliest (default: 0)")
-      ->check(kFinite)
+      ->check(finite_number())
       ->check(CLI::Range(0.0, 1.0))
       ->type_name("P")
       ->group(group);
   app.add_option("--seed", sampling.seed, "Seed of the draws; the same seed gives the same text (default: 0)")
-      ->check(kSeed)
+      ->check(seed())
       ->type_name("S")
       ->group(group);
 }

@@ -4,8 +4,6 @@
 #include <unistd.h>
 
 #include <cstdint>
-#include <cstdio>
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,6 +14,7 @@
 #include "base/text_file.h"
 #include "cli/command.h"
 #include "cli/model_options.h"
+#include "cli/streams.h"
 #include "cli/token_lists.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/utf8.h"
@@ -58,29 +57,12 @@ std::vector<int32_t> encode(const Tokenizer& tokenizer, const Options& options, 
   return ids;
 }
 
-std::vector<int32_t> ids_of(const Json& value, const std::string& name) {
-  const auto refuse = [&](const Json& found) {
-    throw Error(Problem{.kind = ErrorKind::kBadRequest,
-                        .file = name,
-                        .message = "This is not a list of token ids.",
-                        .expected = "integers from 0, as [1, 2, 3]",
-                        .found = brief(found)});
-  };
-  if (!value.is_array()) refuse(value);
-  std::vector<int32_t> ids;
-  for (const Json& id : value) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() > std::numeric_limits<int32_t>::max()) refuse(id);
-    ids.push_back(id.get<int32_t>());
-  }
-  return ids;
-}
-
 /// Ids as `[1, 2, 3]` or `1,2,3`.
 std::vector<int32_t> read_ids(std::string_view text, const std::string& name) {
   constexpr std::string_view kSpace = " \t\r\n";
   const size_t begin = text.find_first_not_of(kSpace);
   if (begin == std::string_view::npos || text[begin] == '[') {
-    return ids_of(parse_json(text, ErrorKind::kBadRequest, name), name);
+    return token_list(parse_json(text, ErrorKind::kBadRequest, name), name);
   }
   return parse_id_list(text.substr(begin, text.find_last_not_of(kSpace) + 1 - begin), name);
 }
@@ -92,7 +74,7 @@ std::string json_text(const Json& value) { return value.dump(-1, ' ', /*ensure_a
 std::string convert_line(const Tokenizer& tokenizer, const Options& options, std::string_view line,
                          const std::string& name) {
   const Json value = parse_json(line, ErrorKind::kBadRequest, name);
-  if (options.decode) return json_text(tokenizer.decode(ids_of(value, name)));
+  if (options.decode) return json_text(tokenizer.decode(token_list(value, name)));
   if (!value.is_string()) {
     throw Error(Problem{.kind = ErrorKind::kBadRequest,
                         .file = name,
@@ -109,7 +91,7 @@ void convert_lines(const Tokenizer& tokenizer, const Options& options, const Inp
     const size_t end = std::min(rest.find('\n'), rest.size());
     const std::string name = fmt::format("{}, line {}", input.name, number);
     try {
-      fmt::print("{}\n", convert_line(tokenizer, options, rest.substr(0, end), name));
+      print_out("{}\n", convert_line(tokenizer, options, rest.substr(0, end), name));
     } catch (const Error& error) {
       Problem problem = error.problems().front();
       problem.file = name;
@@ -121,7 +103,7 @@ void convert_lines(const Tokenizer& tokenizer, const Options& options, const Inp
 
 void print_ids(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
   const size_t width = std::to_string(tokenizer.num_ids()).size();
-  for (const int32_t id : ids) fmt::print("{:>{}}  {}\n", id, width, quote(tokenizer.piece(id)));
+  for (const int32_t id : ids) print_out("{:>{}}  {}\n", id, width, quote(tokenizer.piece(id)));
 }
 
 int run_tokenize(const Options& options) {
@@ -133,13 +115,13 @@ int run_tokenize(const Options& options) {
     const std::string text = tokenizer.decode(read_ids(input.text, input.name));
     // Without --json the text alone, to the byte; a terminal's prompt goes on a line of its own.
     if (options.json) {
-      fmt::print("{}\n", json_text(text));
+      print_out("{}\n", json_text(text));
     } else {
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      if (isatty(STDOUT_FILENO) == 1) fmt::print("\n");
+      write_out(text);
+      if (isatty(STDOUT_FILENO) == 1) print_out("\n");
     }
   } else if (options.json) {
-    fmt::print("{}\n", json_text(encode(tokenizer, options, input.text)));
+    print_out("{}\n", json_text(encode(tokenizer, options, input.text)));
   } else {
     print_ids(tokenizer, encode(tokenizer, options, input.text));
   }

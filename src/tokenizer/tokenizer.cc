@@ -79,7 +79,8 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
   auto parts = std::make_unique<TokenizerParts>(
       read_tokenizer(read_json(file, ErrorKind::kBadTokenizer), file.filename().string()));
   const std::filesystem::path config = path / "tokenizer_config.json";
-  if (folder && std::filesystem::exists(config, none)) {
+  if (folder &&
+      std::filesystem::symlink_status(config, none).type() != std::filesystem::file_type::not_found) {
     read_tokenizer_config(read_json(config, ErrorKind::kBadTokenizer), config.filename().string(), *parts);
   }
   return Tokenizer(std::move(parts));
