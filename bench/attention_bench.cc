@@ -148,7 +148,7 @@ class Layer {
     return memory_.back()->data();
   }
   Weight weight(int64_t rows, int64_t cols) {
-    return {DType::kBf16, rows, cols, add(rows * cols, 1 / std::sqrt(static_cast<float>(cols)))};
+    return {WeightForm::kBf16, rows, cols, add(rows * cols, 1 / std::sqrt(static_cast<float>(cols)))};
   }
   Operand operand(int64_t rows, int64_t cols) {
     return {add(rows * cols, 1), DType::kBf16, rows, cols, cols};

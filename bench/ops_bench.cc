@@ -81,7 +81,7 @@ class Bf16s {
     std::minstd_rand generator(1);
     for (Bf16& value : values_) value = to_bf16(static_cast<float>(generator() % 1024) / 512 - 1);
   }
-  Weight weight() { return {DType::kBf16, rows_, cols_, values_.data()}; }
+  Weight weight() { return {WeightForm::kBf16, rows_, cols_, values_.data()}; }
   Operand operand() { return {values_.data(), DType::kBf16, rows_, cols_, cols_}; }
 
  private:
@@ -159,7 +159,7 @@ void moe(State& state, const MoeCase& c, int64_t tokens, int threads) {
   }
   MoeWeights weights{};
   weights.router = router.weight();
-  weights.correction_bias = {DType::kF32, 1, c.num_experts, bias.matrix().data};
+  weights.correction_bias = {WeightForm::kF32, 1, c.num_experts, bias.matrix().data};
   weights.shared = experts.back();
   experts.pop_back();
   weights.experts = experts;

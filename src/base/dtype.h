@@ -52,4 +52,33 @@ constexpr Bf16 to_bf16(float value) {
 /// IEEE half precision, exact.
 float half_to_float(uint16_t bits);
 
+/// FP8 with 4 exponent and 3 mantissa bits as OCP's "e4m3" (e4m3fn) has it: bias 7, no infinity, NaN where
+/// all but the sign are ones, 448 the largest, subnormals in steps of 2^-9. Exact.
+constexpr float e4m3_to_float(uint8_t code) {
+  constexpr int kMantissaBits = 3;
+  constexpr uint32_t kBiasDifference = 127 - 7;
+  const uint32_t sign = static_cast<uint32_t>(code & 0x80U) << 24;
+  const uint32_t magnitude = code & 0x7fU;
+  if (magnitude == 0x7fU) return std::bit_cast<float>(sign | 0x7fc00000U);
+  if (magnitude < 1U << kMantissaBits) {
+    const float subnormal = static_cast<float>(magnitude) * 0x1p-9F;
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(subnormal) | sign);
+  }
+  return std::bit_cast<float>(sign | ((magnitude << (23 - kMantissaBits)) + (kBiasDifference << 23)));
+}
+
+/// A scale 2^(code - 127); NaN for 0xff. Exact.
+constexpr float e8m0_to_float(uint8_t code) {
+  if (code == 0xffU) return std::bit_cast<float>(0x7fc00000U);
+  if (code == 0) return 0x1p-127F;
+  return std::bit_cast<float>(static_cast<uint32_t>(code) << 23);
+}
+
+/// FP4, the low four bits of `code`: a sign before 0, 0.5, 1, 1.5, 2, 3, 4 or 6. Exact.
+constexpr float e2m1_to_float(uint8_t code) {
+  constexpr float kValues[] = {0.0F,  0.5F,  1.0F,  1.5F,  2.0F,  3.0F,  4.0F,  6.0F,
+                               -0.0F, -0.5F, -1.0F, -1.5F, -2.0F, -3.0F, -4.0F, -6.0F};
+  return kValues[code & 0xfU];
+}
+
 }  // namespace fulgur

@@ -42,20 +42,4 @@ struct Operand {
   }
 };
 
-/// A weight matrix [rows, cols] as stored, `y = x W^T`: rows are outputs and each row is contiguous. A view;
-/// the loader owns the memory. Every storage form has its kernels.
-struct Weight {
-  DType form = DType::kBf16;  // kBf16, kF16 or kF32
-  int64_t rows = 0;
-  int64_t cols = 0;
-  const void* data = nullptr;
-
-  [[nodiscard]] bool present() const { return data != nullptr; }
-  /// Rows [first, first + count).
-  [[nodiscard]] Weight take_rows(int64_t first, int64_t count) const {
-    const auto* bytes = static_cast<const std::byte*>(data);
-    return {form, count, cols, bytes + static_cast<size_t>(first * cols) * size_bytes(form)};
-  }
-};
-
 }  // namespace fulgur

@@ -79,11 +79,12 @@ class Executor {
     Weight weight{.form = planned.held, .rows = parameter.rows, .cols = parameter.cols};
     const CatalogEntry& first = source_entry(planned.sources.front());
     for (const PlannedSource& source : planned.sources) {
-      if (!can_convert(source_entry(source).dtype, planned.held)) {
+      if (!can_convert(source_entry(source).dtype, stored_dtype(planned.held))) {
         throw std::logic_error(fmt::format("{} can't be held as {}", parameter.name, name(planned.held)));
       }
     }
-    const uint64_t bytes = static_cast<uint64_t>(parameter.rows * parameter.cols) * size_bytes(planned.held);
+    const uint64_t bytes =
+        static_cast<uint64_t>(parameter.rows * parameter.cols) * size_bytes(stored_dtype(planned.held));
     if (planned.sources.front().steps.front() == StepKind::kMap) {
       if (bytes != first.bytes) misdeclared(parameter);
       weight.data = catalog_.bytes(first).data();
@@ -111,10 +112,10 @@ class Executor {
       const int64_t elements = num_elements(entry);
       if (elements > left) misdeclared(parameter);
       for (int64_t first = 0; first < elements; first += kTaskElements) {
-        tasks_.push_back(
-            {&parameter, &entry, planned.held, to, first, std::min(kTaskElements, elements - first)});
+        tasks_.push_back({&parameter, &entry, stored_dtype(planned.held), to, first,
+                          std::min(kTaskElements, elements - first)});
       }
-      to += static_cast<size_t>(elements) * size_bytes(planned.held);
+      to += static_cast<size_t>(elements) * size_bytes(stored_dtype(planned.held));
       left -= elements;
       total_bytes_ += entry.bytes;
     }
@@ -131,9 +132,10 @@ class Executor {
         transposed ? parameter.rows == parameter.num_heads * latent && parameter.cols == parameter.nope
                    : parameter.rows == parameter.num_heads * parameter.value && parameter.cols == latent;
     if (!fits || rows * latent != num_elements(entry)) misdeclared(parameter);
-    scratch_bytes_ = std::max(scratch_bytes_, static_cast<size_t>(head_elements) * size_bytes(planned.held));
+    scratch_bytes_ =
+        std::max(scratch_bytes_, static_cast<size_t>(head_elements) * size_bytes(stored_dtype(planned.held)));
     for (int64_t head = 0; head < parameter.num_heads; ++head) {
-      tasks_.push_back({&parameter, &entry, planned.held, to, head, 0});
+      tasks_.push_back({&parameter, &entry, stored_dtype(planned.held), to, head, 0});
     }
     total_bytes_ += entry.bytes;
   }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/matrix.h"
+#include "base/weight.h"
 #include "checkpoint/catalog.h"
 #include "checkpoint/parameter.h"
 
@@ -32,7 +32,7 @@ struct PlannedSource {
 };
 
 struct PlannedParameter {
-  DType held = DType::kBf16;
+  WeightForm held = WeightForm::kBf16;
   std::vector<PlannedSource> sources;  // in the order of the rows
 };
 

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/dtype.h"
+#include "base/weight.h"
 
 namespace fulgur {
 
@@ -36,10 +36,10 @@ struct Parameter {
   int64_t cols = 0;  // vectors are [1, n]
   /// The spellings a checkpoint may use, each a list of parts. Exactly one of them may be present.
   std::vector<std::vector<Part>> spellings;
-  /// The dtypes it may be held in. Stored in one of them, it is held as it is stored (mapped, where no step
+  /// The forms it may be held in. Stored in one of them, it is held as it is stored (mapped, where no step
   /// is needed). Otherwise, or where its parts differ: in the first of them that holds every part exactly; if
   /// none does, rounded to the first. Never in f16 unless it is stored so.
-  std::vector<DType> held_as;
+  std::vector<WeightForm> held_as;
   bool quantizable =
       false;  // a projection that published checkpoints store as FP8 or FP4 (checkpoints.md, 3)
   /// Tensors that contradict this parameter when they stand beside it: q_proj for q_a_proj and the reverse.

@@ -45,22 +45,23 @@ std::string enumerate(const std::vector<std::string>& items) {
 }
 
 /// Whether every value of `stored` has an exact twin in `held`.
-bool holds_exactly(DType held, DType stored) {
-  return held == stored || (held == DType::kF32 && (stored == DType::kBf16 || stored == DType::kF16));
+bool holds_exactly(WeightForm held, WeightForm stored) {
+  return held == stored ||
+         (held == WeightForm::kF32 && (stored == WeightForm::kBf16 || stored == WeightForm::kF16));
 }
 
 /// The rule of Parameter::held_as.
-DType choose_held(const std::vector<DType>& held_as, const std::vector<DType>& stored) {
+WeightForm choose_held(const std::vector<WeightForm>& held_as, const std::vector<WeightForm>& stored) {
   const bool all_alike =
-      std::all_of(stored.begin(), stored.end(), [&](DType dtype) { return dtype == stored.front(); });
+      std::all_of(stored.begin(), stored.end(), [&](WeightForm form) { return form == stored.front(); });
   if (all_alike && std::find(held_as.begin(), held_as.end(), stored.front()) != held_as.end())
     return stored.front();
-  for (const DType held : held_as) {
-    if (std::all_of(stored.begin(), stored.end(), [&](DType dtype) { return holds_exactly(held, dtype); }))
+  for (const WeightForm held : held_as) {
+    if (std::all_of(stored.begin(), stored.end(), [&](WeightForm form) { return holds_exactly(held, form); }))
       return held;
   }
   const auto first =
-      std::find_if(held_as.begin(), held_as.end(), [](DType held) { return held != DType::kF16; });
+      std::find_if(held_as.begin(), held_as.end(), [](WeightForm held) { return held != WeightForm::kF16; });
   return first != held_as.end() ? *first : held_as.front();
 }
 
@@ -282,14 +283,14 @@ class Resolver {
   }
 
   [[nodiscard]] PlannedParameter planned(const Parameter& parameter, const Spelling& spelling) const {
-    std::vector<DType> stored;
-    for (const int number : spelling.entries) stored.push_back(entry(number).dtype);
+    std::vector<WeightForm> stored;
+    for (const int number : spelling.entries) stored.push_back(plain_form(entry(number).dtype).value());
     PlannedParameter result{.held = choose_held(parameter.held_as, stored)};
     const bool alone = spelling.entries.size() == 1 && parameter.arrangement == Arrangement::kRows;
     for (const int number : spelling.entries) {
       PlannedSource source{.entry = number};
       const CatalogEntry& e = entry(number);
-      if (e.dtype != result.held) {
+      if (e.dtype != stored_dtype(result.held)) {
         source.steps.push_back(StepKind::kConvert);
       } else if (alone) {
         source.steps.push_back(e.offset % size_bytes(e.dtype) == 0 ? StepKind::kMap : StepKind::kCopy);

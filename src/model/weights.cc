@@ -26,7 +26,7 @@ enum class Storage { kPlainOnly, kQuantizable };
 class Declarations {
  public:
   Declarations(const Config& config, Precision precision)
-      : c_(config), made_(precision == Precision::kFull ? DType::kF32 : DType::kBf16) {}
+      : c_(config), made_(precision == Precision::kFull ? WeightForm::kF32 : WeightForm::kBf16) {}
 
   std::vector<Slot> take() && { return std::move(slots_); }
 
@@ -42,7 +42,7 @@ class Declarations {
                .rows = rows.size,
                .cols = cols.size,
                .spellings = {{{module.name + ".weight", {rows, cols}}}},
-               .held_as = {DType::kBf16, DType::kF16, DType::kF32},
+               .held_as = {WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32},
                .quantizable = storage == Storage::kQuantizable,
                .rivals = std::move(rivals)});
   }
@@ -71,7 +71,7 @@ class Declarations {
                .rows = 1,
                .cols = width.size,
                .spellings = {{{std::move(tensor), {width}}}},
-               .held_as = {DType::kF32}});
+               .held_as = {WeightForm::kF32}});
   }
 
   void attention(MlaWeights& weights, const Module& module) {
@@ -165,7 +165,7 @@ class Declarations {
   }
 
   const Config& c_;
-  DType made_;
+  WeightForm made_;
   std::vector<Slot> slots_;
 };
 

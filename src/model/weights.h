@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "base/matrix.h"
+#include "base/weight.h"
 #include "checkpoint/parameter.h"
 #include "model/config.h"
 #include "ops/ffn.h"

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "base/matrix.h"
+#include "base/weight.h"
 #include "ops/token_batch.h"
 
 namespace fulgur {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "base/matrix.h"
+#include "base/weight.h"
 
 namespace fulgur {
 

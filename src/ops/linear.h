@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "base/matrix.h"
+#include "base/weight.h"
 
 namespace fulgur {
 

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "base/matrix.h"
+#include "base/weight.h"
 #include "ops/ffn.h"
 #include "ops/token_batch.h"
 

@@ -28,6 +28,11 @@ void require(bool holds, const char* what) {
   if (!holds) throw std::logic_error(std::string("op called wrongly: ") + what);
 }
 
+/// Norms, tables and biases have elements of their own; every other weight may be of any form.
+void require_plain(const Weight& weight, const char* what) {
+  require(!weight.present() || is_plain(weight.form), what);
+}
+
 bool is_operand(const Operand& x) { return x.dtype == DType::kBf16 || x.dtype == DType::kF32; }
 
 template <typename Op>
@@ -43,6 +48,7 @@ void call(Context& context, OpKind kind, void (*function)(Context&, const Op&), 
 void run(Context& context, const Embed& op) {
   require(op.hidden.rows == op.batch.num_tokens, "embed: a row of hidden for every token");
   require(op.hidden.cols == op.table.cols, "embed: hidden as wide as the table");
+  require_plain(op.table, "embed: a plain table");
   call(context, OpKind::kEmbed, context.backend->embed, op);
 }
 
@@ -50,6 +56,7 @@ void run(Context& context, const RmsNorm& op) {
   require(op.x.cols == op.gain.cols && op.out.cols == op.x.cols && op.out.rows == op.x.rows,
           "rms_norm: shapes");
   require(is_operand(op.out), "rms_norm: out is an operand");
+  require_plain(op.gain, "rms_norm: a plain gain");
   call(context, OpKind::kRmsNorm, context.backend->rms_norm, op);
 }
 
@@ -59,6 +66,7 @@ void run(Context& context, const AddRmsNorm& op) {
   require(op.delta.rows == op.sum.rows && op.delta.cols == op.sum.cols,
           "add_rms_norm: delta as large as sum");
   require(is_operand(op.out), "add_rms_norm: out is an operand");
+  require_plain(op.gain, "add_rms_norm: a plain gain");
   call(context, OpKind::kAddRmsNorm, context.backend->add_rms_norm, op);
 }
 
@@ -94,6 +102,8 @@ void run(Context& context, const MlaPrepare& op) {
           "mla_prepare: uk");
   require(op.weights.q_b.rows == int64_t{s.num_heads} * (s.nope + s.rope), "mla_prepare: q_b");
   require(!op.weights.q_a.present() || op.q_latent.cols == op.weights.q_a.rows, "mla_prepare: q_latent");
+  require_plain(op.weights.q_a_norm, "mla_prepare: a plain q_a_norm");
+  require_plain(op.weights.kv_a_norm, "mla_prepare: a plain kv_a_norm");
   call(context, OpKind::kMlaPrepare, context.backend->mla_prepare, op);
 }
 
@@ -110,6 +120,8 @@ void run(Context& context, const IndexerPrepare& op) {
           "indexer_prepare: wk_weights_proj is [dI+nI, d]");
   require(op.weights.wq_b.rows == op.q.cols && op.weights.wq_b.cols == op.q_latent.cols,
           "indexer_prepare: wq_b");
+  require_plain(op.weights.k_norm_gain, "indexer_prepare: a plain k_norm");
+  require_plain(op.weights.k_norm_bias, "indexer_prepare: a plain k_norm bias");
   call(context, OpKind::kIndexerPrepare, context.backend->indexer_prepare, op);
 }
 
@@ -168,6 +180,7 @@ void run(Context& context, const Moe& op) {
   require(op.weights.router.rows == num_experts && op.weights.router.cols == op.x.cols, "moe: router");
   require(op.weights.correction_bias.cols == num_experts, "moe: correction bias");
   require(op.delta.rows == op.x.rows && op.x.rows == op.batch.num_tokens, "moe: a row for every token");
+  require_plain(op.weights.correction_bias, "moe: a plain correction bias");
   call(context, OpKind::kMoe, context.backend->moe, op);
 }
 

@@ -166,12 +166,12 @@ TEST_F(MappedFileTest, ALoadFromAFileThatShrankIsAnIoError) {
        .rows = kRows,
        .cols = kCols,
        .spellings = {{{"a.weight", {{kRows, "rows"}, {kCols, "cols"}}}}},
-       .held_as = {DType::kF32}},
+       .held_as = {WeightForm::kF32}},
       {.name = "b",
        .rows = kRows,
        .cols = kCols,
        .spellings = {{{"b.weight", {{kRows, "rows"}, {kCols, "cols"}}}}},
-       .held_as = {DType::kBf16}}};
+       .held_as = {WeightForm::kBf16}}};
   const std::string bytes = good_safetensors({counting("a.weight", DType::kBf16, {kRows, kCols}),
                                               counting("b.weight", DType::kBf16, {kRows, kCols})});
   for (const size_t left : {bytes.size() - 1, bytes.size() / 2, size_t{100}, size_t{0}}) {

@@ -7,6 +7,7 @@
 
 #include "base/dtype.h"
 #include "base/matrix.h"
+#include "base/weight.h"
 #include "ops/paged_cache.h"
 #include "ops/token_batch.h"
 #include "reference/real.h"
@@ -61,7 +62,9 @@ inline Table values_of(const void* data, DType dtype, int64_t rows, int64_t cols
   return table;
 }
 inline Table values_of(const Operand& x) { return values_of(x.data, x.dtype, x.rows, x.cols, x.stride); }
-inline Table values_of(const Weight& w) { return values_of(w.data, w.form, w.rows, w.cols, w.cols); }
+inline Table values_of(const Weight& w) {
+  return values_of(w.data, stored_dtype(w.form), w.rows, w.cols, w.cols);
+}
 inline Table values_of(const Matrix<const float>& m) {
   return values_of(m.data, DType::kF32, m.rows, m.cols, m.stride);
 }

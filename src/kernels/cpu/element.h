@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/weight.h"
 
 namespace fulgur::cpu {
 
@@ -23,15 +24,15 @@ Out from_float(float value) {
     return to_bf16(value);
 }
 
-/// Calls f(T{}) with the C++ type of a weight's form or an operand's dtype: Bf16, F16 or float.
+/// Calls f(T{}) with the C++ type of a plain form's elements: Bf16, F16 or float.
 template <typename F>
-decltype(auto) with_element(DType dtype, F&& f) {
-  if (dtype == DType::kBf16) return f(Bf16{});
-  if (dtype == DType::kF16) return f(F16{});
+decltype(auto) with_element(WeightForm form, F&& f) {
+  if (form == WeightForm::kBf16) return f(Bf16{});
+  if (form == WeightForm::kF16) return f(F16{});
   return f(float{});
 }
 
-/// The same for operands, which are bf16 or f32 only.
+/// The same for an operand's dtype, bf16 or f32.
 template <typename F>
 decltype(auto) with_operand(DType dtype, F&& f) {
   if (dtype == DType::kBf16) return f(Bf16{});

@@ -31,8 +31,8 @@ constexpr int64_t round_to_grain(int64_t rows) {
   return (rows + kTokenGrain - 1) / kTokenGrain * kTokenGrain;
 }
 
-inline PackedRows::Order order_for(DType x, DType form) {
-  if (form != DType::kBf16) return PackedRows::Order::kNatural;
+inline PackedRows::Order order_for(DType x, WeightForm form) {
+  if (form != WeightForm::kBf16) return PackedRows::Order::kNatural;
 #if defined(FULGUR_CPU_TILES)
   if (x == DType::kBf16) return PackedRows::Order::kTiles;
 #elif defined(FULGUR_CPU_BF16_DOT)
@@ -48,13 +48,13 @@ constexpr int64_t widest_row_bytes(int64_t cols) {
 }
 
 /// `rows` rows of an operand of dtype x, to be packed for weights of `form` at `data`.
-inline PackedRows packed_at(std::byte* data, int64_t rows, int64_t cols, DType x, DType form) {
+inline PackedRows packed_at(std::byte* data, int64_t rows, int64_t cols, DType x, WeightForm form) {
   const PackedRows::Order order = order_for(x, form);
   const bool narrow = order == PackedRows::Order::kPairs || order == PackedRows::Order::kTiles;
   return {data, order, rows, cols, narrow ? widest_row_bytes(cols) / 2 : widest_row_bytes(cols)};
 }
 
-inline PackedRows allocate_packed(Arena& arena, int64_t rows, int64_t cols, DType x, DType form) {
+inline PackedRows allocate_packed(Arena& arena, int64_t rows, int64_t cols, DType x, WeightForm form) {
   PackedRows packed = packed_at(nullptr, rows, cols, x, form);
   packed.data = arena.allocate_array<std::byte>(round_to_grain(rows) * packed.row_bytes);
   return packed;
@@ -77,7 +77,7 @@ void multiply(const PackedRows& x, Share tokens, const Weight& w, Share outputs,
 
 /// What a product costs, for run_region(): the bytes of W, or its FLOPs where they are more work than that.
 inline int64_t product_bytes(int64_t tokens, const Weight& w) {
-  return w.rows * w.cols * (static_cast<int64_t>(size_bytes(w.form)) + tokens / 4);
+  return w.rows * (row_bytes(w.form, w.cols) + w.cols * (tokens / 4));
 }
 
 /// How a crew divides a product: members stand in a grid of ranges of tokens by ranges of outputs. Ranges of

@@ -292,7 +292,7 @@ void multiply_to(const PackedRows& x, Share tokens, const Weight& w, Share outpu
   if (tokens.begin >= tokens.end || outputs.begin >= outputs.end) return;
   switch (x.order) {
     case PackedRows::Order::kNatural:
-      if (w.form == DType::kF16) return multiply_with<WideDot<F16>>(x, tokens, w, outputs, y);
+      if (w.form == WeightForm::kF16) return multiply_with<WideDot<F16>>(x, tokens, w, outputs, y);
       return multiply_with<WideDot<float>>(x, tokens, w, outputs, y);
     case PackedRows::Order::kSplit:
       return multiply_with<SplitDot>(x, tokens, w, outputs, y);

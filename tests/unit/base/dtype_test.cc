@@ -67,6 +67,46 @@ TEST(Half, IsExactForEveryBitPattern) {
   }
 }
 
+// The oracles of the narrow floats are written from the OCP specifications (8-bit floating point 1.0;
+// Microscaling formats 1.0): sign, exponent and mantissa taken apart in double.
+TEST(E4m3, IsExactForEveryCode) {
+  for (int code = 0; code < 256; ++code) {
+    const double sign = code >= 128 ? -1 : 1;
+    const int exponent = code / 8 % 16;
+    const int mantissa = code % 8;
+    const float value = e4m3_to_float(static_cast<uint8_t>(code));
+    if (exponent == 15 && mantissa == 7) {
+      EXPECT_TRUE(std::isnan(value)) << code;
+    } else {
+      const double magnitude =
+          exponent == 0 ? std::ldexp(mantissa / 8.0, -6) : std::ldexp(1 + mantissa / 8.0, exponent - 7);
+      EXPECT_EQ(value, sign * magnitude) << code;
+    }
+    EXPECT_EQ(std::signbit(value), sign < 0) << code;
+  }
+  EXPECT_EQ(e4m3_to_float(0x7e), 448);
+  EXPECT_EQ(e4m3_to_float(0x01), 0x1p-9F);
+}
+
+TEST(E8m0, IsExactForEveryCode) {
+  for (int code = 0; code < 255; ++code) {
+    EXPECT_EQ(e8m0_to_float(static_cast<uint8_t>(code)), std::ldexp(1.0, code - 127)) << code;
+  }
+  EXPECT_TRUE(std::isnan(e8m0_to_float(0xff)));
+}
+
+TEST(E2m1, IsExactForEveryCodeWhateverTheHighNibble) {
+  for (int byte = 0; byte < 256; ++byte) {
+    const double sign = byte % 16 >= 8 ? -1 : 1;
+    const int exponent = byte / 2 % 4;
+    const int mantissa = byte % 2;
+    const double magnitude = exponent == 0 ? mantissa / 2.0 : std::ldexp(1 + mantissa / 2.0, exponent - 1);
+    const float value = e2m1_to_float(static_cast<uint8_t>(byte));
+    EXPECT_EQ(value, sign * magnitude) << byte;
+    EXPECT_EQ(std::signbit(value), sign < 0) << byte;
+  }
+}
+
 TEST(DType, IsFoundByItsOwnNameAndNoOther) {
   for (int i = 0; i <= static_cast<int>(DType::kF8E8M0); ++i) {
     const auto dtype = static_cast<DType>(i);

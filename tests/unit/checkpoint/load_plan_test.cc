@@ -14,7 +14,7 @@ namespace {
 constexpr int kThreads = 2;
 
 Parameter whole(const std::string& name, int64_t rows, int64_t cols,
-                std::vector<DType> held_as = {DType::kBf16}) {
+                std::vector<WeightForm> held_as = {WeightForm::kBf16}) {
   return {.name = name,
           .rows = rows,
           .cols = cols,
@@ -23,7 +23,7 @@ Parameter whole(const std::string& name, int64_t rows, int64_t cols,
 }
 
 /// [wk; weights_proj]: 4 + 2 rows of 3.
-Parameter wk_weights_proj(std::vector<DType> held_as = {DType::kBf16, DType::kF32}) {
+Parameter wk_weights_proj(std::vector<WeightForm> held_as = {WeightForm::kBf16, WeightForm::kF32}) {
   return {.name = "indexer.wk_weights_proj",
           .rows = 6,
           .cols = 3,
@@ -49,8 +49,8 @@ class PlanTest : public ::testing::Test {
 std::vector<float> values_of(const Weight& weight) {
   std::vector<float> values;
   for (int64_t i = 0; i < weight.rows * weight.cols; ++i) {
-    values.push_back(weight.form == DType::kBf16 ? to_float(static_cast<const Bf16*>(weight.data)[i])
-                                                 : static_cast<const float*>(weight.data)[i]);
+    values.push_back(weight.form == WeightForm::kBf16 ? to_float(static_cast<const Bf16*>(weight.data)[i])
+                                                      : static_cast<const float*>(weight.data)[i]);
   }
   return values;
 }
@@ -66,7 +66,7 @@ TEST_F(PlanTest, PlacesWkAboveWeightsProj) {
   const Catalog read = catalog({counting("indexer.weights_proj.weight", DType::kBf16, {2, 3}, 12),
                                 counting("indexer.wk.weight", DType::kBf16, {4, 3})});
   const LoadedWeights loaded = execute(resolve(parameters, {}, read), parameters, read, kThreads);
-  EXPECT_EQ(loaded.weights[0].form, DType::kBf16);
+  EXPECT_EQ(loaded.weights[0].form, WeightForm::kBf16);
   EXPECT_EQ(values_of(loaded.weights[0]), counting_values(18));
 }
 
@@ -92,7 +92,7 @@ TEST_F(PlanTest, LaysUkTransposedAndUvOutOfTheSameTensor) {
                         .rows = 6,
                         .cols = 2,
                         .spellings = spellings,
-                        .held_as = {DType::kBf16},
+                        .held_as = {WeightForm::kBf16},
                         .arrangement = Arrangement::kUkTransposed,
                         .num_heads = 2,
                         .nope = 2,
@@ -102,7 +102,7 @@ TEST_F(PlanTest, LaysUkTransposedAndUvOutOfTheSameTensor) {
   uv.rows = 2;
   uv.cols = 3;
   uv.arrangement = Arrangement::kUv;
-  for (const DType held : {DType::kBf16, DType::kF32}) {
+  for (const WeightForm held : {WeightForm::kBf16, WeightForm::kF32}) {
     std::vector<Parameter> parameters = {uk, uv};
     for (Parameter& parameter : parameters) parameter.held_as = {held};
     const Catalog read = catalog({counting("kv_b_proj.weight", DType::kBf16, {6, 3})});
@@ -113,7 +113,7 @@ TEST_F(PlanTest, LaysUkTransposedAndUvOutOfTheSameTensor) {
 }
 
 TEST_F(PlanTest, ConvertsWhatItMayNotHoldAsStored) {
-  const std::vector<Parameter> parameters = {whole("norm", 1, 4, {DType::kF32})};
+  const std::vector<Parameter> parameters = {whole("norm", 1, 4, {WeightForm::kF32})};
   const Catalog read = catalog({counting("norm.weight", DType::kBf16, {1, 4})});
   const LoadPlan plan = resolve(parameters, {}, read);
   EXPECT_EQ(plan.parameters[0].sources[0].steps, std::vector{StepKind::kConvert});
@@ -313,17 +313,18 @@ TEST_F(PlanTest, ATensorThatTwoParametersDivideIsComplainedOfOnce) {
 }
 
 struct HeldCase {
-  std::vector<DType> held_as;
-  DType wk;
-  DType weights_proj;
-  DType held;
+  std::vector<WeightForm> held_as;
+  WeightForm wk;
+  WeightForm weights_proj;
+  WeightForm held;
 };
 
 class Held : public PlanTest, public ::testing::WithParamInterface<HeldCase> {};
 
 TEST_P(Held, IsAsStoredOrExactOrTheFirst) {
   const std::vector<Parameter> parameters = {wk_weights_proj(GetParam().held_as)};
-  const auto tensor = [](const char* name, DType dtype, int64_t rows) {
+  const auto tensor = [](const char* name, WeightForm form, int64_t rows) {
+    const DType dtype = stored_dtype(form);
     return TestTensor{name,
                       std::string(fulgur::name(dtype)),
                       {rows, 3},
@@ -336,9 +337,9 @@ TEST_P(Held, IsAsStoredOrExactOrTheFirst) {
   EXPECT_EQ(plan.parameters[0].held, GetParam().held);
 }
 
-constexpr auto kB = DType::kBf16;
-constexpr auto kH = DType::kF16;
-constexpr auto kS = DType::kF32;
+constexpr auto kB = WeightForm::kBf16;
+constexpr auto kH = WeightForm::kF16;
+constexpr auto kS = WeightForm::kF32;
 INSTANTIATE_TEST_SUITE_P(Table, Held,
                          ::testing::Values(HeldCase{{kB, kS}, kB, kB, kB}, HeldCase{{kB, kS}, kS, kS, kS},
                                            HeldCase{{kB, kS}, kB, kS, kS}, HeldCase{{kB, kS}, kH, kH, kS},
@@ -366,7 +367,7 @@ TEST_F(PlanTest, CopiesAreAlignedToACacheLineAndCounted) {
   std::vector<TestTensor> tensors;
   for (int i = 0; i < 7; ++i) {
     const std::string name = "m" + std::to_string(i);
-    parameters.push_back(whole(name, 1, 5 + i, {i % 2 == 0 ? DType::kBf16 : DType::kF32}));
+    parameters.push_back(whole(name, 1, 5 + i, {i % 2 == 0 ? WeightForm::kBf16 : WeightForm::kF32}));
     tensors.push_back(counting(name + ".weight", DType::kBf16, {1, 5 + i}));
   }
   const Catalog read = catalog(tensors);
@@ -378,7 +379,7 @@ TEST_F(PlanTest, CopiesAreAlignedToACacheLineAndCounted) {
     EXPECT_EQ(values_of(weight), counting_values(5 + static_cast<int>(i)));
     if (plan.parameters[i].sources[0].steps.front() == StepKind::kMap) continue;
     EXPECT_EQ(reinterpret_cast<uintptr_t>(weight.data) % 64, 0U);
-    copied += static_cast<uint64_t>(weight.cols) * size_bytes(weight.form);
+    copied += static_cast<uint64_t>(row_bytes(weight.form, weight.cols));
   }
   EXPECT_GT(copied, 0U);
   EXPECT_EQ(loaded.copied_bytes, copied);
@@ -387,7 +388,7 @@ TEST_F(PlanTest, CopiesAreAlignedToACacheLineAndCounted) {
 TEST_F(PlanTest, LoadsTheSameWithAnyNumberOfThreadsAndReportsEveryByte) {
   constexpr int64_t kRows = 3000;  // several tasks
   constexpr int64_t kCols = 1000;
-  const std::vector<Parameter> parameters = {whole("big", kRows, kCols, {DType::kF32})};
+  const std::vector<Parameter> parameters = {whole("big", kRows, kCols, {WeightForm::kF32})};
   const Catalog read = catalog({counting("big.weight", DType::kBf16, {kRows, kCols})});
   const LoadPlan plan = resolve(parameters, {}, read);
   const std::vector<float> once = values_of(execute(plan, parameters, read, 1).weights[0]);
@@ -420,7 +421,7 @@ TEST_F(PlanTest, AParameterThatItsPartsDoNotFillIsAMistakeOfTheCaller) {
   const std::vector<Parameter> parameters = {wrong};
   const Catalog read = catalog({counting("a.weight", DType::kBf16, {2, 3})});
   EXPECT_THROW(execute(resolve(parameters, {}, read), parameters, read, kThreads), std::logic_error);
-  const std::vector<Parameter> in_f16 = {whole("a", 2, 3, {DType::kF16})};
+  const std::vector<Parameter> in_f16 = {whole("a", 2, 3, {WeightForm::kF16})};
   EXPECT_THROW(execute(resolve(in_f16, {}, read), in_f16, read, kThreads), std::logic_error);
 }
 

@@ -96,7 +96,7 @@ TEST(ModelPlan, LeavesTheMtpLayerOutUnlessItIsAskedFor) {
 TEST(ModelPlan, HoldsWhatKernelsRelyOnInTheirTypes) {
   for (const std::string& folder : kPlainCheckpoints) {
     for (const Precision precision : {Precision::kNative, Precision::kFull}) {
-      const DType made = precision == Precision::kFull ? DType::kF32 : DType::kBf16;
+      const WeightForm made = precision == Precision::kFull ? WeightForm::kF32 : WeightForm::kBf16;
       const ModelPlan plan = plan_folder(kSource / folder, precision, /*with_mtp=*/true);
       for (size_t i = 0; i < plan.parameters.size(); ++i) {
         const Parameter& parameter = plan.parameters[i];
@@ -104,7 +104,9 @@ TEST(ModelPlan, HoldsWhatKernelsRelyOnInTheirTypes) {
         const bool vector = parameter.rows == 1;
         const bool is_made =
             parameter.name.ends_with("wk_weights_proj") || parameter.arrangement != Arrangement::kRows;
-        EXPECT_EQ(plan.load.parameters[i].held, vector ? DType::kF32 : is_made ? made : DType::kBf16);
+        EXPECT_EQ(plan.load.parameters[i].held, vector    ? WeightForm::kF32
+                                                : is_made ? made
+                                                          : WeightForm::kBf16);
       }
     }
   }

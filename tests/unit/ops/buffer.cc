@@ -149,6 +149,6 @@ Operand Buffer::operand(Side side, int64_t first, int64_t count) const {
   return {data(side, first), dtype_, count < 0 ? rows_ : count, cols_, stride_};
 }
 
-Weight Buffer::weight(Side side) const { return {dtype_, rows_, cols_, data(side)}; }
+Weight Buffer::weight(Side side) const { return {plain_form(dtype_).value(), rows_, cols_, data(side)}; }
 
 }  // namespace fulgur::test

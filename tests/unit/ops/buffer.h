@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/matrix.h"
+#include "base/weight.h"
 #include "ops/backend.h"
 #include "unit/ops/random.h"
 

@@ -7,7 +7,7 @@ namespace {
 
 class EmbedCase : public OpCase<EmbedCase> {
  public:
-  EmbedCase(Machine& machine, Random& random, const Dims& dims, DType form)
+  EmbedCase(Machine& machine, Random& random, const Dims& dims, WeightForm form)
       : batch_(machine, random, dims.batch, dims.vocab),
         table_(machine.add_weight(random, form, dims.vocab, dims.hidden)),
         hidden_(machine.add_output(DType::kF32, batch_.num_tokens(), dims.hidden)) {}
@@ -35,7 +35,7 @@ class EmbedCase : public OpCase<EmbedCase> {
 std::vector<TableRow> embed_rows() {
   std::vector<TableRow> rows;
   for (const Dims& dims : all_dims()) {
-    for (const DType form : kWeightForms) {
+    for (const WeightForm form : kWeightForms) {
       rows.push_back({"embed_" + std::string(dims.name) + "_" + short_name(form), 1,
                       [&dims, form](Machine& m, Random& r, int) {
                         return std::make_unique<EmbedCase>(m, r, dims, form);

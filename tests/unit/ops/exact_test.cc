@@ -43,11 +43,11 @@ void expect_equal(const reference::Table& expected, const Buffer& actual) {
 }
 
 TEST_P(ExactOps, AProductOfIntegersHasNoError) {
-  for (const DType form : kWeightForms) {
+  for (const WeightForm form : kWeightForms) {
     for (const auto& [tokens, rows, cols] :
          {std::array{1, 40, 7168}, std::array{9, 33, 1000}, std::array{64, 70, 130}}) {
       Buffer& x = integers(dtype(), tokens, cols, 8);
-      Buffer& w = integers(form, rows, cols, 8);
+      Buffer& w = integers(stored_dtype(form), rows, cols, 8);
       Buffer& y = machine_.add_output(DType::kF32, tokens, rows);
       Buffer& y_rounded = machine_.add_output(DType::kBf16, tokens, rows);
       machine_.upload();

@@ -11,7 +11,7 @@ namespace {
 
 class FfnBuffers {
  public:
-  FfnBuffers(Machine& machine, Random& random, DType form, int hidden, int width)
+  FfnBuffers(Machine& machine, Random& random, WeightForm form, int hidden, int width)
       : gate_(machine.add_weight(random, form, width, hidden)),
         up_(machine.add_weight(random, form, width, hidden)),
         down_(machine.add_weight(random, form, hidden, width)) {}
@@ -27,7 +27,7 @@ class FfnBuffers {
 
 class FfnCase : public OpCase<FfnCase> {
  public:
-  FfnCase(Machine& machine, Random& random, int tokens, int hidden, int width, DType operand, DType form)
+  FfnCase(Machine& machine, Random& random, int tokens, int hidden, int width, DType operand, WeightForm form)
       : weights_(machine, random, form, hidden, width),
         x_(machine.add(operand, tokens, hidden, {.padding = 4}).fill_normal(random, 2)),
         delta_(machine.add_output(DType::kF32, tokens, hidden)) {}
@@ -58,7 +58,7 @@ class MoeCase : public OpCase<MoeCase> {
     bool observed = true;  // chosen_experts and expert_weights are wanted
   };
 
-  MoeCase(Machine& machine, Random& random, const Dims& dims, DType operand, DType form, Variant variant)
+  MoeCase(Machine& machine, Random& random, const Dims& dims, DType operand, WeightForm form, Variant variant)
       : shape_{.experts_per_token = dims.experts_per_token,
                .num_groups = dims.groups,
                .groups_kept = dims.groups_kept,
@@ -136,7 +136,7 @@ std::vector<TableRow> ffn_rows() {
   constexpr int kTails = 17;
   std::vector<TableRow> rows;
   for (const DType operand : kOperandDTypes) {
-    for (const DType form : kWeightForms) {
+    for (const WeightForm form : kWeightForms) {
       const std::string dtypes = short_name(operand) + "_by_" + short_name(form);
       for (const Dims& dims : all_dims()) {
         rows.push_back({"ffn_" + std::string(dims.name) + "_" + dtypes, 2,
@@ -166,10 +166,10 @@ std::vector<TableRow> moe_rows() {
   std::vector<TableRow> rows;
   for (const Dims& dims : all_dims()) {
     for (const DType operand : kOperandDTypes) {
-      for (const DType form : kWeightForms) {
+      for (const WeightForm form : kWeightForms) {
         for (const Named& named : kVariants) {
           const bool plain = named.suffix[0] == '\0';
-          if (!plain && (form != DType::kBf16 || dims.hidden > 200)) continue;
+          if (!plain && (form != WeightForm::kBf16 || dims.hidden > 200)) continue;
           rows.push_back({"moe_" + std::string(dims.name) + "_" + short_name(operand) + "_by_" +
                               short_name(form) + named.suffix,
                           1, [&dims, operand, form, &named](Machine& m, Random& r, int) {

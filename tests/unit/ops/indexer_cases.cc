@@ -15,7 +15,7 @@ namespace {
 
 class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
  public:
-  IndexerPrepareCase(Machine& machine, Random& random, const Dims& dims, DType operand, DType form,
+  IndexerPrepareCase(Machine& machine, Random& random, const Dims& dims, DType operand, WeightForm form,
                      IndexerProjection projection)
       : shape_(indexer_shape(dims)),
         projection_(projection),
@@ -23,7 +23,7 @@ class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
         rope_(machine, dims, batch_.max_context()),
         wk_weights_proj_(machine.add_weight(random, form, dims.index_dim + dims.index_heads, dims.hidden)),
         k_norm_gain_(machine.add_gain(random, form, dims.index_dim)),
-        k_norm_bias_(machine.add(form, 1, dims.index_dim).fill_normal(random, 0.5)),
+        k_norm_bias_(machine.add(stored_dtype(form), 1, dims.index_dim).fill_normal(random, 0.5)),
         wq_b_(machine.add_weight(random, form, int64_t{dims.index_heads} * dims.index_dim, dims.q_lora)),
         x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = 4}).fill_normal(random, 1)),
         q_latent_(
@@ -182,7 +182,7 @@ std::vector<TableRow> indexer_prepare_rows() {
   for (const Dims& dims : all_dims()) {
     if (dims.index_heads == 0) continue;
     for (const DType operand : kOperandDTypes) {
-      for (const DType form : kWeightForms) {
+      for (const WeightForm form : kWeightForms) {
         for (const auto& [projection, text] : kProjections) {
           rows.push_back({"indexer_prepare_" + std::string(dims.name) + "_" + short_name(operand) + "_by_" +
                               short_name(form) + "_" + text,

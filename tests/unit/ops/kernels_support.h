@@ -8,6 +8,7 @@
 #include "base/dtype.h"
 #include "base/matrix.h"
 #include "base/thread_team.h"
+#include "base/weight.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "ops/context.h"
 
@@ -48,7 +49,7 @@ struct Values {
     if (dtype == DType::kF32) return wide[i];
     return dtype == DType::kF16 ? half_to_float(narrow[i]) : to_float(Bf16{narrow[i]});
   }
-  Weight weight() { return {dtype, rows, cols, data()}; }
+  Weight weight() { return {plain_form(dtype).value(), rows, cols, data()}; }
   Operand operand() { return {data(), dtype, rows, cols, cols}; }
 };
 

@@ -14,7 +14,7 @@ struct LinearShape {
 
 class LinearCase : public OpCase<LinearCase> {
  public:
-  LinearCase(Machine& machine, Random& random, LinearShape shape, DType operand, DType form, DType out)
+  LinearCase(Machine& machine, Random& random, LinearShape shape, DType operand, WeightForm form, DType out)
       : x_(machine.add(operand, shape.tokens, shape.cols, {.padding = 4}).fill_normal(random, 1)),
         w_(machine.add_weight(random, form, shape.rows, shape.cols)),
         y_(machine.add_output(out, shape.tokens, shape.rows)) {}
@@ -38,7 +38,7 @@ class LinearCase : public OpCase<LinearCase> {
 
 class LmHeadCase : public OpCase<LmHeadCase> {
  public:
-  LmHeadCase(Machine& machine, Random& random, LinearShape shape, int wanted, DType operand, DType form)
+  LmHeadCase(Machine& machine, Random& random, LinearShape shape, int wanted, DType operand, WeightForm form)
       : hidden_(machine.add(operand, shape.tokens, shape.cols, {.padding = 4}).fill_normal(random, 1)),
         rows_(machine.add(DType::kI32, wanted, 1).fill([&](int64_t, int64_t) {
           return static_cast<double>(random.integer(0, shape.tokens - 1));
@@ -80,7 +80,7 @@ std::vector<TableRow> linear_rows() {
   const int num_cases = 3 * kTails + static_cast<int>(kShapes.size());
   std::vector<TableRow> rows;
   for (const DType operand : kOperandDTypes) {
-    for (const DType form : kWeightForms) {
+    for (const WeightForm form : kWeightForms) {
       for (const DType out : kOperandDTypes) {
         rows.push_back(
             {"linear_" + short_name(operand) + "_by_" + short_name(form) + "_to_" + short_name(out),

@@ -25,12 +25,13 @@ Buffer& Machine::add(DType dtype, int64_t rows, int64_t cols, Buffer::Layout lay
   return *buffers_.back();
 }
 
-Buffer& Machine::add_weight(Random& random, DType form, int64_t rows, int64_t cols) {
-  return add(form, rows, cols, {.shift = 1}).fill_normal(random, 1 / std::sqrt(static_cast<double>(cols)));
+Buffer& Machine::add_weight(Random& random, WeightForm form, int64_t rows, int64_t cols) {
+  return add(stored_dtype(form), rows, cols, {.shift = 1})
+      .fill_normal(random, 1 / std::sqrt(static_cast<double>(cols)));
 }
 
-Buffer& Machine::add_gain(Random& random, DType form, int64_t cols) {
-  return add(form, 1, cols, {.shift = 1}).fill_normal(random, 0.3, 1);
+Buffer& Machine::add_gain(Random& random, WeightForm form, int64_t cols) {
+  return add(stored_dtype(form), 1, cols, {.shift = 1}).fill_normal(random, 0.3, 1);
 }
 
 Buffer& Machine::add_output(DType dtype, int64_t rows, int64_t cols) {

@@ -25,9 +25,9 @@ class Machine {
 
   Buffer& add(DType dtype, int64_t rows, int64_t cols, Buffer::Layout layout = {});
   /// A weight as a mapped file may hold it: aligned to its elements only.
-  Buffer& add_weight(Random& random, DType form, int64_t rows, int64_t cols);
+  Buffer& add_weight(Random& random, WeightForm form, int64_t rows, int64_t cols);
   /// The same, for the gain of a norm: around 1.
-  Buffer& add_gain(Random& random, DType form, int64_t cols);
+  Buffer& add_gain(Random& random, WeightForm form, int64_t cols);
   /// What an op has to write, with room between the rows.
   Buffer& add_output(DType dtype, int64_t rows, int64_t cols);
 

@@ -18,7 +18,7 @@ std::vector<int64_t> written_tokens(const Batch& batch) {
 
 class MlaPrepareCase : public OpCase<MlaPrepareCase> {
  public:
-  MlaPrepareCase(Machine& machine, Random& random, const Dims& dims, DType operand, DType form)
+  MlaPrepareCase(Machine& machine, Random& random, const Dims& dims, DType operand, WeightForm form)
       : shape_(mla_shape(dims)),
         batch_(machine, random, dims.batch),
         weights_(machine, random, dims, form),
@@ -72,7 +72,8 @@ class MlaPrepareCase : public OpCase<MlaPrepareCase> {
 
 class MlaOutputCase : public OpCase<MlaOutputCase> {
  public:
-  MlaOutputCase(Machine& machine, Random& random, const Dims& dims, int tokens, DType operand, DType form)
+  MlaOutputCase(Machine& machine, Random& random, const Dims& dims, int tokens, DType operand,
+                WeightForm form)
       : shape_(mla_shape(dims)),
         weights_(machine, random, dims, form),
         u_(machine.add(operand, tokens, int64_t{dims.heads} * dims.kv_lora, {.padding = 4})
@@ -105,7 +106,7 @@ std::vector<TableRow> mla_prepare_rows() {
   std::vector<TableRow> rows;
   for (const Dims& dims : all_dims()) {
     for (const DType operand : kOperandDTypes) {
-      for (const DType form : kWeightForms) {
+      for (const WeightForm form : kWeightForms) {
         rows.push_back(
             {"mla_prepare_" + std::string(dims.name) + "_" + short_name(operand) + "_by_" + short_name(form),
              1, [&dims, operand, form](Machine& m, Random& r, int) {
@@ -121,7 +122,7 @@ std::vector<TableRow> mla_output_rows() {
   std::vector<TableRow> rows;
   for (const Dims& dims : all_dims()) {
     for (const DType operand : kOperandDTypes) {
-      for (const DType form : kWeightForms) {
+      for (const WeightForm form : kWeightForms) {
         rows.push_back(
             {"mla_output_" + std::string(dims.name) + "_" + short_name(operand) + "_by_" + short_name(form),
              2, [&dims, operand, form](Machine& m, Random& r, int index) {

@@ -44,7 +44,7 @@ class RopeBuffers {
 
 class MlaWeightBuffers {
  public:
-  MlaWeightBuffers(Machine& machine, Random& random, const Dims& dims, DType form)
+  MlaWeightBuffers(Machine& machine, Random& random, const Dims& dims, WeightForm form)
       : has_q_lora_(dims.q_lora > 0),
         q_a_(machine.add_weight(random, form, std::max(dims.q_lora, 1), dims.hidden)),
         q_a_norm_(machine.add_gain(random, form, std::max(dims.q_lora, 1))),

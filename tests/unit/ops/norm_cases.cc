@@ -13,7 +13,7 @@ struct NormShape {
 
 class RmsNormCase : public OpCase<RmsNormCase> {
  public:
-  RmsNormCase(Machine& machine, Random& random, NormShape shape, DType form, DType out)
+  RmsNormCase(Machine& machine, Random& random, NormShape shape, WeightForm form, DType out)
       : x_(machine.add(DType::kF32, shape.rows, shape.width, {.padding = 5}).fill_normal(random, 3)),
         gain_(machine.add_gain(random, form, shape.width)),
         out_(machine.add_output(out, shape.rows, shape.width)) {}
@@ -38,7 +38,7 @@ class RmsNormCase : public OpCase<RmsNormCase> {
 
 class AddRmsNormCase : public OpCase<AddRmsNormCase> {
  public:
-  AddRmsNormCase(Machine& machine, Random& random, NormShape shape, DType form, DType out)
+  AddRmsNormCase(Machine& machine, Random& random, NormShape shape, WeightForm form, DType out)
       : sum_(machine.add(DType::kF32, shape.rows, shape.width, {.padding = 5})
                  .fill_normal(random, 3)
                  .is_output()),
@@ -77,7 +77,7 @@ std::vector<TableRow> norm_rows() {
   };
   const int num_cases = kTails + static_cast<int>(kShapes.size());
   std::vector<TableRow> rows;
-  for (const DType form : kWeightForms) {
+  for (const WeightForm form : kWeightForms) {
     for (const DType out : kOperandDTypes) {
       const std::string dtypes = short_name(form) + "_to_" + short_name(out);
       rows.push_back({"rms_norm_" + dtypes, num_cases, [=](Machine& m, Random& r, int index) {

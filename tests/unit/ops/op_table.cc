@@ -154,4 +154,6 @@ std::string short_name(DType dtype) {
   return text;
 }
 
+std::string short_name(WeightForm form) { return std::string(name(form)); }
+
 }  // namespace fulgur::test

@@ -96,8 +96,9 @@ std::vector<Isa> supported_isas();
 
 /// bf16 is `--precision native`, f32 is `full`.
 inline constexpr DType kOperandDTypes[] = {DType::kBf16, DType::kF32};
-inline constexpr DType kWeightForms[] = {DType::kBf16, DType::kF16, DType::kF32};
+inline constexpr WeightForm kWeightForms[] = {WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32};
 /// "bf16", ...: for test names.
 std::string short_name(DType dtype);
+std::string short_name(WeightForm form);
 
 }  // namespace fulgur::test

@@ -24,9 +24,11 @@ Backend noting_backend() {
 
 /// Operands of a layer with one head of everything and width 2, in shapes that run() accepts.
 struct Layer {
-  MlaWeights mla_weights{.q_b = {DType::kF32, 4, 2}, .kv_a = {DType::kF32, 4, 2}, .uk = {DType::kF32, 2, 2}};
+  MlaWeights mla_weights{
+      .q_b = {WeightForm::kF32, 4, 2}, .kv_a = {WeightForm::kF32, 4, 2}, .uk = {WeightForm::kF32, 2, 2}};
   MlaShape mla_shape{.num_heads = 1, .kv_lora = 2, .nope = 2, .rope = 2, .value = 2, .rope_interleave = true};
-  IndexerWeights indexer_weights{.wk_weights_proj = {DType::kF32, 3, 2}, .wq_b = {DType::kF32, 2, 2}};
+  IndexerWeights indexer_weights{.wk_weights_proj = {WeightForm::kF32, 3, 2},
+                                 .wq_b = {WeightForm::kF32, 2, 2}};
   IndexerShape indexer_shape{.num_heads = 1, .head_dim = 2, .rope = 2, .rope_interleave = false};
   RopeTable rope;
   TokenBatch batch{.num_tokens = 1, .num_sequences = 1, .max_context = 1};
@@ -82,7 +84,8 @@ TEST(Run, RefusesShapesThatTheContractRulesOut) {
   Layer other;
   other.keys.width = 3;
   EXPECT_THROW(run(context, other.indexer()), std::logic_error);
-  EXPECT_THROW(run(context, RmsNorm{{nullptr, 1, 2}, {DType::kF32, 1, 3}, 1e-6F, layer.x}), std::logic_error);
+  EXPECT_THROW(run(context, RmsNorm{{nullptr, 1, 2}, {WeightForm::kF32, 1, 3}, 1e-6F, layer.x}),
+               std::logic_error);
   EXPECT_TRUE(calls.empty());
 }
 
