@@ -15,7 +15,64 @@ CTEST_ARGS := --output-on-failure --no-tests=error -j $(shell nproc)
 SOURCES = $(shell find src tests include bench -name '*.h' -o -name '*.cc' -o -name '*.inc' 2>/dev/null)
 
 .PHONY: help build demo check check-long eval compare format tidy clean \
-        packages-build packages-check format-check release-all asan-all tsan-all: %-all: packages-check build/%/build.ninja
+        packages-build packages-check format-check release-all asan-all tsan-all \
+        check-release check-goldens-asan check-asan check-tsan
+
+help:  ## What there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+build: packages-build build/release/build.ninja  ## The release build of bin/fulgur alone
+	cmake --build build/release --target fulgur
+
+demo: build  ## Ask the bundled model for a number named once in 4,000 tokens
+	build/release/bin/fulgur demo
+
+check: packages-check $(VENV)/.stamp format-check check-release check-goldens-asan  ## All tests that fit in 20 minutes on 2 cores
+
+check-long: check check-asan check-tsan tidy  ## And the long ones: all under sanitizers, whole evaluation sets, every string, clang-tidy
+	$(PYTEST) tests --long
+	$(VENV)/bin/python tools/eval_mini.py
+
+eval: build $(VENV)/.stamp  ## mini-v32's tables, whole, in both precisions
+	$(VENV)/bin/python tools/eval_mini.py
+
+compare: build .venv-compare/.stamp  ## Speed beside transformers, in one run
+	.venv-compare/bin/python tools/compare_transformers.py
+
+format: packages-check  ## Lay the sources out by .clang-format
+	clang-format-14 -i $(SOURCES)
+
+tidy: packages-check release-all  ## clang-tidy over everything
+	run-clang-tidy-14 -quiet -p build/release '$(CURDIR)/src/.*'
+
+clean:  ## Remove what was built
+	rm -rf build $(VENV) .venv-compare
+
+packages-build:
+	@tools/install_packages.sh build
+
+packages-check:
+	@tools/install_packages.sh build check
+
+build/%/build.ninja: | packages-build
+	cmake --preset $* $(CMAKE_ARGS)
+
+$(VENV)/.stamp: tools/requirements-test.txt | packages-check
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q --require-hashes --no-deps --only-binary=:all: -r $<
+	touch $@
+
+.venv-compare/.stamp: tools/requirements-compare.txt | packages-check
+	rm -rf .venv-compare
+	$(PYTHON) -m venv .venv-compare
+	.venv-compare/bin/python -m pip install -q --only-binary=:all: -r $<
+	touch $@
+
+format-check: packages-check
+	clang-format-14 --dry-run -Werror $(SOURCES)
+
+release-all asan-all tsan-all: %-all: packages-check build/%/build.ninja
 	cmake --build build/$*
 
 check-release: release-all $(VENV)/.stamp
