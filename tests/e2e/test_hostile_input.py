@@ -129,7 +129,7 @@ def test_a_header_of_100_megabytes_needs_about_a_gibibyte_and_no_more(tmp_path):
     (["--selection", "recent", "--selection-seed", "1"], "--selection random"), (["--index-topk", "0"], "--index-topk"),
     (["--index-topk", "-5"], "--index-topk"), (["--index-topk", "16777217"], "--index-topk"),
     (["--precision", "half"], "full"), (["--precision", "1"], "native"), (["--precision", "0"], "native"),
-    (["--indexer-projection", "0"], "separate"), (["--indexer-projection", "x"], "overlapped"), (["--selection", "0"], "recent")], ids=" ".join)
+    (["--indexer-projection", "0"], "separate"), (["--indexer-projection", "x"], "overlapped"), (["--selection", "0"], "recent")], ids=lambda given: " ".join(given) if isinstance(given, list) else given)
 def test_a_value_out_of_range_is_a_usage_error_that_says_what_is_allowed(arguments, named):
     result = run("generate", "x", *arguments)
     assert named in refused(result, status=2)
