@@ -10,8 +10,8 @@
 #include <cerrno>
 #include <climits>
 #include <csignal>
-#include <cstring>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -55,10 +55,10 @@ void install_handlers_once() {
 }
 
 [[noreturn]] void fail(const std::filesystem::path& path, std::string_view what, int error) {
-  throw Error(Problem{
-      .kind = ErrorKind::kIoError,
-      .file = path.filename().string(),
-      .message = fmt::format("'{}' can't be written: {}: {}.", path.string(), what, std::strerror(error))});
+  throw Error(Problem{.kind = ErrorKind::kIoError,
+                      .file = path.filename().string(),
+                      .message = fmt::format("'{}' can't be written: {}: {}.", path.string(), what,
+                                             std::generic_category().message(error))});
 }
 
 /// A slot that holds `name`; -1 if it is too long for any file or all are taken.

@@ -56,6 +56,7 @@ std::string read_text_file(const std::filesystem::path& path, size_t most_bytes)
 std::optional<std::string> read_input_line() {
   std::string line;
   int c = 0;
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): one thread reads standard input
   while ((c = getc_unlocked(stdin)) != EOF && c != '\n') {
     if (line.size() == kMostTextBytes) refuse_too_long(kStandardInput, "A line", kMostTextBytes);
     line += static_cast<char>(c);

@@ -58,7 +58,7 @@ struct Rows {
 /// The ids of a row, all of the vocabulary: the last is compared with and never run, so the session doesn't
 /// see it.
 std::vector<int32_t> read_ids(const Json& value, const std::string& file, size_t line, const Config& config) {
-  const std::vector<int32_t> ids = token_list(value, fmt::format("{}:{}", file, line));
+  std::vector<int32_t> ids = token_list(value, fmt::format("{}:{}", file, line));
   if (ids.size() < 2) refuse(file, line, "fewer than two ids: there is nothing to predict");
   if (static_cast<int64_t>(ids.size()) - 1 > config.max_position_embeddings) {
     refuse(file, line,

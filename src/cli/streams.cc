@@ -8,7 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <system_error>
 
 #include "base/error.h"
 #include "cli/command.h"
@@ -23,7 +23,7 @@ bool sigpipe_was_ignored = false;
   if (error == EPIPE && !sigpipe_was_ignored) throw OutputClosed{};
   throw Error(Problem{.kind = ErrorKind::kIoError,
                       .message = "Standard output can't be written, so results are missing.",
-                      .found = std::strerror(error),
+                      .found = std::generic_category().message(error),
                       .todo = error == ENOSPC ? "make room on the disk" : ""});
 }
 
