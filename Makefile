@@ -66,7 +66,7 @@ $(VENV)/.stamp: tools/requirements-test.txt | packages-check
 .venv-compare/.stamp: tools/requirements-compare.txt | packages-check
 	rm -rf .venv-compare
 	$(PYTHON) -m venv .venv-compare
-	.venv-compare/bin/python -m pip install -q --only-binary=:all: -r $<
+	.venv-compare/bin/python -m pip install -q --require-hashes --no-deps --only-binary=:all: -r $<
 	touch $@
 
 format-check: packages-check
