@@ -5,7 +5,8 @@
   tools/eval_mini.py --only kjv,sweep                some of it
   tools/eval_mini.py --only sweep --chart sweep.svg  and draw the sweep over index_topk
 
-Exit status 1 if a figure is not what the README promises.
+Prints each part's figures when they are known, all of them as one table at the end. Exit status 1 if a figure is not what
+the README promises.
 """
 
 import argparse
@@ -60,7 +61,8 @@ class Progress:
         bar = "#" * int(30 * share)
         print(f"\r[{bar:<30}] {share:4.0%}  {left / 60:3.0f}:{left % 60:02.0f} left  {label:<40.40}", end="", file=sys.stderr, flush=True)
 
-    def close(self):
+    def clear(self):
+        """Takes the bar away, so that a line can be printed; the next `add` draws it again."""
         if self.shown:
             print("\r" + " " * 100 + "\r", end="", file=sys.stderr, flush=True)
 
@@ -85,10 +87,10 @@ def batches(rows, size):
 
 
 def evaluate_all(rows, progress=None, label="", **options):
-    """`evaluate` in batches: the items of all rows, in order."""
+    """`evaluate` in batches: the items of all rows, in order. No limit on the time: a busy machine is slow, not wrong."""
     items = []
     for batch, held in batches(rows, tokens_in):
-        items += evaluate(batch, **options)["items"]
+        items += evaluate(batch, timeout=None, **options)["items"]
         if progress:
             progress.add(held, label)
     return items
@@ -121,7 +123,7 @@ def log_probabilities(sequences, index_topk, progress=None, label="", precision=
     """log p over the vocabulary at every position of every sequence, f32."""
     found = []
     for batch, held in batches(sequences, len):
-        tensors = logits(batch, precision=precision, index_topk=index_topk)
+        tensors = logits(batch, precision=precision, index_topk=index_topk, timeout=None)
         for i in range(len(batch)):
             rows = tensors[f"logits.{i}"].astype(np.float64)
             rows -= rows.max(-1, keepdims=True)
@@ -258,12 +260,31 @@ PARTS = {"arithmetic": part_arithmetic, "kjv": part_kjv, "retrieval": part_retri
          "sweep": part_sweep}
 
 
-def print_table(findings):
-    width = max(len(finding.name) for finding in findings)
-    expected = max(len(finding.expected) for finding in findings + [Finding("", "README", "", True)])
-    print(f"{'':<{width}}  {'README':<{expected}}  fulgur")
-    for finding in findings:
-        print(f"{finding.name:<{width}}  {finding.expected:<{expected}}  {finding.found}{'' if finding.holds else '   <-- not as promised'}")
+def table(findings, heading=""):
+    """The lines of a table: what, what the README says, what was found."""
+    rows = [(heading, "README", "fulgur"),
+            *((finding.name, finding.expected, finding.found + ("" if finding.holds else "   <-- not as promised")) for finding in findings)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return [f"{name:<{widths[0]}}  {expected:<{widths[1]}}  {found}" for name, expected, found in rows]
+
+
+def measure(parts, precisions, progress, out):
+    """The findings of all parts; each part's go to `out` when it is finished."""
+    findings = []
+    for name, part in parts.items():
+        start = time.monotonic()
+        found = list(part(precisions, progress))
+        findings += found
+        progress.clear()
+        print("\n".join(table(found, f"{name}, {time.monotonic() - start:.0f} s")) + "\n", file=out, flush=True)
+    return findings
+
+
+def conclude(findings, out):
+    """The whole table and its sum, the exit status."""
+    failed = sum(not finding.holds for finding in findings)
+    print("\n".join([*table(findings, "all parts"), "", f"{len(findings) - failed} of {len(findings)} figures as promised"]), file=out, flush=True)
+    return 1 if failed else 0
 
 
 def write_chart(path, findings):
@@ -319,20 +340,13 @@ def main():
     precisions = PRECISIONS if arguments.precision == "both" else (arguments.precision,)
 
     progress = Progress(sum(cost(part, precisions) for part in chosen))
-    findings = []
-    for part in chosen:
-        findings += PARTS[part](precisions, progress)
-    progress.close()
-
-    print_table(findings)
+    findings = measure({part: PARTS[part] for part in chosen}, precisions, progress, sys.stdout)
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump([asdict(finding) for finding in findings], file, indent=1)
     if arguments.chart:
         write_chart(arguments.chart, findings)
-    failed = sum(not finding.holds for finding in findings)
-    print(f"{len(findings) - failed} of {len(findings)} figures as promised")
-    return 1 if failed else 0
+    return conclude(findings, sys.stdout)
 
 
 if __name__ == "__main__":

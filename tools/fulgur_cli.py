@@ -26,7 +26,7 @@ def command(*arguments, **options):
 
 
 def run(*arguments, stdin="", timeout=600, env=None, **options):
-    """Runs to the end, whatever the exit status."""
+    """Runs to the end, whatever the exit status; `timeout` in seconds, None for as long as it takes."""
     return subprocess.run(command(*arguments, **options), input=stdin, capture_output=True, timeout=timeout,
                           text=True, encoding="utf-8", env={**os.environ, **env} if env else None)
 
