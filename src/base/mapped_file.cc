@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -96,16 +97,25 @@ void install_handler_once() {
   static_cast<void>(installed);
 }
 
-[[noreturn]] void fail(const std::filesystem::path& path, std::string message, std::string todo = {}) {
+[[noreturn]] void fail(const std::filesystem::path& path, std::string message, std::string expected,
+                       std::string found, std::string todo) {
   throw Error(Problem{.kind = ErrorKind::kIoError,
                       .file = path.filename().string(),
                       .message = std::move(message),
+                      .expected = std::move(expected),
+                      .found = std::move(found),
                       .todo = std::move(todo)});
 }
 
 std::string reason_of(int error) {
   if (error == ELOOP) return "its symbolic links lead round in a circle";
   return std::strerror(error);
+}
+
+/// `what` the system would not do with the file, and why.
+[[noreturn]] void fail_with(const std::filesystem::path& path, std::string_view what, int error) {
+  fail(path, fmt::format("{} can't be {}: {}.", path.string(), what, reason_of(error)), "a readable file",
+       reason_of(error), "check the path and its permissions");
 }
 
 int64_t modified_ns(const struct stat& status) {
@@ -130,22 +140,25 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
   file->path_ = path;
   // O_NONBLOCK: a pipe of that name is refused below instead of waited for.
   file->descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (file->descriptor_ < 0)
-    fail(path, fmt::format("{} can't be opened: {}.", path.string(), reason_of(errno)));
+  if (file->descriptor_ < 0) fail_with(path, "opened", errno);
   struct stat status = {};
-  if (fstat(file->descriptor_, &status) != 0)
-    fail(path, fmt::format("{} can't be read: {}.", path.string(), reason_of(errno)));
-  if (!S_ISREG(status.st_mode)) fail(path, fmt::format("{} is not a regular file.", path.string()));
+  if (fstat(file->descriptor_, &status) != 0) fail_with(path, "read", errno);
+  if (!S_ISREG(status.st_mode)) {
+    fail(path, fmt::format("{} is not a regular file.", path.string()), "a regular file, or a link to one",
+         S_ISDIR(status.st_mode) ? "a folder" : "a pipe, socket or device", "put the file in its place");
+  }
   file->modified_ns_ = modified_ns(status);
   if (status.st_size == 0) return file;
 
   const auto size = static_cast<size_t>(status.st_size);
   file->slot_ = take_slot();
   if (file->slot_ < 0) {
-    fail(path, fmt::format("More than {} files are mapped at once.", kMostMappedFiles));
+    fail(path, fmt::format("More than {} files are mapped at once.", kMostMappedFiles),
+         fmt::format("at most {} files", kMostMappedFiles), "one more",
+         "use a release of fewer, larger shards");
   }
   void* data = mmap(nullptr, size, PROT_READ, MAP_SHARED, file->descriptor_, 0);
-  if (data == MAP_FAILED) fail(path, fmt::format("{} can't be mapped: {}.", path.string(), reason_of(errno)));
+  if (data == MAP_FAILED) fail_with(path, "mapped", errno);
   file->data_ = static_cast<const std::byte*>(data);
   file->size_ = size;
   Range& range = ranges[static_cast<size_t>(file->slot_)];
@@ -181,7 +194,7 @@ void MappedFile::throw_if_damaged() const {
     how = fmt::format("it had {} bytes and now has {}", size_, status.st_size);
   }
   fail(path_, fmt::format("{} changed while it was in use: {}.", path_.string(), how),
-       "load again once nothing writes to it");
+       "a file that nothing writes to", how, "load again once nothing writes to it");
 }
 
 }  // namespace fulgur

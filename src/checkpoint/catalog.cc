@@ -36,6 +36,8 @@ bool add_shard(const std::filesystem::path& path, bool listed, Catalog& catalog,
          .file = path.filename().string(),
          .message = dangling ? "The index lists this file, which is a link to a file that is not there."
                              : "The index lists this file, which is not there.",
+         .expected = "the file, or a link to it, beside the index",
+         .found = dangling ? "a link that leads nowhere" : "no such file",
          .todo = "fetch it"});
     return false;
   }
@@ -53,19 +55,23 @@ std::string file_of(const Catalog& catalog, const CatalogEntry& entry) {
   return catalog.files[static_cast<size_t>(entry.file)]->file_name();
 }
 
-/// No tensor may lie in two shards.
+/// No tensor may lie in two shards. Twice in one header is the header's fault, and said.
 void check_unique(const Catalog& catalog, std::vector<Problem>& problems) {
   for (size_t i = 1; i < catalog.entries.size(); ++i) {
     const CatalogEntry& entry = catalog.entries[i];
     const CatalogEntry& before = catalog.entries[i - 1];
-    if (entry.name != before.name) continue;
+    if (entry.name != before.name || entry.file == before.file) continue;
     const std::string file = file_of(catalog, entry);
     const std::string other = file_of(catalog, before);
     problems.push_back(
         {.kind = ErrorKind::kBadIndex,
          .file = file,
          .tensor = entry.name,
-         .message = fmt::format("'{}' lies in two shards, {} and {}.", printable(entry.name), other, file)});
+         .message = fmt::format("'{}' lies in two shards, {} and {}.", printable(entry.name), other, file),
+         .expected = "each tensor in one shard",
+         .found = fmt::format("in {} and in {}", other, file),
+         .todo =
+             "move the file that is no part of this checkpoint elsewhere, or fetch the checkpoint again"});
   }
 }
 
@@ -86,7 +92,9 @@ void check_listed(const ShardList& list, const std::vector<bool>& read_well, con
          .tensor = tensor,
          .message =
              fmt::format("The index places '{}' in this file, which does not hold it.", printable(tensor)),
-         .found = first == nullptr ? "in none of the shards" : "in " + file_of(catalog, *first)});
+         .expected = "in " + file,
+         .found = first == nullptr ? "in none of the shards" : "in " + file_of(catalog, *first),
+         .todo = fmt::format("fetch this file and {} again", kIndexFile)});
   }
 }
 
@@ -127,9 +135,12 @@ std::span<const std::byte> Catalog::bytes(const CatalogEntry& entry) const {
 Catalog read_catalog(const std::filesystem::path& folder) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) {
-    throw Error(ErrorKind::kIoError,
-                error ? fmt::format("{} can't be read: {}.", folder.string(), error.message())
-                      : fmt::format("{} is not a folder.", folder.string()));
+    throw Error(Problem{.kind = ErrorKind::kIoError,
+                        .file = folder.string(),
+                        .message = "This is not a folder that can be read.",
+                        .expected = "a checkpoint's folder",
+                        .found = error ? error.message() : "something else",
+                        .todo = "name the folder that holds the model's files"});
   }
   std::vector<Problem> problems;
   const ShardList list = list_shards(folder, problems);

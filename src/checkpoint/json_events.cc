@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace fulgur {
@@ -47,6 +48,14 @@ std::string printable(std::string_view text) {
     }
   }
   return shown;
+}
+
+std::string beginning_of(std::span<const std::byte> text) {
+  constexpr size_t kMostShown = 40;
+  if (text.empty()) return "nothing";
+  const size_t shown = std::min(text.size(), kMostShown);
+  return fmt::format("{} bytes that begin with '{}'", text.size(),
+                     printable({reinterpret_cast<const char*>(text.data()), shown}));
 }
 
 }  // namespace fulgur

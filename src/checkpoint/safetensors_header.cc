@@ -23,8 +23,8 @@ class Complaints {
   Complaints(std::string file, std::vector<Problem>& problems)
       : file_(std::move(file)), problems_(problems) {}
 
-  void add(ErrorKind kind, std::string tensor, std::string message, std::string expected = {},
-           std::string found = {}, std::string todo = {}) {
+  void add(ErrorKind kind, std::string tensor, std::string message, std::string expected, std::string found,
+           std::string todo) {
     ++count_;
     problems_.push_back({.kind = kind,
                          .file = file_,
@@ -40,8 +40,9 @@ class Complaints {
         fmt::format("{} bytes", needed_bytes), fmt::format("{} bytes", present_bytes),
         "fetch the file again");
   }
-  void bad_header(std::string tensor, std::string message) {
-    add(ErrorKind::kBadHeader, std::move(tensor), std::move(message));
+  void bad_header(std::string tensor, std::string message, std::string expected, std::string found) {
+    add(ErrorKind::kBadHeader, std::move(tensor), std::move(message), std::move(expected), std::move(found),
+        "fetch the file again, or write it anew with the safetensors library");
   }
   [[nodiscard]] bool too_many() const { return count_ >= kMostProblemsOfAFile; }
 
@@ -51,13 +52,23 @@ class Complaints {
   size_t count_ = 0;
 };
 
+std::string shown(const DescribedTensor& tensor) { return printable(tensor.entry.name); }
+
+/// "BF16 [2, 3] at 0..12"
+std::string described(const DescribedTensor& tensor) {
+  return fmt::format("{} {} at {}..{}", printable(tensor.entry.dtype_name), shape_text(tensor.entry.shape),
+                     tensor.begin, tensor.end);
+}
+
 /// Whether the byte range is ordered; where its size is known, that it is the shape's.
 bool check_size(const DescribedTensor& tensor, Complaints& complaints) {
   const CatalogEntry& entry = tensor.entry;
-  const std::string shown = printable(entry.name);
   if (tensor.begin > tensor.end) {
-    complaints.bad_header(entry.name, fmt::format("'{}' begins at offset {}, behind its end at {}.", shown,
-                                                  tensor.begin, tensor.end));
+    complaints.bad_header(entry.name,
+                          fmt::format("'{}' begins at offset {}, behind its end at {}.", shown(tensor),
+                                      tensor.begin, tensor.end),
+                          "data_offsets [begin, end] with begin <= end",
+                          fmt::format("[{}, {}]", tensor.begin, tensor.end));
     return false;
   }
   if (!entry.dtype_known) return true;  // an error only where the model needs it
@@ -65,16 +76,20 @@ bool check_size(const DescribedTensor& tensor, Complaints& complaints) {
   for (const int64_t dim : entry.shape) {
     if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(dim), &bytes)) {
       complaints.bad_header(
-          entry.name, fmt::format("'{}' has the shape {}, whose size in bytes overflows 64 bits.", shown,
-                                  shape_text(entry.shape)));
+          entry.name,
+          fmt::format("'{}' has the shape {}, whose size in bytes overflows 64 bits.", shown(tensor),
+                      shape_text(entry.shape)),
+          fmt::format("a {} shape of {} bytes", entry.dtype_name, tensor.end - tensor.begin),
+          described(tensor));
       return true;
     }
   }
   if (bytes != tensor.end - tensor.begin) {
-    complaints.add(ErrorKind::kBadHeader, entry.name,
-                   fmt::format("'{}' has a byte range of another size than its shape and dtype.", shown),
-                   fmt::format("{} bytes for {} {}", bytes, entry.dtype_name, shape_text(entry.shape)),
-                   fmt::format("{} bytes, at {}..{}", tensor.end - tensor.begin, tensor.begin, tensor.end));
+    complaints.bad_header(
+        entry.name,
+        fmt::format("'{}' has a byte range of another size than its shape and dtype.", shown(tensor)),
+        fmt::format("{} bytes for {} {}", bytes, entry.dtype_name, shape_text(entry.shape)),
+        fmt::format("{} bytes, at {}..{}", tensor.end - tensor.begin, tensor.begin, tensor.end));
   }
   return true;
 }
@@ -93,8 +108,9 @@ bool check_names(const std::vector<DescribedTensor>& sorted, Complaints& complai
   for (size_t i = 1; i < sorted.size() && !complaints.too_many(); ++i) {
     if (sorted[i].entry.name != sorted[i - 1].entry.name) continue;
     unique = false;
-    complaints.bad_header(sorted[i].entry.name, fmt::format("The header holds the tensor '{}' twice.",
-                                                            printable(sorted[i].entry.name)));
+    complaints.bad_header(
+        sorted[i].entry.name, fmt::format("The header holds the tensor '{}' twice.", shown(sorted[i])),
+        "each name once", fmt::format("{}, and {}", described(sorted[i - 1]), described(sorted[i])));
   }
   return unique;
 }
@@ -108,7 +124,6 @@ void check_layout(const std::vector<DescribedTensor>& tensors, uint64_t data_sta
   std::sort(by_begin.begin(), by_begin.end(), [](const DescribedTensor* a, const DescribedTensor* b) {
     return std::pair(a->begin, a->end) < std::pair(b->begin, b->end);
   });
-  const auto shown = [](const DescribedTensor* tensor) { return printable(tensor->entry.name); };
 
   uint64_t covered = 0;
   const DescribedTensor* last = nullptr;
@@ -117,13 +132,17 @@ void check_layout(const std::vector<DescribedTensor>& tensors, uint64_t data_sta
     if (tensor->begin < covered) {
       complaints.bad_header(
           tensor->entry.name,
-          fmt::format("'{}' and '{}' overlap: one begins at offset {}, the other ends at {}.", shown(tensor),
-                      shown(last), tensor->begin, last->end));
+          fmt::format("'{}' and '{}' overlap: one begins at offset {}, the other ends at {}.", shown(*tensor),
+                      shown(*last), tensor->begin, last->end),
+          fmt::format("'{}' at offset {}", shown(*tensor), covered),
+          fmt::format("'{}' is {}; '{}' is {}", shown(*last), described(*last), shown(*tensor),
+                      described(*tensor)));
     } else if (tensor->begin > covered) {
       complaints.bad_header(
           tensor->entry.name,
           fmt::format("There is a hole in the data before '{}': offsets {} to {} belong to no tensor.",
-                      shown(tensor), covered, tensor->begin));
+                      shown(*tensor), covered, tensor->begin),
+          fmt::format("'{}' at offset {}", shown(*tensor), covered), described(*tensor));
     }
     if (last == nullptr || tensor->end >= covered) last = tensor;
     covered = std::max(covered, tensor->end);
@@ -132,12 +151,14 @@ void check_layout(const std::vector<DescribedTensor>& tensors, uint64_t data_sta
   if (covered > data_bytes) {
     uint64_t needed = 0;
     const bool overflows = __builtin_add_overflow(data_start, covered, &needed);
-    complaints.truncated(last->entry.name, fmt::format("'{}' ends past the end of the file.", shown(last)),
+    complaints.truncated(last->entry.name, fmt::format("'{}' ends past the end of the file.", shown(*last)),
                          overflows ? "more than 2^64" : std::to_string(needed), file_bytes);
   } else if (covered < data_bytes) {
     complaints.bad_header(
-        {}, fmt::format("{} bytes are left over at the end of the file, behind the last tensor.",
-                        data_bytes - covered));
+        {},
+        fmt::format("{} bytes are left over at the end of the file, behind the last tensor.",
+                    data_bytes - covered),
+        fmt::format("a file of {} bytes", data_start + covered), fmt::format("{} bytes", file_bytes));
   }
 }
 
@@ -155,9 +176,12 @@ std::vector<CatalogEntry> read_header(const MappedFile& mapped, int file, std::v
   std::memcpy(&length, bytes.data(), kLengthBytes);
   if (length > kMostHeaderBytes) {
     complaints.bad_header(
-        {}, fmt::format("The header is said to have {} bytes, more than the {} that a safetensors file "
-                        "may have; is this one?",
-                        length, kMostHeaderBytes));
+        {},
+        fmt::format("The header is said to have {} bytes, more than the {} that a safetensors file may have; "
+                    "is this one?",
+                    length, kMostHeaderBytes),
+        fmt::format("a header length of at most {} in the first {} bytes", kMostHeaderBytes, kLengthBytes),
+        std::to_string(length));
     return {};
   }
   if (length > bytes.size() - kLengthBytes) {
@@ -169,7 +193,10 @@ std::vector<CatalogEntry> read_header(const MappedFile& mapped, int file, std::v
   HeaderEvents events(file);
   const std::string reason = events.parse(bytes.subspan(kLengthBytes, length));
   if (!reason.empty()) {
-    complaints.bad_header(events.stopped_at(), fmt::format("The header can't be read: {}.", reason));
+    complaints.bad_header(
+        events.stopped_at(), fmt::format("The header can't be read: {}.", reason),
+        R"(a JSON object of entries "name": {"dtype": "...", "shape": [...], "data_offsets": [begin, end]})",
+        beginning_of(bytes.subspan(kLengthBytes, length)));
     return {};
   }
   std::vector<DescribedTensor> tensors = events.take();

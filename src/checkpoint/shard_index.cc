@@ -20,12 +20,28 @@ namespace {
 
 constexpr std::string_view kSingleFile = "model.safetensors";
 constexpr size_t kMostShards = 2000;  // the largest published checkpoint has 282
+constexpr std::string_view kIndexForm = R"(a JSON object {"weight_map": {"tensor": "file", ...}})";
 
-Problem bad_index(std::string tensor, std::string message, std::string file = kIndexFile) {
+/// Something wrong with the index itself.
+Problem bad_index(std::string tensor, std::string message, std::string expected, std::string found) {
+  return {.kind = ErrorKind::kBadIndex,
+          .file = kIndexFile,
+          .tensor = std::move(tensor),
+          .message = std::move(message),
+          .expected = std::move(expected),
+          .found = std::move(found),
+          .todo = fmt::format("fetch {} again, or write it anew for these shards", kIndexFile)};
+}
+
+/// Something wrong with shards that no index lists.
+Problem bad_set(std::string file, std::string message, std::string expected, std::string found,
+                std::string todo) {
   return {.kind = ErrorKind::kBadIndex,
           .file = std::move(file),
-          .tensor = std::move(tensor),
-          .message = std::move(message)};
+          .message = std::move(message),
+          .expected = std::move(expected),
+          .found = std::move(found),
+          .todo = std::move(todo)};
 }
 
 bool is_plain_name(std::string_view name) {
@@ -85,7 +101,9 @@ class IndexEvents final : public JsonEvents {
           tensor,
           fmt::format(
               "The index places '{}' in '{}', which is not a plain file name in the checkpoint's folder.",
-              printable(tensor), printable(value))));
+              printable(tensor), printable(value)),
+          "a name without / or \\ in it, as model-00001-of-00002.safetensors",
+          fmt::format("'{}'", printable(value))));
       return problems_.size() < kMostProblems || stop("it has more faults than are worth listing");
     }
     file = std::move(value);
@@ -131,22 +149,27 @@ ShardList read_index(const std::filesystem::path& path, std::vector<Problem>& pr
   ShardList list{.source = kIndexFile};
   const auto mapped = MappedFile::open(path);
   if (mapped->bytes().size() > kMostHeaderBytes) {
-    problems.push_back(
-        bad_index({}, fmt::format("The index has {} bytes, more than the {} that are read of one.",
-                                  mapped->bytes().size(), kMostHeaderBytes)));
+    problems.push_back(bad_index({},
+                                 fmt::format("The index has {} bytes, more than the {} that are read of one.",
+                                             mapped->bytes().size(), kMostHeaderBytes),
+                                 fmt::format("at most {} bytes", kMostHeaderBytes),
+                                 fmt::format("{} bytes", mapped->bytes().size())));
     return list;
   }
   IndexEvents events(problems);
   const std::string reason = events.parse(mapped->bytes());
   mapped->throw_if_damaged();
   if (!reason.empty()) {
-    problems.push_back(bad_index({}, fmt::format("The index can't be read: {}.", reason)));
+    problems.push_back(bad_index({}, fmt::format("The index can't be read: {}.", reason),
+                                 std::string(kIndexForm), beginning_of(mapped->bytes())));
     return list;
   }
   auto weight_map = events.take();
   if (weight_map.empty()) {
-    problems.push_back(bad_index({}, events.has_weight_map() ? "The index's weight_map lists no tensor."
-                                                             : "The index has no weight_map."));
+    problems.push_back(bad_index(
+        {},
+        events.has_weight_map() ? "The index's weight_map lists no tensor." : "The index has no weight_map.",
+        std::string(kIndexForm), beginning_of(mapped->bytes())));
   }
   std::sort(weight_map.begin(), weight_map.end());
   std::map<std::string, int> numbers;
@@ -155,8 +178,10 @@ ShardList read_index(const std::filesystem::path& path, std::vector<Problem>& pr
   }
   if (numbers.size() > kMostShards) {
     problems.push_back(
-        bad_index({}, fmt::format("The index lists {} files, more than the {} that a checkpoint may have.",
-                                  numbers.size(), kMostShards)));
+        bad_index({},
+                  fmt::format("The index lists {} files, more than the {} that a checkpoint may have.",
+                              numbers.size(), kMostShards),
+                  fmt::format("at most {} files", kMostShards), fmt::format("{} files", numbers.size())));
     return list;
   }
   for (auto& [file, number] : numbers) {
@@ -165,7 +190,10 @@ ShardList read_index(const std::filesystem::path& path, std::vector<Problem>& pr
   }
   for (auto& [tensor, file] : weight_map) {
     if (!list.listed.empty() && list.listed.back().first == tensor) {
-      problems.push_back(bad_index(tensor, fmt::format("The index lists '{}' twice.", printable(tensor))));
+      problems.push_back(bad_index(
+          tensor, fmt::format("The index lists '{}' twice.", printable(tensor)), "each name once",
+          fmt::format("in '{}' and in '{}'", list.files[static_cast<size_t>(list.listed.back().second)],
+                      printable(file))));
     } else if (!file.empty()) {
       list.listed.emplace_back(std::move(tensor), numbers[file]);
     }
@@ -203,34 +231,35 @@ void check_set(const std::map<std::string, SetNumber>& set, std::vector<Problem>
   for (const auto& [name, at] : set) {
     if (at.of != first.of) {
       problems.push_back(
-          bad_index({},
-                    fmt::format("There is no index, and {} and {} belong to different sets of shards.",
-                                first_name, name),
-                    name));
+          bad_set(name,
+                  fmt::format("There is no index, and {} and {} belong to different sets of shards.",
+                              first_name, name),
+                  fmt::format("{} files model-*-of-*.safetensors of one set", first.of),
+                  fmt::format("sets of {} and of {} files", first.of, at.of),
+                  "move the shards of the other set elsewhere, or fetch the index"));
       return;
     }
     const auto [place, is_new] = by_number.emplace(at.number, name);
     if (!is_new || at.number == 0 || at.number > at.of) {
       problems.push_back(
-          bad_index({},
-                    fmt::format("There is no index, and {} has no place of its own in a set of {} shards.",
-                                name, at.of),
-                    name));
+          bad_set(name,
+                  fmt::format("There is no index, and {} has no place of its own in a set of {} shards.",
+                              name, at.of),
+                  fmt::format("each number from 1 to {} once", at.of),
+                  is_new ? std::to_string(at.number) : fmt::format("{}, as {}", at.number, place->second),
+                  "move the file elsewhere, or fetch the index"));
       return;
     }
   }
   if (by_number.size() == first.of) return;
   uint64_t missing = 1;
   while (by_number.contains(missing)) ++missing;
-  Problem problem = bad_index(
-      {},
+  problems.push_back(bad_set(
+      first_name,
       fmt::format("There is no index, and the set of shards is incomplete: number {} of {} is not there.",
                   missing, first.of),
-      first_name);
-  problem.expected = fmt::format("{} files model-*-of-*.safetensors", first.of);
-  problem.found = std::to_string(by_number.size());
-  problem.todo = "fetch the missing shards, or the index";
-  problems.push_back(std::move(problem));
+      fmt::format("{} files model-*-of-*.safetensors", first.of), std::to_string(by_number.size()),
+      "fetch the missing shards, or the index"));
 }
 
 ShardList list_folder(const std::filesystem::path& folder, std::vector<Problem>& problems) {
@@ -243,27 +272,34 @@ ShardList list_folder(const std::filesystem::path& folder, std::vector<Problem>&
     if (const auto number = set_number(name)) set.emplace(name, *number);
   }
   if (error) {
-    problems.push_back(
-        {.kind = ErrorKind::kIoError,
-         .file = folder.string(),
-         .message = fmt::format("The checkpoint's folder can't be read: {}.", error.message())});
+    problems.push_back({.kind = ErrorKind::kIoError,
+                        .file = folder.string(),
+                        .message = "The checkpoint's folder can't be read.",
+                        .expected = "a folder that may be listed",
+                        .found = error.message(),
+                        .todo = "check its permissions"});
     return {};
   }
   if (single && !set.empty()) {
     problems.push_back(
-        bad_index({},
-                  fmt::format("There is no index, and {} stands beside {}: which is the checkpoint?",
-                              kSingleFile, set.begin()->first),
-                  std::string(kSingleFile)));
+        bad_set(std::string(kSingleFile),
+                fmt::format("There is no index, and {} stands beside {}: which is the checkpoint?",
+                            kSingleFile, set.begin()->first),
+                fmt::format("either {} or shards model-*-of-*.safetensors", kSingleFile),
+                fmt::format("both: {} and {}", kSingleFile, set.begin()->first),
+                "move what is not the checkpoint elsewhere, or fetch the index"));
     return {};
   }
   if (single) return {.source = std::string(kSingleFile), .files = {std::string(kSingleFile)}};
   if (set.empty()) {
-    problems.push_back({.kind = ErrorKind::kIoError,
-                        .file = folder.string(),
-                        .message = fmt::format("The folder holds no checkpoint: neither {}, nor shards "
-                                               "model-*-of-*.safetensors, nor {}.",
-                                               kSingleFile, kIndexFile)});
+    problems.push_back(
+        {.kind = ErrorKind::kIoError,
+         .file = folder.string(),
+         .message = "The folder holds no checkpoint.",
+         .expected = fmt::format("{}, or {} and its shards, or shards model-*-of-*.safetensors", kSingleFile,
+                                 kIndexFile),
+         .found = "none of them",
+         .todo = "name the folder that holds the model's files"});
     return {};
   }
   check_set(set, problems);

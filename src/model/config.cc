@@ -197,7 +197,8 @@ Config read_document(const Json& document, const std::string& file) {
                         .file = file,
                         .message = fmt::format("The top level must be an object, not {}.", brief(document)),
                         .expected = "{\"model_type\": ..., ...}",
-                        .found = brief(document)});
+                        .found = brief(document),
+                        .todo = fmt::format("use the {} that belongs to this checkpoint", file)});
   }
   std::vector<Problem> problems;
   ConfigFields fields(document, file, problems);
@@ -226,7 +227,8 @@ void merge_generation_config(const std::filesystem::path& path, Config& config) 
                         .file = file,
                         .message = "The top level must be an object.",
                         .expected = "{\"eos_token_id\": ..., ...}",
-                        .found = brief(document)});
+                        .found = brief(document),
+                        .todo = fmt::format("use the {} that belongs to this checkpoint, or none", file)});
   }
   std::vector<Problem> problems;
   ConfigFields fields(document, file, problems);
@@ -254,7 +256,9 @@ Config read_config(const std::filesystem::path& folder) {
     throw Error(Problem{.kind = ErrorKind::kIoError,
                         .file = folder.string(),
                         .message = "There is no such folder.",
-                        .expected = "a checkpoint's folder, with config.json in it"});
+                        .expected = "a checkpoint's folder, with config.json in it",
+                        .found = "nothing there, or no folder",
+                        .todo = "name the folder that holds the model's files"});
   }
   const std::filesystem::path path = folder / "config.json";
   Config config = read_document(read_json(path, ErrorKind::kBadConfig), path.filename().string());

@@ -153,12 +153,17 @@ void ConfigFields::refuse_missing(std::string_view field, const std::string& all
 void ConfigFields::refuse(std::string_view field, ErrorKind kind, std::string message, std::string expected,
                           std::string found) {
   refused_.emplace(field);
+  std::string todo =
+      kind == ErrorKind::kUnsupported
+          ? fmt::format("choose a release of this model with a {}{} that Fulgur runs", prefix_, field)
+          : fmt::format("correct the field, or use the {} that belongs to this checkpoint", file_);
   problems_.push_back({.kind = kind,
                        .file = file_,
                        .tensor = prefix_ + std::string(field),
                        .message = std::move(message),
                        .expected = std::move(expected),
-                       .found = std::move(found)});
+                       .found = std::move(found),
+                       .todo = std::move(todo)});
 }
 
 }  // namespace fulgur

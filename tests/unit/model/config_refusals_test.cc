@@ -61,6 +61,7 @@ void expect_refused(const Case& c) {
   EXPECT_NE(problem.message.find(c.field), std::string::npos) << problem.message;
   EXPECT_NE(problem.expected.find(c.allowed), std::string::npos) << problem.expected;
   EXPECT_FALSE(problem.found.empty());
+  EXPECT_FALSE(problem.todo.empty());
 }
 
 TEST(ConfigRefusals, NameFieldAndRangeOfEverySize) {
@@ -348,7 +349,8 @@ TEST(ConfigRefusals, SayWhatIsWrongInASentence) {
   EXPECT_EQ(describe(problems[0]),
             "config.json: hidden_size must be an integer from 1 to 16777216, not 0.\n"
             "  expected  an integer from 1 to 16777216\n"
-            "  found     0");
+            "  found     0\n"
+            "  to do     correct the field, or use the config.json that belongs to this checkpoint");
 }
 
 /// Files that are no JSON object of a config at all.
