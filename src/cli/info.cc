@@ -14,7 +14,7 @@
 
 #include "cli/command.h"
 #include "cli/streams.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "runtime/choose_backend.h"
 
 namespace fulgur::cli {
 namespace {
@@ -53,16 +53,9 @@ nlohmann::json json_of(const std::optional<double>& gib) {
 struct Info {
   std::string cpu = proc_value("/proc/cpuinfo", "model name");
   unsigned threads = std::thread::hardware_concurrency();
-  std::vector<std::string> isas;
-  std::string chosen_isa{name(choose_isa())};
+  InstructionSets isas = instruction_sets();
   std::optional<double> memory_gib = gibibytes(proc_value("/proc/meminfo", "MemTotal"));
   std::optional<double> available_gib = gibibytes(proc_value("/proc/meminfo", "MemAvailable"));
-
-  Info() {
-    for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx}) {
-      if (isa_supported(isa)) isas.emplace_back(name(isa));
-    }
-  }
 };
 
 int print_info(bool json) {
@@ -73,8 +66,8 @@ int print_info(bool json) {
                                            {"build_type", FULGUR_BUILD_TYPE},
                                            {"cpu", known(info.cpu)},
                                            {"threads", info.threads},
-                                           {"isas", info.isas},
-                                           {"isa", info.chosen_isa},
+                                           {"isas", info.isas.supported},
+                                           {"isa", info.isas.chosen},
                                            {"memory_gib", json_of(info.memory_gib)},
                                            {"available_gib", json_of(info.available_gib)}};
     print_out("{}\n", object.dump());
@@ -82,7 +75,7 @@ int print_info(bool json) {
   }
   print_out("fulgur     {} ({}, {})\n", FULGUR_VERSION, FULGUR_COMPILER, FULGUR_BUILD_TYPE);
   print_out("cpu        {}, {} threads\n", known(info.cpu), info.threads);
-  print_out("isa        {} (this CPU has {})\n", info.chosen_isa, fmt::join(info.isas, ", "));
+  print_out("isa        {} (this CPU has {})\n", info.isas.chosen, fmt::join(info.isas.supported, ", "));
   print_out("memory     {}, {} available\n", known(info.memory_gib), known(info.available_gib));
   return kExitDone;
 }

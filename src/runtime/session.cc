@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "base/error.h"
-#include "kernels/cpu/cpu_backend.h"
 #include "model/rope.h"
 #include "ops/linear.h"
+#include "runtime/choose_backend.h"
 
 namespace fulgur {
 namespace {
@@ -16,6 +16,10 @@ namespace {
 /// Rows of logits computed at once: enough for matrix-matrix work, little memory with a vocabulary of
 /// 150,000.
 constexpr int64_t kLogitsRows = 128;
+
+constexpr std::string_view kDamagedValues =
+    "the checkpoint's values are damaged: compare its files with their published checksums, or fetch them "
+    "again";
 
 int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
@@ -46,7 +50,7 @@ struct Session::Batch {
 Session::Session(const LoadedModel& model, const SessionOptions& options)
     : model_(model),
       options_(options),
-      backend_(*cpu_backend(choose_isa())),
+      backend_(choose_backend()),
       team_(options.threads),
       arena_(backend_),
       context_{.backend = &backend_,
@@ -193,7 +197,9 @@ void Session::run_step(const Batch& batch, std::span<const Work> works, const Lo
     if ((bits & kFaultNan) != 0) {
       throw Error(Problem{.kind = ErrorKind::kBadValue,
                           .message = "A score of the model became NaN while it ran.",
-                          .todo = "check the checkpoint's values (fulgur inspect --verify)"});
+                          .expected = "finite numbers",
+                          .found = "NaN",
+                          .todo = std::string(kDamagedValues)});
     }
   }
   deliver_logits(step, hidden, batch, works, sink, drawn);
@@ -243,8 +249,10 @@ void Session::draw(Matrix<const float> logits, std::span<const Row> wanted, std:
     backend_.download(&drawn[work], token, sizeof(int32_t));
     if (drawn[work] < 0) {
       throw Error(Problem{.kind = ErrorKind::kBadValue,
-                          .message = "The model's logits are NaN, so no token can be drawn.",
-                          .todo = "check the checkpoint's values (fulgur inspect --verify)"});
+                          .message = "The model's logits are NaN or infinite, so no token can be drawn.",
+                          .expected = "finite logits",
+                          .found = "NaN or infinity",
+                          .todo = std::string(kDamagedValues)});
     }
   }
 }
