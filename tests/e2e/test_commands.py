@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from fulgur_cli import BINARY, MINI, ROOT, command, output, run
 
-COMMANDS = ["generate", "chat", "tokenize", "eval", "logits", "info"]
-WITH_MODEL = ["generate", "chat", "eval", "logits"]
+COMMANDS = ["generate", "chat", "tokenize", "eval", "logits", "demo", "info"]
+WITH_MODEL = ["generate", "chat", "eval", "logits", "demo"]
 
 
 def help_of(name):
@@ -64,7 +64,7 @@ def test_examples_work_when_pasted(name, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["generate", "x"], ["chat"], ["tokenize", "x"], ["eval", "x.jsonl"],
-                                       ["logits", "--tokens", "ids.json", "--out", "out.safetensors"], ["info"]], ids=" ".join)
+                                       ["logits", "--tokens", "ids.json", "--out", "out.safetensors"], ["demo"], ["info"]], ids=" ".join)
 def test_unknown_options_are_usage_errors(arguments):
     result = run(*arguments, "--no-such-option")
     assert result.returncode == 2
@@ -95,7 +95,7 @@ def test_wrong_usage_exits_with_2(arguments):
 @pytest.mark.parametrize("name", WITH_MODEL)
 def test_a_model_that_is_not_there_is_a_sentence(name, tmp_path):
     (tmp_path / "ids.json").write_text("[1]")
-    arguments = {"generate": ["x"], "chat": [], "eval": [str(MINI / "eval" / "kjv.jsonl")],
+    arguments = {"generate": ["x"], "chat": [], "demo": [], "eval": [str(MINI / "eval" / "kjv.jsonl")],
                  "logits": ["--tokens", str(tmp_path / "ids.json"), "--out", str(tmp_path / "out.safetensors")]}[name]
     result = run(name, *arguments, model=tmp_path / "nowhere")
     assert (result.returncode, result.stdout) == (1, "")
@@ -154,10 +154,15 @@ def test_an_instruction_set_that_does_not_exist_is_named():
     assert "mmx" in a_sentence(result.stderr)
 
 
-def test_every_supported_instruction_set_answers():
+def supported_isas():
+    """Those this CPU has; the release build holds all of them."""
     flags = Path("/proc/cpuinfo").read_text()
-    supported = ["scalar"] + [isa for isa, flag in (("avx2", "avx2"), ("avx512", "avx512bw"), ("avx512_bf16", "avx512_bf16"), ("amx", "amx_bf16"))
-                              if re.search(rf"\b{flag}\b", flags)]
+    return ["scalar"] + [isa for isa, flag in (("avx2", "avx2"), ("avx512", "avx512bw"), ("avx512_bf16", "avx512_bf16"), ("amx", "amx_bf16"))
+                         if re.search(rf"\b{flag}\b", flags)]
+
+
+def test_every_supported_instruction_set_answers():
+    supported = supported_isas()
     prompt = json.loads((MINI / "eval" / "arithmetic.jsonl").read_text(encoding="utf-8").splitlines()[0])
     for isa in ("scalar", "avx2", "avx512", "avx512_bf16", "amx"):
         result = run("generate", prompt["prompt"], max_tokens=64, env={"FULGUR_ISA": isa})
@@ -265,9 +270,23 @@ def test_tokenize_refuses_an_unknown_id():
     assert "99999" in a_sentence(result.stderr)
 
 
-def test_info_names_cpu_and_instruction_set():
-    text = output("info")
-    assert re.search(r"scalar|avx2|avx512|amx", text)
+def test_info_shows_this_cpu_its_instruction_sets_memory_and_build():
+    facts = json.loads(output("info", json=True))
+    cpu, memory = Path("/proc/cpuinfo").read_text(), Path("/proc/meminfo").read_text()
+    assert facts["cpu"] == re.search(r"^model name\s*: (.*)$", cpu, re.MULTILINE)[1]
+    assert facts["threads"] == len(os.sched_getaffinity(0)) or facts["threads"] == os.cpu_count()
+    assert facts["isas"] == supported_isas()
+    assert facts["isa"] == facts["isas"][-1]
+    assert facts["memory_gib"] == pytest.approx(int(re.search(r"MemTotal:\s*(\d+) kB", memory)[1]) / 2**20)
+    assert 0 < facts["available_gib"] < facts["memory_gib"]
+    assert facts["version"] == output("--version").split()[1]
+    assert facts["build_type"] in ("Release", "RelWithDebInfo", "Debug") and re.search(r"\d", facts["compiler"])
+    for fact in (facts["cpu"], facts["isa"], f"{facts['memory_gib']:.1f} GiB", facts["version"], facts["compiler"]):
+        assert fact in output("info")
+
+
+def test_info_shows_the_instruction_set_that_the_environment_forces():
+    assert json.loads(output("info", json=True, env={"FULGUR_ISA": "scalar"}))["isa"] == "scalar"
 
 
 def test_a_closed_pipe_ends_the_program_quietly():
