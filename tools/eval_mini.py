@@ -156,7 +156,7 @@ def sweep_findings(index_topk, length, found):
     name = f"index_topk {index_topk}, rows of {length}, full"
 
     def near(key, tolerance):
-        return abs(found[key] / expected[key] - 1) <= tolerance
+        return bool(abs(found[key] / expected[key] - 1) <= tolerance)  # NumPy's own is not JSON
 
     yield Finding(f"{name}: tokens", str(expected["tokens"]), str(found["tokens"]), expected["tokens"] == found["tokens"])
     yield Finding(f"{name}: perplexity", f"{expected['ppl']:.4f}", f"{found['ppl']:.4f}", near("ppl", PERPLEXITY_TOLERANCE))
@@ -341,12 +341,13 @@ def main():
 
     progress = Progress(sum(cost(part, precisions) for part in chosen))
     findings = measure({part: PARTS[part] for part in chosen}, precisions, progress, sys.stdout)
+    status = conclude(findings, sys.stdout)
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump([asdict(finding) for finding in findings], file, indent=1)
     if arguments.chart:
         write_chart(arguments.chart, findings)
-    return conclude(findings, sys.stdout)
+    return status
 
 
 if __name__ == "__main__":

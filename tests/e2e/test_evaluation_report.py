@@ -1,7 +1,10 @@
 """How tools/eval_mini.py tells what it measured; nothing is measured here."""
 
 import io
+import json
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 from eval_mini import (
     Finding,
@@ -90,3 +93,11 @@ def test_a_kl_of_the_sweep_may_differ_by_two_percent(kl, verdict):
     stored = expected_sweep()[16]["prose512"]
     *_, last = sweep_findings(16, 512, {**stored, "kl_to_k128": stored["kl_to_k128"] * kl})
     assert last.name.endswith(": KL") and last.holds == verdict
+
+
+def test_findings_of_measured_arrays_can_be_written_as_json():
+    """`--json` once failed at the very end, on a verdict that was NumPy's."""
+    stored = expected_sweep()[16]["prose512"]
+    measured = {**stored, "kl_to_k128": np.float64(stored["kl_to_k128"]), "top1_to_k128": np.float64(stored["top1_to_k128"])}
+    found = [asdict(finding) for finding in sweep_findings(16, 512, measured)]
+    assert json.loads(json.dumps(found)) == found
