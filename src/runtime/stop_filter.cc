@@ -10,11 +10,15 @@ StopFilter::StopFilter(std::vector<std::string> stops) : stops_(std::move(stops)
 std::string StopFilter::push(std::string_view text) {
   if (stopped_) return "";
   held_ += text;
-  size_t first = std::string::npos;
-  for (const std::string& stop : stops_) first = std::min(first, held_.find(stop));
-  if (first != std::string::npos) {
+  std::pair<size_t, size_t> first{std::string::npos, 0};  // end and begin of the stop text that ends first
+  for (const std::string& stop : stops_) {
+    if (const size_t at = held_.find(stop); at != std::string::npos) {
+      first = std::min(first, std::pair(at + stop.size(), at));
+    }
+  }
+  if (first.first != std::string::npos) {
     stopped_ = true;
-    return std::exchange(held_, "").substr(0, first);
+    return std::exchange(held_, "").substr(0, first.second);
   }
   // The longest end of the text that some stop string begins with stays back.
   size_t keep = 0;
