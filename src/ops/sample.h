@@ -19,7 +19,7 @@ struct SamplingParams {
 
 /// token[i] is drawn from logits row i by its params, with the counter-based generator's number for (seed,
 /// position[i]): the draw depends on nothing else. Greedy takes the largest logit; of equal ones the lowest
-/// id. Order: temperature, then top-k, top-p, min-p. A row with a NaN, or without a finite logit, gives -1.
+/// id. Order: temperature, top-k, top-p, min-p. A NaN, or an infinite largest logit (+ or -), gives -1.
 struct Sample {
   Matrix<const float> logits;    // [rows, vocab]
   const SamplingParams* params;  // [rows]

@@ -11,16 +11,11 @@
 
 namespace fulgur::reference {
 
-/// The largest logit; of equal ones the lowest id. -1: a NaN, or no finite logit.
+/// The largest logit; of equal ones the lowest id. -1: a NaN, or the largest is infinite.
 inline int32_t greedy_token(std::span<const float> logits) {
-  int32_t best = -1;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (std::isnan(logits[i])) return -1;
-    if (std::isfinite(logits[i]) && (best < 0 || logits[i] > logits[static_cast<size_t>(best)])) {
-      best = static_cast<int32_t>(i);
-    }
-  }
-  return best;
+  if (std::ranges::any_of(logits, [](float logit) { return std::isnan(logit); })) return -1;
+  const auto best = std::ranges::max_element(logits);  // the first of equals
+  return std::isfinite(*best) ? static_cast<int32_t>(best - logits.begin()) : -1;
 }
 
 /// The probability of every token: softmax(logits / temperature), cut to the top_k likeliest, of these to the

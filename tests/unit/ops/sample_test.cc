@@ -138,7 +138,7 @@ TEST_P(Sampling, NeverDrawsATokenOfMinusInfinity) {
   EXPECT_EQ(draw_one(logits, {}), 3);
 }
 
-TEST_P(Sampling, RefusesARowThatHoldsANanOrNothingFinite) {
+TEST_P(Sampling, RefusesARowThatHoldsANanOrWhoseLargestLogitIsInfinite) {
   const float inf = std::numeric_limits<float>::infinity();
   for (const SamplingParams& params :
        {SamplingParams{}, SamplingParams{.temperature = 1}, SamplingParams{.temperature = 1, .top_k = 2}}) {
@@ -146,6 +146,7 @@ TEST_P(Sampling, RefusesARowThatHoldsANanOrNothingFinite) {
     EXPECT_EQ(draw_one({std::nanf(""), 1, 3}, params), -1);
     EXPECT_EQ(draw_one({1, 3, std::nanf("")}, params), -1);
     EXPECT_EQ(draw_one({-inf, -inf}, params), -1);
+    EXPECT_EQ(draw_one({1, inf, 3}, params), -1);
     EXPECT_EQ(draw_one({1, 3, 2}, params) >= 0, true);
   }
 }

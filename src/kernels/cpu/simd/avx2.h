@@ -2,8 +2,8 @@
 
 // Vec over AVX2, FMA and F16C: 8 lanes. The vocabulary is the same in every simd header:
 //
-//   load(p), load(p, n)     kLanes elements of float, Bf16 or F16 as f32; with n, the first n and zeros after
-//   them,
+//   load(p), load(p, n)     kLanes elements of float, Bf16 or F16 as f32;
+//                           with n, the first n and zeros after them,
 //                           touching nothing behind p + n
 //   load_even/odd(p)        the even or odd ones of 2 * kLanes elements; of bf16 by one shift or mask each
 //   store(p, v), (p, v, n)  to float, or rounded (nearest, ties to even) to Bf16
