@@ -1,15 +1,18 @@
 #include "checkpoint/safetensors_writer.h"
 
 #include <gtest/gtest.h>
+#include <rapidcheck.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <csignal>
+#include <functional>
 #include <numeric>
 
 #include "checkpoint/catalog.h"
 #include "checkpoint/tensor_values.h"
 #include "support/checkpoint_files.h"
+#include "support/random_text.h"
 
 namespace fulgur {
 namespace {
@@ -42,6 +45,36 @@ TEST(SafetensorsWriter, WritesWhatTheReaderReads) {
   EXPECT_EQ(read_integers(catalog, require(catalog, "a \"quoted\" \\ name")), std::vector<int64_t>{7});
   EXPECT_EQ(require(catalog, "nothing").shape, (std::vector<int64_t>{0, 4}));
   for (const CatalogEntry& entry : catalog.entries) EXPECT_EQ(entry.offset % size_bytes(entry.dtype), 0U);
+}
+
+TEST(SafetensorsWriter, WritesAnyTensorsSoThatTheyAreReadAsTheyWere) {
+  const TemporaryFolder folder;
+  EXPECT_TRUE(rc::check([&] {
+    const auto names = *rc::gen::unique<std::vector<std::string>>(test::any_text());
+    std::vector<TensorToWrite> tensors;
+    std::vector<std::vector<std::byte>> data(names.size());
+    for (size_t i = 0; i < names.size(); ++i) {
+      if (names[i] == "__metadata__") continue;
+      const DType dtype = *rc::gen::element(DType::kBf16, DType::kF16, DType::kF32, DType::kF8E4M3,
+                                            DType::kU8, DType::kI16, DType::kI32, DType::kI64);
+      const auto shape = *rc::gen::container<std::vector<int64_t>>(rc::gen::inRange<int64_t>(0, 4));
+      if (shape.size() > 6) continue;
+      const int64_t count = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies());
+      data[i] = *rc::gen::container<std::vector<std::byte>>(
+          static_cast<size_t>(count) * size_bytes(dtype),
+          rc::gen::map(rc::gen::arbitrary<uint8_t>(), [](uint8_t byte) { return std::byte{byte}; }));
+      tensors.push_back({names[i], dtype, shape, data[i]});
+    }
+    write_safetensors(folder / "out.safetensors", tensors);
+    const Catalog catalog = read_safetensors(folder / "out.safetensors");
+    RC_ASSERT(catalog.entries.size() == tensors.size());
+    for (const TensorToWrite& tensor : tensors) {
+      const CatalogEntry* entry = catalog.find(tensor.name);
+      RC_ASSERT(entry != nullptr);
+      RC_ASSERT(entry->dtype_known && entry->dtype == tensor.dtype && entry->shape == tensor.shape);
+      RC_ASSERT(std::ranges::equal(catalog.bytes(*entry), tensor.bytes));
+    }
+  }));
 }
 
 TEST(SafetensorsWriter, WritesAFileWithoutTensors) {

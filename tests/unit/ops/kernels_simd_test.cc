@@ -1,8 +1,14 @@
 #include <gtest/gtest.h>
+#include <rapidcheck.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <functional>
+#include <iterator>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <random>
 #include <string>
 #include <string_view>
@@ -121,6 +127,45 @@ TEST_P(Simd, AddsLanesInOneTreeHoweverManyVectorsAtOnce) {
   std::normal_distribution<float> normal;
   for (float& value : x) value = normal(generator) * 1000;
   EXPECT_EQ(evaluate(probe(GetParam()).sums, x), evaluate(probe(GetParam()).sums4, x));
+}
+
+/// The indices of the k largest by sorting: higher first, then the lower index; ascending.
+std::vector<int32_t> top_k_by_sorting(const std::vector<float>& scores, size_t k) {
+  std::vector<int32_t> order(scores.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, std::greater(), [&](int32_t i) { return scores[static_cast<size_t>(i)]; });
+  order.resize(std::min(k, order.size()));
+  std::ranges::sort(order);
+  return order;
+}
+
+TEST_P(Simd, TopKIsWhatSortingGives) {
+  EXPECT_TRUE(rc::check([&] {
+    // Of few values, so that ties are common; of all magnitudes; and of all bit patterns but NaN.
+    const auto few =
+        rc::gen::map(rc::gen::inRange(-3, 4), [](int i) { return 0.25F * static_cast<float>(i); });
+    const auto special =
+        rc::gen::element(0.0F, -0.0F, kInfinity, -kInfinity, 1e-45F, -1e-45F, 3.4e38F, -3.4e38F);
+    const auto any = rc::gen::map(rc::gen::arbitrary<uint32_t>(), [](uint32_t bits) {
+      const auto value = std::bit_cast<float>(bits);
+      return std::isnan(value) ? 1.0F : value;
+    });
+    const auto near = rc::gen::map(rc::gen::inRange<uint32_t>(0, 1000),
+                                   [](uint32_t i) { return std::bit_cast<float>(0x3f800000U + i); });
+    const rc::Gen<float> kinds[] = {few, special, any, near, rc::gen::oneOf(few, special, any, near)};
+    const rc::Gen<float>& value = kinds[*rc::gen::inRange<size_t>(0, std::size(kinds))];
+    const auto n = *rc::gen::inRange<int64_t>(1, 700);
+    const auto k = *rc::gen::inRange<int64_t>(1, 300);
+    const auto scores = *rc::gen::container<std::vector<float>>(static_cast<size_t>(n), value);
+
+    const int64_t most = (n + 63) / 64 * 64;
+    std::vector<float> padded = scores;
+    padded.resize(static_cast<size_t>(most));
+    std::vector<float> scratch(static_cast<size_t>(4 * most));
+    std::vector<int32_t> best(static_cast<size_t>(std::min(k, n)));
+    RC_ASSERT(probe(GetParam()).top_k(padded.data(), n, most, k, scratch.data(), best.data()));
+    RC_ASSERT(best == top_k_by_sorting(scores, static_cast<size_t>(k)));
+  }));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/kernel.h"
 #include "kernels/cpu/rows.h"
+#include "kernels/cpu/top_k.h"
 
 namespace fulgur::cpu::FULGUR_CPU_ISA {
 
@@ -36,6 +37,8 @@ constinit const test::SimdProbe kSimdProbe = {
                  out + i / kLanes);
           }
         },
+    .top_k = [](float* scores, int64_t n, int64_t most, int64_t k, float* scratch,
+                int32_t* best) { return TopK(most, scratch).select(scores, n, k, best); },
     .lanes = kLanes,
 };
 

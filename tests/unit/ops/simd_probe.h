@@ -14,6 +14,8 @@ struct SimdProbe {
   void (*to_bf16)(const float* x, int64_t size, Bf16* out);
   void (*sums)(const float* x, int64_t size, float* out);   // out[i]: the sum of the lanes of the i-th vector
   void (*sums4)(const float* x, int64_t size, float* out);  // the same, four at once
+  /// TopK::select: `scores` has room for `most`, a multiple of 64, and scratch for four times as many floats.
+  bool (*top_k)(float* scores, int64_t n, int64_t most, int64_t k, float* scratch, int32_t* best);
   int lanes;
 };
 

@@ -1,11 +1,13 @@
 #include "tokenizer/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <rapidcheck.h>
 
 #include <filesystem>
 #include <random>
 
 #include "base/error.h"
+#include "support/random_text.h"
 #include "tiny_tokenizer.h"
 #include "tokenizer/utf8.h"
 
@@ -101,6 +103,21 @@ TEST(Tokenizer, ManyMarksOutOfOrderAreNormalized) {
   // U+1EA1 (a with dot below, 3 bytes), the other dots, the acutes (2 bytes each).
   const size_t num_bytes = 3 + 2 * (count - 1) + 2 * count;
   EXPECT_EQ(Tokenizer::load(write_tokenizer(tokenizer)).encode(text).size(), num_bytes);
+}
+
+TEST(Tokenizer, GivesAnyTextBack) {
+  EXPECT_TRUE(rc::check([] {
+    const std::string text = *test::any_text();
+    const std::vector<int32_t> ids = mini().encode(text, {.parse_added_tokens = *rc::gen::arbitrary<bool>()});
+    RC_ASSERT(mini().decode(ids) == text);
+    std::string pieces;
+    for (const int32_t id : ids) pieces += mini().piece(id);
+    RC_ASSERT(pieces == text);
+    IncrementalDecoder decoder(mini());
+    std::string streamed;
+    for (const int32_t id : ids) streamed += decoder.push(id);
+    RC_ASSERT(streamed + decoder.finish() == text);
+  }));
 }
 
 TEST(IncrementalDecoder, NeverSplitsACharacterAndEqualsDecodeInTotal) {
