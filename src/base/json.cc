@@ -14,9 +14,14 @@ namespace {
 constexpr int kMostLevels = 100;
 constexpr uintmax_t kMostBytes = uintmax_t{64} << 20;
 
-Error refusal(ErrorKind kind, const std::string& file, std::string message, std::string expected = {}) {
-  return Error(
-      Problem{.kind = kind, .file = file, .message = std::move(message), .expected = std::move(expected)});
+Error refusal(ErrorKind kind, const std::string& file, std::string message, std::string expected,
+              std::string found) {
+  return Error(Problem{.kind = kind,
+                       .file = file,
+                       .message = std::move(message),
+                       .expected = std::move(expected),
+                       .found = std::move(found),
+                       .todo = "correct it, or fetch the file again"});
 }
 
 /// "line 3, column 7" of the `byte`th byte, counted from 1; of a single line, which may be one of a larger
@@ -42,12 +47,15 @@ std::string reason(const nlohmann::json::exception& error) {
 }  // namespace
 
 Json parse_json(std::string_view text, ErrorKind kind, const std::string& file) {
-  if (text.empty()) throw refusal(kind, file, "The file is empty.", "a JSON document");
-  if (text.size() > kMostBytes) throw refusal(kind, file, "The JSON is larger than 64 MiB.");
+  if (text.empty()) throw refusal(kind, file, "The file is empty.", "a JSON document", "nothing");
+  if (text.size() > kMostBytes) {
+    throw refusal(kind, file, "The JSON is larger than 64 MiB.",
+                  "at most " + std::to_string(kMostBytes) + " bytes", std::to_string(text.size()) + " bytes");
+  }
   // The parser takes a NUL for the end of its input; in a file it only hides what follows.
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
     throw refusal(kind, file, "Not valid JSON at " + place(text, nul + 1) + ": a NUL byte.",
-                  "a JSON document in UTF-8");
+                  "a JSON document in UTF-8", "a NUL byte");
   }
   std::vector<std::set<std::string>> keys_of_open_objects;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
@@ -58,7 +66,8 @@ Json parse_json(std::string_view text, ErrorKind kind, const std::string& file) 
       case Json::parse_event_t::array_start:
         if (depth >= kMostLevels) {
           throw refusal(kind, file,
-                        "The JSON is nested more than " + std::to_string(kMostLevels) + " levels deep.");
+                        "The JSON is nested more than " + std::to_string(kMostLevels) + " levels deep.",
+                        "at most " + std::to_string(kMostLevels) + " levels", "more");
         }
         break;
       case Json::parse_event_t::object_end:
@@ -66,7 +75,8 @@ Json parse_json(std::string_view text, ErrorKind kind, const std::string& file) 
         break;
       case Json::parse_event_t::key:
         if (!keys_of_open_objects.back().insert(parsed.get<std::string>()).second) {
-          throw refusal(kind, file, "The key " + brief(parsed) + " stands twice in one object.");
+          throw refusal(kind, file, "The key " + brief(parsed) + " stands twice in one object.",
+                        "each key once", brief(parsed) + " twice");
         }
         break;
       default:
@@ -78,15 +88,21 @@ Json parse_json(std::string_view text, ErrorKind kind, const std::string& file) 
     return Json::parse(text, watch);
   } catch (const Json::parse_error& error) {
     throw refusal(kind, file, "Not valid JSON at " + place(text, error.byte) + ": " + reason(error) + ".",
-                  "a JSON document in UTF-8");
+                  "a JSON document in UTF-8", reason(error));
   } catch (const Json::out_of_range&) {  // the only cause while parsing
-    throw refusal(kind, file, "A number in it is too large for a double.");
+    throw refusal(kind, file, "A number in it is too large for a double.", "numbers below 1.8e308",
+                  "a larger one");
   }
 }
 
 Json read_json(const std::filesystem::path& path, ErrorKind kind) {
   const auto unreadable = [&](const std::string& why) {
-    return refusal(ErrorKind::kIoError, path.string(), "The file can't be read: " + why + ".");
+    return Error(Problem{.kind = ErrorKind::kIoError,
+                         .file = path.string(),
+                         .message = "The file can't be read: " + why + ".",
+                         .expected = "a readable file of at most 64 MiB",
+                         .found = why,
+                         .todo = "check the path and its permissions"});
   };
   std::error_code error;
   const auto status = std::filesystem::status(path, error);

@@ -66,6 +66,14 @@ Refusal field(const char* label, ErrorKind kind, const std::string& name, const 
           }};
 }
 
+/// A config.json of this text.
+Refusal config_text(const char* label, const std::string& text) {
+  return {label, ErrorKind::kBadConfig, [=](const TemporaryFolder& folder) {
+            write_bytes(folder / kSingle, good());
+            write_bytes(folder / "config.json", text);
+          }};
+}
+
 class Refusals : public ::testing::TestWithParam<Refusal> {};
 
 TEST_P(Refusals, SayWhatWasExpectedWhatWasFoundAndWhatToDo) {
@@ -199,17 +207,24 @@ INSTANTIATE_TEST_SUITE_P(
         field("a method of quantization", kUnsupported, "quantization_config", {{"quant_method", "awq"}}),
         field("another architecture", kConfig, "architectures", {"LlamaForCausalLM"})));
 
-INSTANTIATE_TEST_SUITE_P(OfConfigFiles, Refusals,
-                         ::testing::Values(Refusal{"a config that is a list", kConfig,
-                                                   [](const TemporaryFolder& folder) {
-                                                     write_bytes(folder / kSingle, good());
-                                                     write_bytes(folder / "config.json", "[]");
-                                                   }},
-                                           Refusal{"a generation config that is a list", kConfig,
-                                                   [](const TemporaryFolder& folder) {
-                                                     write_bytes(folder / kSingle, good());
-                                                     write_bytes(folder / "generation_config.json", "[]");
-                                                   }}));
+INSTANTIATE_TEST_SUITE_P(
+    OfConfigFiles, Refusals,
+    ::testing::Values(config_text("a config that is a list", "[]"), config_text("an empty config", ""),
+                      config_text("a cut config", "{"),
+                      config_text("a config with a NUL", std::string("{}\0", 3)),
+                      config_text("a key twice", R"({"model_type":"a","model_type":"a"})"),
+                      config_text("a number past a double", R"({"model_type":1e999})"),
+                      config_text("nested too deep", std::string(200, '[') + std::string(200, ']')),
+                      Refusal{"no config", ErrorKind::kIoError,
+                              [](const TemporaryFolder& folder) {
+                                write_bytes(folder / kSingle, good());
+                                std::filesystem::remove(folder / "config.json");
+                              }},
+                      Refusal{"a generation config that is a list", kConfig,
+                              [](const TemporaryFolder& folder) {
+                                write_bytes(folder / kSingle, good());
+                                write_bytes(folder / "generation_config.json", "[]");
+                              }}));
 
 TEST(DuplicateTensors, OfOneHeaderAreNotSaidToLieInTwoShards) {
   const TemporaryFolder folder;
