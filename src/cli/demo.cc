@@ -18,6 +18,7 @@
 #include "base/text_file.h"
 #include "cli/command.h"
 #include "cli/model_options.h"
+#include "cli/streams.h"
 #include "ops/backend.h"
 #include "ops/profile.h"
 #include "runtime/generate.h"
@@ -193,27 +194,27 @@ bool compare_projections(Session& session, const Question& question, int64_t ste
   const auto prompt_tokens = static_cast<double>(question.ids.size());
   const auto rate = [](double tokens, double seconds) { return with_commas(std::lround(tokens / seconds)); };
   const Run& fused = runs.back();
-  fmt::print("speed      prefill {} tokens/s, decode {} tokens/s\n\n", rate(prompt_tokens, fused.prompt_s),
-             rate(kDecodeTokens, fused.decode_s));
-  fmt::print(
+  print_out("speed      prefill {} tokens/s, decode {} tokens/s\n\n", rate(prompt_tokens, fused.prompt_s),
+            rate(kDecodeTokens, fused.decode_s));
+  print_out(
       "The indexer projects each token twice, by wk to its key and by weights_proj to its head weights.\n"
       "As two products, as two at a time, and as one with the fused matrix [wk; weights_proj]:\n\n");
-  fmt::print("{:<10}  {:>16}  {:>15}   {:>20}  {:>20}   {}\n", "", "prefill", "decode", "a layer, one token",
-             fmt::format("a layer, {} tokens", kShownTokens), "logits");
+  print_out("{:<10}  {:>16}  {:>15}   {:>20}  {:>20}   {}\n", "", "prefill", "decode", "a layer, one token",
+            fmt::format("a layer, {} tokens", kShownTokens), "logits");
   bool all_same = true;
   for (size_t i = 0; i < kForms.size(); ++i) {
     const Run& run = runs[i];
     const bool same = same_bits(run, fused);
     all_same = all_same && same;
-    fmt::print("{:<10}  {:>16}  {:>15}   {:>20}  {:>20}   {}\n", kForms[i].first,
-               rate(prompt_tokens, run.prompt_s) + " tokens/s",
-               rate(kDecodeTokens, run.decode_s) + " tokens/s",
-               fmt::format("{:.1f} us", run.prepare_decode_us),
-               fmt::format("{:.0f} us", run.prepare_prompt_us), same ? "same bits" : "DIFFER");
+    print_out("{:<10}  {:>16}  {:>15}   {:>20}  {:>20}   {}\n", kForms[i].first,
+              rate(prompt_tokens, run.prompt_s) + " tokens/s",
+              rate(kDecodeTokens, run.decode_s) + " tokens/s",
+              fmt::format("{:.1f} us", run.prepare_decode_us),
+              fmt::format("{:.0f} us", run.prepare_prompt_us), same ? "same bits" : "DIFFER");
   }
-  fmt::print("\n{}\n", all_same
-                           ? "All three give the same bits."
-                           : "The three projections differ: this is a mistake in Fulgur, please report it.");
+  print_out("\n{}\n", all_same
+                          ? "All three give the same bits."
+                          : "The three projections differ: this is a mistake in Fulgur, please report it.");
   return all_same;
 }
 
@@ -229,27 +230,28 @@ int run_demo(const ModelOptions& options) {
   SessionOptions session_opts = session_options(options, model, prompt_tokens + kDecodeTokens);
   session_opts.profile = true;
   Session session(model.loaded, session_opts);
-  fmt::print("model      {}: {} layers, DeepSeek-V3.2 architecture, {}\n", model.folder.filename().string(),
-             config.num_hidden_layers, session.backend().name);
-  fmt::print("prompt     {} tokens of prose, with {} secret numbers strewn in, each named once\n",
-             with_commas(prompt_tokens), question.num_numbers);
-  fmt::print("question   {} (named {} tokens before the end)\n", question.user,
-             with_commas(question.distance));
+  print_out("model      {}: {} layers, DeepSeek-V3.2 architecture, {}\n", model.folder.filename().string(),
+            config.num_hidden_layers, session.backend().name);
+  print_out("prompt     {} tokens of prose, with {} secret numbers strewn in, each named once\n",
+            with_commas(prompt_tokens), question.num_numbers);
+  print_out("question   {} (named {} tokens before the end)\n", question.user,
+            with_commas(question.distance));
+  flush_output();
 
   const Answer answer = ask(session, model, *tokenizer, question);
   const bool right = answer.text == question.answer;
-  fmt::print("answer     {} ({})\n", answer.text, right ? "right" : "wrong, it is " + question.answer);
-  fmt::print("attended  ");
+  print_out("answer     {} ({})\n", answer.text, right ? "right" : "wrong, it is " + question.answer);
+  print_out("attended  ");
   for (size_t layer = 0; layer < answer.attended.size(); ++layer) {
-    fmt::print("{} layer {}: {}", layer == 0 ? "" : ",", layer, with_commas(answer.attended[layer]));
+    print_out("{} layer {}: {}", layer == 0 ? "" : ",", layer, with_commas(answer.attended[layer]));
   }
-  fmt::print(" of {} tokens\n", with_commas(answer.num_tokens));
+  print_out(" of {} tokens\n", with_commas(answer.num_tokens));
+  flush_output();
   if (options.profile) print_profile(session);
 
   const bool same = compare_projections(session, question, session_opts.step_tokens);
   if (options.selection == "indexer") {
-    fmt::print(
-        "\nWhat if something else chose what is read? fulgur demo --selection recent, random or all\n");
+    print_out("\nWhat if something else chose what is read? fulgur demo --selection recent, random or all\n");
   }
   return right && same ? kExitDone : kExitFailed;
 }

@@ -10,7 +10,6 @@
 #include <string>
 #include <string_view>
 #include <thread>
-#include <vector>
 
 #include "cli/command.h"
 #include "cli/streams.h"
