@@ -47,6 +47,9 @@ constexpr int64_t row_bytes(WeightForm form, int64_t cols) {
   return cols * kWidths[static_cast<int>(form)];
 }
 
+/// FP8: what kernels may sum before they look at a scale; Weight::block_cols is a multiple of it.
+constexpr int64_t kFp8BlockGrain = 128;
+
 /// A weight matrix [rows, cols] as stored, `y = x W^T`: rows are outputs and each row is contiguous. A view;
 /// the loader owns the memory. Every storage form has its kernels.
 ///
@@ -61,7 +64,8 @@ struct Weight {
   /// kFp8: float, the row-major grid [ceil(R / block_rows), ceil(cols / block_cols)] of the whole matrix of R
   /// rows that this view is of. kNvfp4: e4m3 [rows, cols / 16], from this view's first row on.
   const void* scales = nullptr;
-  /// kFp8: 128 x 128; 1 x cols for one scale a row; R x cols for one scale a matrix.
+  /// kFp8: 128 x 128; 1 x cols for one scale a row; R x cols for one scale a matrix. A block that doesn't
+  /// span all columns spans a multiple of kFp8BlockGrain.
   int64_t block_rows = 0;
   int64_t block_cols = 0;
   double global = 1;      // kNvfp4: weight_scale_2, or 1 / weight_global_scale

@@ -33,6 +33,19 @@ void require_plain(const Weight& weight, const char* what) {
   require(!weight.present() || is_plain(weight.form), what);
 }
 
+/// A matrix of a product, in any form whose scales its kernels can find (base/weight.h).
+void require_matrix(const Weight& w, const char* what) {
+  if (!w.present() || is_plain(w.form)) return;
+  const bool blocks =
+      w.block_rows > 0 && w.block_cols > 0 && (w.block_cols % kFp8BlockGrain == 0 || w.block_cols >= w.cols);
+  require(w.scales != nullptr && (w.form == WeightForm::kFp8 ? blocks : w.cols % kNvfp4Group == 0), what);
+}
+void require_matrices(const FfnWeights& w, const char* what) {
+  require_matrix(w.gate, what);
+  require_matrix(w.up, what);
+  require_matrix(w.down, what);
+}
+
 bool is_operand(const Operand& x) { return x.dtype == DType::kBf16 || x.dtype == DType::kF32; }
 
 template <typename Op>
@@ -73,12 +86,14 @@ void run(Context& context, const AddRmsNorm& op) {
 void run(Context& context, const Linear& op) {
   require(op.x.cols == op.w.cols && op.y.cols == op.w.rows && op.y.rows == op.x.rows, "linear: shapes");
   require(is_operand(op.x) && is_operand(op.y), "linear: x and y are operands");
+  require_matrix(op.w, "linear: scales");
   call(context, OpKind::kLinear, context.backend->linear, op);
 }
 
 void run(Context& context, const LmHead& op) {
   require(op.hidden.cols == op.w.cols && op.logits.cols == op.w.rows, "lm_head: shapes");
   require(is_operand(op.hidden), "lm_head: hidden is an operand");
+  require_matrix(op.w, "lm_head: scales");
   call(context, OpKind::kLmHead, context.backend->lm_head, op);
 }
 
@@ -104,6 +119,8 @@ void run(Context& context, const MlaPrepare& op) {
   require(!op.weights.q_a.present() || op.q_latent.cols == op.weights.q_a.rows, "mla_prepare: q_latent");
   require_plain(op.weights.q_a_norm, "mla_prepare: a plain q_a_norm");
   require_plain(op.weights.kv_a_norm, "mla_prepare: a plain kv_a_norm");
+  for (const Weight* w : {&op.weights.q_a, &op.weights.q_b, &op.weights.kv_a, &op.weights.uk})
+    require_matrix(*w, "mla_prepare: scales");
   call(context, OpKind::kMlaPrepare, context.backend->mla_prepare, op);
 }
 
@@ -122,6 +139,8 @@ void run(Context& context, const IndexerPrepare& op) {
           "indexer_prepare: wq_b");
   require_plain(op.weights.k_norm_gain, "indexer_prepare: a plain k_norm");
   require_plain(op.weights.k_norm_bias, "indexer_prepare: a plain k_norm bias");
+  require_matrix(op.weights.wk_weights_proj, "indexer_prepare: scales");
+  require_matrix(op.weights.wq_b, "indexer_prepare: scales");
   call(context, OpKind::kIndexerPrepare, context.backend->indexer_prepare, op);
 }
 
@@ -164,6 +183,8 @@ void run(Context& context, const MlaOutput& op) {
   require(op.weights.uv.rows == int64_t{s.num_heads} * s.value && op.weights.uv.cols == s.kv_lora,
           "mla_output: uv");
   require(op.weights.o.rows == op.delta.cols && op.weights.o.cols == op.weights.uv.rows, "mla_output: o");
+  require_matrix(op.weights.uv, "mla_output: scales");
+  require_matrix(op.weights.o, "mla_output: scales");
   call(context, OpKind::kMlaOutput, context.backend->mla_output, op);
 }
 
@@ -172,6 +193,7 @@ void run(Context& context, const Ffn& op) {
   require(op.weights.gate.rows == op.weights.up.rows && op.weights.down.cols == op.weights.up.rows,
           "ffn: width");
   require(op.delta.rows == op.x.rows && op.delta.cols == op.weights.down.rows, "ffn: delta");
+  require_matrices(op.weights, "ffn: scales");
   call(context, OpKind::kFfn, context.backend->ffn, op);
 }
 
@@ -181,6 +203,9 @@ void run(Context& context, const Moe& op) {
   require(op.weights.correction_bias.cols == num_experts, "moe: correction bias");
   require(op.delta.rows == op.x.rows && op.x.rows == op.batch.num_tokens, "moe: a row for every token");
   require_plain(op.weights.correction_bias, "moe: a plain correction bias");
+  require_matrix(op.weights.router, "moe: scales");
+  require_matrices(op.weights.shared, "moe: scales");
+  for (const FfnWeights& expert : op.weights.experts) require_matrices(expert, "moe: scales");
   call(context, OpKind::kMoe, context.backend->moe, op);
 }
 

@@ -62,8 +62,28 @@ inline Table values_of(const void* data, DType dtype, int64_t rows, int64_t cols
   return table;
 }
 inline Table values_of(const Operand& x) { return values_of(x.data, x.dtype, x.rows, x.cols, x.stride); }
+
+/// An element of a quantized weight (docs/spec/checkpoints.md, 3.3 and 3.6). The factor of an NVFP4 matrix is
+/// rounded to f32 before it is used.
+inline Real quantized_element(const Weight& w, int64_t r, int64_t c) {
+  const auto* bytes = static_cast<const uint8_t*>(w.data);
+  if (w.form == WeightForm::kFp8) {
+    const int64_t blocks = (w.cols + w.block_cols - 1) / w.block_cols;
+    const int64_t block = (w.first_row + r) / w.block_rows * blocks + c / w.block_cols;
+    return Real(e4m3_to_float(bytes[r * w.cols + c])) * Real(static_cast<const float*>(w.scales)[block]);
+  }
+  const uint8_t pair = bytes[(r * w.cols + c) / 2];
+  const double code = e2m1_to_float(c % 2 == 0 ? pair : pair >> 4);
+  const double scale = e4m3_to_float(static_cast<const uint8_t*>(w.scales)[(r * w.cols + c) / 16]);
+  return Real(code * scale) * rounded(Real(w.global));
+}
 inline Table values_of(const Weight& w) {
-  return values_of(w.data, stored_dtype(w.form), w.rows, w.cols, w.cols);
+  if (is_plain(w.form)) return values_of(w.data, stored_dtype(w.form), w.rows, w.cols, w.cols);
+  Table table(w.rows, w.cols);
+  for (int64_t r = 0; r < w.rows; ++r) {
+    for (int64_t c = 0; c < w.cols; ++c) table.at(r, c) = quantized_element(w, r, c);
+  }
+  return table;
 }
 inline Table values_of(const Matrix<const float>& m) {
   return values_of(m.data, DType::kF32, m.rows, m.cols, m.stride);

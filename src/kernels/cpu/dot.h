@@ -9,10 +9,21 @@
 
 namespace fulgur::cpu::FULGUR_CPU_ISA {
 
+/// Rows of a plain weight, from some row and column on.
+template <typename T>
+struct StoredRows {
+  const T* data;
+  int64_t stride;
+
+  static StoredRows of(const Weight& w) { return {static_cast<const T*>(w.data), w.cols}; }
+  [[nodiscard]] StoredRows at(int64_t row, int64_t k) const { return {data + row * stride + k, stride}; }
+};
+
 /// f32 activations against f16 or f32 weights, in their natural order.
 template <typename W>
 struct WideDot {
   using Stored = W;
+  using Rows = StoredRows<W>;
   using Packed = float;
   static constexpr int kStep = kLanes;
   static constexpr int kParts = 1;
@@ -27,6 +38,7 @@ struct WideDot {
   }
   static Vec add(Vec w, Vec x, Vec sums) { return fma(w, x, sums); }
 
+  static void panel_row(const Rows& from, int64_t cols, float* out) { pack_row(from.data, cols, out); }
   template <typename X>
   static void pack_row(const X* x, int64_t cols, float* out) {
     for (int64_t i = 0; i < cols; i += kLanes)
@@ -38,6 +50,7 @@ struct WideDot {
 /// shift or mask to widen. Activations are packed in the same order, kLanes even ones before kLanes odd ones.
 struct SplitDot {
   using Stored = Bf16;
+  using Rows = StoredRows<Bf16>;
   using Packed = float;
   static constexpr int kStep = 2 * kLanes;
   static constexpr int kParts = 2;
@@ -52,6 +65,7 @@ struct SplitDot {
   }
   static Vec add(Vec w, Vec x, Vec sums) { return fma(w, x, sums); }
 
+  static void panel_row(const Rows& from, int64_t cols, float* out) { pack_row(from.data, cols, out); }
   template <typename X>
   static void pack_row(const X* x, int64_t cols, float* out) {
     int64_t i = 0;
@@ -72,6 +86,7 @@ struct SplitDot {
 /// bf16 activations against bf16 weights, both as they lie in memory.
 struct PairDot {
   using Stored = Bf16;
+  using Rows = StoredRows<Bf16>;
   using Packed = Bf16;
   static constexpr int kStep = 2 * kLanes;
   static constexpr int kParts = 1;

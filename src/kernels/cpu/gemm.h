@@ -32,11 +32,11 @@ constexpr int64_t round_to_grain(int64_t rows) {
 }
 
 inline PackedRows::Order order_for(DType x, WeightForm form) {
-  if (form != WeightForm::kBf16) return PackedRows::Order::kNatural;
+  if (form == WeightForm::kF16 || form == WeightForm::kF32) return PackedRows::Order::kNatural;
 #if defined(FULGUR_CPU_TILES)
   if (x == DType::kBf16) return PackedRows::Order::kTiles;
 #elif defined(FULGUR_CPU_BF16_DOT)
-  if (x == DType::kBf16) return PackedRows::Order::kPairs;
+  if (x == DType::kBf16 && form == WeightForm::kBf16) return PackedRows::Order::kPairs;
 #endif
   (void)x;
   return PackedRows::Order::kSplit;

@@ -27,6 +27,7 @@
 #include "base/matrix.h"
 #include "base/thread_team.h"
 #include "base/weight.h"
+#include "kernels/cpu/code_tables.h"
 #include "kernels/cpu/crew.h"
 #include "kernels/cpu/draw.h"
 #include "kernels/cpu/element.h"

@@ -5,9 +5,12 @@
 // order in any rectangle.
 
 #include "kernels/cpu/dot.h"
+#include "kernels/cpu/dot_block.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/kernel.h"
+#include "kernels/cpu/quantized.h"
 #if defined(FULGUR_CPU_TILES)
+#include "kernels/cpu/code_tiles.h"
 #include "kernels/cpu/tiles.h"
 #endif
 
@@ -24,139 +27,26 @@ constexpr int kSingleTokenOutputs = 8;
 // From more tokens than this on, weights are widened to f32 once for all of them: widening within the block
 // costs more there than reading twice the bytes.
 constexpr int64_t kFewTokens = 5;
+constexpr int64_t kFewDecodingTokens = 2;  // decoding costs more than widening
 // Blocks of memory: the rows of a pass, kPassBytes of f32, stay in L1 while groups of kBlockTokens tokens
 // meet them; products wider than kBlockK keep the partial sums of kPassTokens x kPassOutputs elements on the
 // stack between blocks of k.
-constexpr int64_t kBlockK = 512;
 constexpr int64_t kPassOutputs = 32;
 constexpr int64_t kWidePassOutputs = 8;
 constexpr int64_t kPassBytes = kWidePassOutputs * kBlockK * 4;
 constexpr int64_t kPassTokens = 192;
 
-/// Where an element of y goes: one of the two is null.
-struct Target {
-  float* wide;
-  Bf16* narrow;
-  int64_t stride;
-
-  [[nodiscard]] Target at(int64_t t, int64_t o) const {
-    const int64_t offset = t * stride + o;
-    return narrow != nullptr ? Target{nullptr, narrow + offset, stride}
-                             : Target{wide + offset, nullptr, stride};
-  }
-};
-
-/// A block of k of a rectangle of y: x and w begin at its first token, output and k.
-template <typename Dot>
-struct Block {
-  const typename Dot::Packed* x;
-  int64_t x_stride;
-  const typename Dot::Stored* w;
-  int64_t w_stride;
-  int64_t k_size;  // only the last block may end within a step
-  Target y;
-  Vec* sums = nullptr;  // of the blocks of k before and after this one: room for tokens x outputs
-  bool first = true;
-  bool last = true;
-};
-
-template <typename Dot, int kTokens, int kOutputs, int kPart>
-[[gnu::always_inline]] inline void add_part(const typename Dot::Packed* x, int64_t x_stride,
-                                            const typename Dot::Stored* w, int64_t w_stride,
-                                            Vec (&sums)[kTokens][kOutputs]) {
-  decltype(Dot::template load_x<kPart>(x)) xs[kTokens];
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) xs[t] = in_register(Dot::template load_x<kPart>(x + t * x_stride));
-#pragma GCC unroll 8
-  for (int o = 0; o < kOutputs; ++o) {
-    const auto ws = Dot::template load_w<kPart>(w + o * w_stride);
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) sums[t][o] = Dot::add(ws, xs[t], sums[t][o]);
-  }
-}
-
-template <typename Dot, int kTokens, int kOutputs>
-[[gnu::always_inline]] inline void add_step(const typename Dot::Packed* x, int64_t x_stride,
-                                            const typename Dot::Stored* w, int64_t w_stride,
-                                            Vec (&sums)[kTokens][kOutputs]) {
-  add_part<Dot, kTokens, kOutputs, 0>(x, x_stride, w, w_stride, sums);
-  if constexpr (Dot::kParts == 2) add_part<Dot, kTokens, kOutputs, 1>(x, x_stride, w, w_stride, sums);
-}
-
-/// Adds the lanes of kTokens x kOutputs vectors into y. Both branches add them in the tree of sum().
-template <int kTokens, int kOutputs, typename Out>
-[[gnu::always_inline]] inline void add_lanes(const Vec (&sums)[kTokens][kOutputs], Out* y, int64_t y_stride) {
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
-    if constexpr (kOutputs % 4 == 0) {
-#pragma GCC unroll 8
-      for (int o = 0; o < kOutputs; o += 4) {
-        sum4(sums[t][o], sums[t][o + 1], sums[t][o + 2], sums[t][o + 3], y + t * y_stride + o);
-      }
-    } else {
-      for (int o = 0; o < kOutputs; ++o) y[t * y_stride + o] = from_float<Out>(sum(sums[t][o]));
-    }
-  }
-}
-
-/// kTokens x kOutputs elements.
-template <typename Dot, int kTokens, int kOutputs>
-void dot_block(const Block<Dot>& b) {
-  Vec sums[kTokens][kOutputs];
-  if (b.first) {
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-#pragma GCC unroll 8
-      for (int o = 0; o < kOutputs; ++o) sums[t][o] = zero();
-    }
-  } else {
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-#pragma GCC unroll 8
-      for (int o = 0; o < kOutputs; ++o) sums[t][o] = b.sums[t * kOutputs + o];
-    }
-  }
-  const auto* x = b.x;
-  const auto* w = b.w;
-  int64_t k = 0;
-  for (; k + Dot::kStep <= b.k_size; k += Dot::kStep) {
-    add_step<Dot, kTokens, kOutputs>(x, b.x_stride, w, b.w_stride, sums);
-    x += Dot::kStep;
-    w += Dot::kStep;
-  }
-  if (k < b.k_size) {
-    typename Dot::Stored tail[kOutputs * Dot::kStep] = {};
-    for (int o = 0; o < kOutputs; ++o) {
-      std::memcpy(tail + o * Dot::kStep, w + o * b.w_stride,
-                  static_cast<size_t>(b.k_size - k) * sizeof *tail);
-    }
-    add_step<Dot, kTokens, kOutputs>(x, b.x_stride, tail, Dot::kStep, sums);
-  }
-  if (b.last && b.y.narrow != nullptr) return add_lanes(sums, b.y.narrow, b.y.stride);
-  if (b.last) return add_lanes(sums, b.y.wide, b.y.stride);
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
-#pragma GCC unroll 8
-    for (int o = 0; o < kOutputs; ++o) b.sums[t * kOutputs + o] = sums[t][o];
-  }
-}
-
 /// kTokens tokens of a block, all its outputs.
 template <typename Dot, int kTokens, int kOutputs>
 void dot_group(Block<Dot> b, int64_t outputs) {
-  const auto advance = [&b](int count) {
-    b.w += count * b.w_stride;
-    b.y = b.y.at(0, count);
-    b.sums += kTokens * count;
-  };
   int64_t o = 0;
   for (; o + kOutputs <= outputs; o += kOutputs) {
     dot_block<Dot, kTokens, kOutputs>(b);
-    advance(kOutputs);
+    b.advance(0, kOutputs, kTokens * kOutputs);
   }
   for (; o < outputs; ++o) {
     dot_block<Dot, kTokens, 1>(b);
-    advance(1);
+    b.advance(0, 1, kTokens);
   }
 }
 
@@ -174,12 +64,10 @@ template <int kMaxTokens, typename Dot>
 void dot_rectangle(Block<Dot> b, int64_t tokens, int64_t outputs) {
   for (int64_t t = 0; t < tokens; t += kMaxTokens) {
     with_count<kMaxTokens>(tokens - t, [&](auto count) {
-      constexpr int kOutputs = count == 1 ? kSingleTokenOutputs : kBlockOutputs;
+      constexpr int kOutputs = count == 1 && !kDecodes<Dot> ? kSingleTokenOutputs : kBlockOutputs;
       dot_group<Dot, count, kOutputs>(b, outputs);
     });
-    b.x += kMaxTokens * b.x_stride;
-    b.y = b.y.at(kMaxTokens, 0);
-    b.sums += kMaxTokens * outputs;
+    b.advance(kMaxTokens, 0, kMaxTokens * outputs);
   }
 }
 
@@ -187,21 +75,31 @@ void dot_rectangle(Block<Dot> b, int64_t tokens, int64_t outputs) {
 /// panel has the order that x was packed in.
 template <typename Dot>
 void dot_pass(const Block<Dot>& b, int64_t tokens, int64_t outputs) {
-  if constexpr (std::is_same_v<typename Dot::Packed, typename Dot::Stored>) {
+  if constexpr (std::is_same_v<typename Dot::Rows, StoredRows<typename Dot::Packed>>) {
     dot_rectangle<kBlockTokens>(b, tokens, outputs);
   } else {
     alignas(64) float panel[kPassBytes / sizeof(float)];
     const int64_t padded = (b.k_size + Dot::kStep - 1) / Dot::kStep * Dot::kStep;
-    for (int64_t o = 0; o < outputs; ++o) Dot::pack_row(b.w + o * b.w_stride, b.k_size, panel + o * padded);
-    const Block<WideDot<float>> wide{.x = b.x,
-                                     .x_stride = b.x_stride,
-                                     .w = panel,
-                                     .w_stride = padded,
-                                     .k_size = padded,
-                                     .y = b.y,
-                                     .sums = b.sums,
-                                     .first = b.first,
-                                     .last = b.last};
+    float scales[kPassOutputs * kScalesPerPanel];
+    for (int64_t o = 0; o < outputs; ++o) {
+      Dot::panel_row(b.w.at(o, 0), b.k_size, panel + o * padded);
+      if constexpr (std::is_same_v<Dot, Fp8Dot>) {
+        const Fp8Row row(b.w.at(o, 0));
+        for (int64_t k = 0; k < b.k_size; k += kFp8BlockGrain)
+          scales[o * kScalesPerPanel + k / kFp8BlockGrain] = row.scale(k);
+      }
+    }
+    using PanelDot = std::conditional_t<std::is_same_v<Dot, Fp8Dot>, CodePanelDot, WideDot<float>>;
+    const Block<PanelDot> wide{.x = b.x,
+                               .x_stride = b.x_stride,
+                               .w = {panel, padded},
+                               .k_size = padded,
+                               .y = b.y,
+                               .scales = scales,
+                               .factor = b.factor,
+                               .sums = b.sums,
+                               .first = b.first,
+                               .last = b.last};
     dot_rectangle<kBlockTokens>(wide, tokens, outputs);
   }
 }
@@ -215,8 +113,7 @@ void dot_passes(const Block<Dot>& whole, int64_t tokens, int64_t outputs) {
         std::clamp<int64_t>(kPassBytes / (padded * 4) / 4 * 4, kWidePassOutputs, kPassOutputs);
     for (int64_t o = 0; o < outputs; o += step) {
       Block<Dot> b = whole;
-      b.w += o * b.w_stride;
-      b.y = b.y.at(0, o);
+      b.advance(0, o, 0);
       dot_pass(b, tokens, std::min(step, outputs - o));
     }
     return;
@@ -226,10 +123,10 @@ void dot_passes(const Block<Dot>& whole, int64_t tokens, int64_t outputs) {
     for (int64_t t = 0; t < tokens; t += kPassTokens) {
       for (int64_t k = 0; k < whole.k_size; k += kBlockK) {
         Block<Dot> b = whole;
-        b.x += t * b.x_stride + k;
-        b.w += o * b.w_stride + k;
+        b.advance(t, o, 0);
+        b.x += k;
+        b.w = b.w.at(0, k);
         b.k_size = std::min(kBlockK, whole.k_size - k);
-        b.y = b.y.at(t, o);
         b.sums = sums;
         b.first = k == 0;
         b.last = k + kBlockK >= whole.k_size;
@@ -242,16 +139,16 @@ void dot_passes(const Block<Dot>& whole, int64_t tokens, int64_t outputs) {
 template <typename Dot>
 void multiply_with(const PackedRows& x, Share tokens, const Weight& w, Share outputs, const Target& y) {
   using Packed = typename Dot::Packed;
-  using Stored = typename Dot::Stored;
   const Block<Dot> whole{.x = reinterpret_cast<const Packed*>(x.data + tokens.begin * x.row_bytes),
                          .x_stride = x.row_bytes / static_cast<int64_t>(sizeof(Packed)),
-                         .w = static_cast<const Stored*>(w.data) + outputs.begin * w.cols,
-                         .w_stride = w.cols,
+                         .w = Dot::Rows::of(w).at(outputs.begin, 0),
                          .k_size = w.cols,
-                         .y = y};
+                         .y = y,
+                         .factor = static_cast<float>(w.global)};
   const int64_t num_tokens = tokens.end - tokens.begin;
   const int64_t num_outputs = outputs.end - outputs.begin;
-  if (num_tokens <= kFewTokens) return dot_rectangle<kFewBlockTokens>(whole, num_tokens, num_outputs);
+  if (num_tokens <= (kDecodes<Dot> ? kFewDecodingTokens : kFewTokens))
+    return dot_rectangle<kFewBlockTokens>(whole, num_tokens, num_outputs);
   dot_passes(whole, num_tokens, num_outputs);
 }
 
@@ -283,8 +180,11 @@ void pack_row_as(const PackedRows& packed, int64_t row, const X* x) {
 template <typename Out>
 void multiply_tiles_to(const PackedRows& x, Share tokens, const Weight& w, Share outputs, Out* y,
                        int64_t stride) {
-  multiply_tiles(x.data + tokens.begin * x.row_bytes, x.row_bytes, tokens.end - tokens.begin,
-                 w.take_rows(outputs.begin, outputs.end - outputs.begin), y, stride);
+  const Weight part = w.take_rows(outputs.begin, outputs.end - outputs.begin);
+  const std::byte* first = x.data + tokens.begin * x.row_bytes;
+  const int64_t count = tokens.end - tokens.begin;
+  if (is_plain(w.form)) return multiply_tiles(first, x.row_bytes, count, part, y, stride);
+  multiply_code_tiles(first, x.row_bytes, count, part, y, stride);
 }
 #endif
 
@@ -295,6 +195,8 @@ void multiply_to(const PackedRows& x, Share tokens, const Weight& w, Share outpu
       if (w.form == WeightForm::kF16) return multiply_with<WideDot<F16>>(x, tokens, w, outputs, y);
       return multiply_with<WideDot<float>>(x, tokens, w, outputs, y);
     case PackedRows::Order::kSplit:
+      if (w.form == WeightForm::kFp8) return multiply_with<Fp8Dot>(x, tokens, w, outputs, y);
+      if (w.form == WeightForm::kNvfp4) return multiply_with<Nvfp4Dot>(x, tokens, w, outputs, y);
       return multiply_with<SplitDot>(x, tokens, w, outputs, y);
     case PackedRows::Order::kPairs:
 #if defined(FULGUR_CPU_BF16_DOT)

@@ -58,6 +58,10 @@ Buffer& Buffer::set(int64_t r, int64_t c, double value) {
     case DType::kF32:
       store(static_cast<float>(value));
       break;
+    case DType::kU8:
+    case DType::kF8E4M3:  // a code
+      store(static_cast<uint8_t>(value));
+      break;
     case DType::kI32:
       store(static_cast<int32_t>(value));
       break;

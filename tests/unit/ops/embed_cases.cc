@@ -26,7 +26,7 @@ class EmbedCase : public OpCase<EmbedCase> {
 
  private:
   Batch batch_;
-  Buffer& table_;
+  WeightBuffer& table_;
   Buffer& hidden_;
 };
 
@@ -35,7 +35,7 @@ class EmbedCase : public OpCase<EmbedCase> {
 std::vector<TableRow> embed_rows() {
   std::vector<TableRow> rows;
   for (const Dims& dims : all_dims()) {
-    for (const WeightForm form : kWeightForms) {
+    for (const WeightForm form : kPlainForms) {
       rows.push_back({"embed_" + std::string(dims.name) + "_" + short_name(form), 1,
                       [&dims, form](Machine& m, Random& r, int) {
                         return std::make_unique<EmbedCase>(m, r, dims, form);

@@ -234,10 +234,10 @@ class FaultyRouting : public FaultyStep {
   static constexpr MoeShape kShape{
       .experts_per_token = 3, .num_groups = 4, .groups_kept = 2, .normalize = true, .scaling = 2.5F};
   Buffer& x_ = machine_.add(dtype(), rows(), kHidden).fill_normal(random_, 1);
-  Buffer& router_ = machine_.add_weight(random_, WeightForm::kBf16, kExperts, kHidden);
+  WeightBuffer& router_ = machine_.add_weight(random_, WeightForm::kBf16, kExperts, kHidden);
   Buffer& bias_ = machine_.add(DType::kF32, 1, kExperts).fill_normal(random_, 0.3);
-  Buffer& up_ = machine_.add_weight(random_, WeightForm::kBf16, 12, kHidden);
-  Buffer& down_ = machine_.add_weight(random_, WeightForm::kBf16, kHidden, 12);
+  WeightBuffer& up_ = machine_.add_weight(random_, WeightForm::kBf16, 12, kHidden);
+  WeightBuffer& down_ = machine_.add_weight(random_, WeightForm::kBf16, kHidden, 12);
   Buffer& delta_ = machine_.add_output(DType::kF32, rows(), kHidden);
   Buffer& chosen_ = machine_.add_output(DType::kI32, rows(), 3);
   Buffer& factors_ = machine_.add_output(DType::kF32, rows(), 3);

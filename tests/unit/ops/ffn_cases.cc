@@ -12,17 +12,19 @@ namespace {
 class FfnBuffers {
  public:
   FfnBuffers(Machine& machine, Random& random, WeightForm form, int hidden, int width)
+      : FfnBuffers(machine, random, form, form, hidden, width) {}
+  FfnBuffers(Machine& machine, Random& random, WeightForm form, WeightForm up_form, int hidden, int width)
       : gate_(machine.add_weight(random, form, width, hidden)),
-        up_(machine.add_weight(random, form, width, hidden)),
+        up_(machine.add_weight(random, up_form, width, hidden)),
         down_(machine.add_weight(random, form, hidden, width)) {}
   [[nodiscard]] FfnWeights weights(Side side) const {
     return {gate_.weight(side), up_.weight(side), down_.weight(side)};
   }
 
  private:
-  Buffer& gate_;
-  Buffer& up_;
-  Buffer& down_;
+  WeightBuffer& gate_;
+  WeightBuffer& up_;
+  WeightBuffer& down_;
 };
 
 class FfnCase : public OpCase<FfnCase> {
@@ -56,6 +58,7 @@ class MoeCase : public OpCase<MoeCase> {
     bool shared = true;
     bool normalize = true;
     bool observed = true;  // chosen_experts and expert_weights are wanted
+    bool mixed = false;    // up is bf16 whatever gate and down are
   };
 
   MoeCase(Machine& machine, Random& random, const Dims& dims, DType operand, WeightForm form, Variant variant)
@@ -74,7 +77,8 @@ class MoeCase : public OpCase<MoeCase> {
         chosen_(machine.add(DType::kI32, batch_.num_tokens(), dims.experts_per_token, {.padding = 1})),
         factors_(machine.add(DType::kF32, batch_.num_tokens(), dims.experts_per_token, {.padding = 1})) {
     for (int e = 0; e < dims.experts; ++e)
-      experts_.emplace_back(machine, random, form, dims.hidden, dims.expert_width);
+      experts_.emplace_back(machine, random, form, variant.mixed ? WeightForm::kBf16 : form, dims.hidden,
+                            dims.expert_width);
     if (variant.observed) {
       chosen_.is_output();
       factors_.is_output();
@@ -120,7 +124,7 @@ class MoeCase : public OpCase<MoeCase> {
   MoeShape shape_;
   Variant variant_;
   Batch batch_;
-  Buffer& router_;
+  WeightBuffer& router_;
   Buffer& bias_;
   FfnBuffers shared_;
   Buffer& x_;
@@ -162,14 +166,16 @@ std::vector<TableRow> moe_rows() {
   static const Named kVariants[] = {{{}, ""},
                                     {{.shared = false}, "_without_shared"},
                                     {{.normalize = false}, "_not_normalized"},
-                                    {{.observed = false}, "_unobserved"}};
+                                    {{.observed = false}, "_unobserved"},
+                                    {{.mixed = true}, "_mixed"}};
   std::vector<TableRow> rows;
   for (const Dims& dims : all_dims()) {
     for (const DType operand : kOperandDTypes) {
       for (const WeightForm form : kWeightForms) {
         for (const Named& named : kVariants) {
           const bool plain = named.suffix[0] == '\0';
-          if (!plain && (form != WeightForm::kBf16 || dims.hidden > 200)) continue;
+          if (named.variant.mixed != !is_plain(form) && !plain) continue;
+          if (!plain && ((is_plain(form) && form != WeightForm::kBf16) || dims.hidden > 200)) continue;
           rows.push_back({"moe_" + std::string(dims.name) + "_" + short_name(operand) + "_by_" +
                               short_name(form) + named.suffix,
                           1, [&dims, operand, form, &named](Machine& m, Random& r, int) {

@@ -23,7 +23,8 @@ class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
         rope_(machine, dims, batch_.max_context()),
         wk_weights_proj_(machine.add_weight(random, form, dims.index_dim + dims.index_heads, dims.hidden)),
         k_norm_gain_(machine.add_gain(random, form, dims.index_dim)),
-        k_norm_bias_(machine.add(stored_dtype(form), 1, dims.index_dim).fill_normal(random, 0.5)),
+        k_norm_bias_(
+            machine.add(stored_dtype(plain_beside(form)), 1, dims.index_dim).fill_normal(random, 0.5)),
         wq_b_(machine.add_weight(random, form, int64_t{dims.index_heads} * dims.index_dim, dims.q_lora)),
         x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = 4}).fill_normal(random, 1)),
         q_latent_(
@@ -72,10 +73,10 @@ class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
   IndexerProjection projection_;
   Batch batch_;
   RopeBuffers rope_;
-  Buffer& wk_weights_proj_;
+  WeightBuffer& wk_weights_proj_;
   Buffer& k_norm_gain_;
   Buffer& k_norm_bias_;
-  Buffer& wq_b_;
+  WeightBuffer& wq_b_;
   Buffer& x_;
   Buffer& q_latent_;
   Buffer& q_;

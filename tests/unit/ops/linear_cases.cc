@@ -32,7 +32,7 @@ class LinearCase : public OpCase<LinearCase> {
 
  private:
   Buffer& x_;
-  Buffer& w_;
+  WeightBuffer& w_;
   Buffer& y_;
 };
 
@@ -61,7 +61,7 @@ class LmHeadCase : public OpCase<LmHeadCase> {
  private:
   Buffer& hidden_;
   Buffer& rows_;
-  Buffer& w_;
+  WeightBuffer& w_;
   Buffer& logits_;
 };
 
@@ -69,13 +69,17 @@ class LmHeadCase : public OpCase<LmHeadCase> {
 
 std::vector<TableRow> linear_rows() {
   constexpr int kTails = 17;
-  static const std::vector<LinearShape> kShapes = {
-      {1, 300, 1536}, {5, 64, 7168}, {70, 176, 60}, {130, 65, 96}, {9, 257, 144}};
-  const auto shape_of = [](int index) {  // tails 1 .. 17 of each of the three dimensions, then the shapes
-    if (index < kTails) return LinearShape{index + 1, 35, 40};
-    if (index < 2 * kTails) return LinearShape{5, index - kTails + 1, 33};
-    if (index < 3 * kTails) return LinearShape{6, 19, index - 2 * kTails + 1};
-    return kShapes[static_cast<size_t>(index - 3 * kTails)];
+  static const std::vector<LinearShape> kShapes = {{1, 300, 1536}, {5, 64, 7168}, {70, 176, 60},
+                                                   {130, 65, 96},  {9, 257, 144}, {7, 40, 712}};
+  // Tails 1 .. 17 of each of the three dimensions, then the shapes; NVFP4's columns by the group.
+  const auto shape_of = [](int index, WeightForm form) {
+    const int group = form == WeightForm::kNvfp4 ? static_cast<int>(kNvfp4Group) : 1;
+    if (index < kTails) return LinearShape{index + 1, 35, 40 / group * group};
+    if (index < 2 * kTails) return LinearShape{5, index - kTails + 1, 33 / group * group};
+    if (index < 3 * kTails) return LinearShape{6, 19, (index - 2 * kTails + 1) * group};
+    LinearShape shape = kShapes[static_cast<size_t>(index - 3 * kTails)];
+    shape.cols = shape.cols / group * group;
+    return shape;
   };
   const int num_cases = 3 * kTails + static_cast<int>(kShapes.size());
   std::vector<TableRow> rows;
@@ -85,7 +89,7 @@ std::vector<TableRow> linear_rows() {
         rows.push_back(
             {"linear_" + short_name(operand) + "_by_" + short_name(form) + "_to_" + short_name(out),
              num_cases, [=](Machine& m, Random& r, int index) {
-               return std::make_unique<LinearCase>(m, r, shape_of(index), operand, form, out);
+               return std::make_unique<LinearCase>(m, r, shape_of(index, form), operand, form, out);
              }});
       }
       rows.push_back({"lm_head_" + short_name(operand) + "_by_" + short_name(form), 3,

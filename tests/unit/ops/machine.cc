@@ -9,6 +9,14 @@ namespace fulgur::test {
 namespace {
 
 constexpr int64_t kPadding = 3;
+constexpr int64_t kBlock = 128;
+
+/// Mostly codes of 2^-3 to 2^3, now and then any but NaN.
+int64_t random_e4m3(Random& random) {
+  const int64_t sign = random.integer(0, 1) * 0x80;
+  if (random.integer(0, 31) == 0) return sign + random.integer(0, 0x3f);
+  return sign + random.integer(0x20, 0x4f);
+}
 
 }  // namespace
 
@@ -25,13 +33,38 @@ Buffer& Machine::add(DType dtype, int64_t rows, int64_t cols, Buffer::Layout lay
   return *buffers_.back();
 }
 
-Buffer& Machine::add_weight(Random& random, WeightForm form, int64_t rows, int64_t cols) {
-  return add(stored_dtype(form), rows, cols, {.shift = 1})
-      .fill_normal(random, 1 / std::sqrt(static_cast<double>(cols)));
+WeightBuffer& Machine::add_weight(Random& random, WeightForm form, int64_t rows, int64_t cols) {
+  const double deviation = 1 / std::sqrt(static_cast<double>(cols));
+  if (form == WeightForm::kNvfp4 && cols % kNvfp4Group != 0) form = WeightForm::kBf16;
+  Weight weight{.form = form, .rows = rows, .cols = cols};
+  Buffer* scales = nullptr;
+  Buffer& data =
+      add(stored_dtype(form), rows,
+          row_bytes(form, cols) / static_cast<int64_t>(size_bytes(stored_dtype(form))), {.shift = 1});
+  if (is_plain(form)) {
+    data.fill_normal(random, deviation);
+  } else if (form == WeightForm::kFp8) {
+    data.fill([&](int64_t, int64_t) { return random_e4m3(random); });
+    weight.first_row = random.integer(0, 1) * random.integer(1, 2 * kBlock);
+    const int64_t whole_rows = weight.first_row + rows + random.integer(0, 3);
+    const auto kind = random.integer(0, 3);
+    weight.block_rows = kind == 0 ? 1 : kind == 1 ? whole_rows : kBlock;
+    weight.block_cols = kind < 2 ? cols : kBlock;
+    scales = &add(DType::kF32, (whole_rows + weight.block_rows - 1) / weight.block_rows,
+                  (cols + weight.block_cols - 1) / weight.block_cols, {.shift = 1});
+    scales->fill([&](int64_t, int64_t) { return deviation * std::exp2(random.normal(0.5) - 1.5); });
+  } else {
+    data.fill([&](int64_t, int64_t) { return random.integer(0, 255); });
+    scales = &add(DType::kF8E4M3, rows, cols / kNvfp4Group, {.shift = 1});
+    scales->fill([&](int64_t, int64_t) { return static_cast<double>(random.integer(0x30, 0x47)); });
+    weight.global = deviation / 4;  // not a number of f32
+  }
+  weights_.push_back(std::make_unique<WeightBuffer>(weight, data, scales));
+  return *weights_.back();
 }
 
 Buffer& Machine::add_gain(Random& random, WeightForm form, int64_t cols) {
-  return add(stored_dtype(form), 1, cols, {.shift = 1}).fill_normal(random, 0.3, 1);
+  return add(stored_dtype(plain_beside(form)), 1, cols, {.shift = 1}).fill_normal(random, 0.3, 1);
 }
 
 Buffer& Machine::add_output(DType dtype, int64_t rows, int64_t cols) {

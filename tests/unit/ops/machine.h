@@ -13,6 +13,28 @@
 
 namespace fulgur::test {
 
+/// The form of what stands beside a weight and can't be quantized.
+constexpr WeightForm plain_beside(WeightForm form) { return is_plain(form) ? form : WeightForm::kBf16; }
+
+/// A weight in any form, with its scales.
+class WeightBuffer {
+ public:
+  /// `weight` says everything but where the data and scales lie.
+  WeightBuffer(const Weight& weight, Buffer& data, Buffer* scales)
+      : weight_(weight), data_(data), scales_(scales) {}
+  [[nodiscard]] Weight weight(Side side) const {
+    Weight w = weight_;
+    w.data = data_.data(side);
+    if (scales_ != nullptr) w.scales = scales_->data(side);
+    return w;
+  }
+
+ private:
+  Weight weight_;
+  Buffer& data_;
+  Buffer* scales_;
+};
+
 /// A back end, contexts of 1, 2 and 3 threads on it, and the buffers of one case.
 class Machine {
  public:
@@ -24,9 +46,11 @@ class Machine {
   [[nodiscard]] Context& context(int threads) { return contexts_[static_cast<size_t>(threads - 1)]; }
 
   Buffer& add(DType dtype, int64_t rows, int64_t cols, Buffer::Layout layout = {});
-  /// A weight as a mapped file may hold it: aligned to its elements only.
-  Buffer& add_weight(Random& random, WeightForm form, int64_t rows, int64_t cols);
-  /// The same, for the gain of a norm: around 1.
+  /// A weight as a mapped file may hold it: aligned to its elements only, normal values of deviation 1 /
+  /// sqrt(cols), or codes and scales that come to about that. FP8 has blocks, rows or a matrix of one scale,
+  /// and may be rows of a larger matrix; NVFP4 of a width that its groups don't divide is bf16.
+  WeightBuffer& add_weight(Random& random, WeightForm form, int64_t rows, int64_t cols);
+  /// The gain of a norm, in a plain form: around 1.
   Buffer& add_gain(Random& random, WeightForm form, int64_t cols);
   /// What an op has to write, with room between the rows.
   Buffer& add_output(DType dtype, int64_t rows, int64_t cols);
@@ -43,6 +67,7 @@ class Machine {
   std::vector<std::unique_ptr<Arena>> arenas_;
   std::vector<Context> contexts_;
   std::vector<std::unique_ptr<Buffer>> buffers_;
+  std::vector<std::unique_ptr<WeightBuffer>> weights_;
 };
 
 /// EXPECTs each actual(r, c) within the expected number's own error.

@@ -72,14 +72,14 @@ class MlaWeightBuffers {
 
  private:
   bool has_q_lora_;
-  Buffer& q_a_;
+  WeightBuffer& q_a_;
   Buffer& q_a_norm_;
-  Buffer& q_b_;
-  Buffer& kv_a_;
+  WeightBuffer& q_b_;
+  WeightBuffer& kv_a_;
   Buffer& kv_a_norm_;
-  Buffer& uk_;
-  Buffer& uv_;
-  Buffer& o_;
+  WeightBuffer& uk_;
+  WeightBuffer& uv_;
+  WeightBuffer& o_;
 };
 
 }  // namespace fulgur::test

@@ -77,7 +77,7 @@ std::vector<TableRow> norm_rows() {
   };
   const int num_cases = kTails + static_cast<int>(kShapes.size());
   std::vector<TableRow> rows;
-  for (const WeightForm form : kWeightForms) {
+  for (const WeightForm form : kPlainForms) {
     for (const DType out : kOperandDTypes) {
       const std::string dtypes = short_name(form) + "_to_" + short_name(out);
       rows.push_back({"rms_norm_" + dtypes, num_cases, [=](Machine& m, Random& r, int index) {

@@ -96,7 +96,10 @@ std::vector<Isa> supported_isas();
 
 /// bf16 is `--precision native`, f32 is `full`.
 inline constexpr DType kOperandDTypes[] = {DType::kBf16, DType::kF32};
-inline constexpr WeightForm kWeightForms[] = {WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32};
+inline constexpr WeightForm kPlainForms[] = {WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32};
+/// What a matrix of a product may be; norms and biases beside a quantized one are bf16.
+inline constexpr WeightForm kWeightForms[] = {WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32,
+                                              WeightForm::kFp8, WeightForm::kNvfp4};
 /// "bf16", ...: for test names.
 std::string short_name(DType dtype);
 std::string short_name(WeightForm form);

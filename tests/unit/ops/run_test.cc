@@ -9,6 +9,7 @@
 #include "ops/attention_prepare.h"
 #include "ops/backend.h"
 #include "ops/context.h"
+#include "ops/linear.h"
 #include "ops/norm.h"
 #include "ops/profile.h"
 
@@ -87,6 +88,37 @@ TEST(Run, RefusesShapesThatTheContractRulesOut) {
   EXPECT_THROW(run(context, RmsNorm{{nullptr, 1, 2}, {WeightForm::kF32, 1, 3}, 1e-6F, layer.x}),
                std::logic_error);
   EXPECT_TRUE(calls.empty());
+}
+
+TEST(Run, RefusesScalesThatKernelsCantFind) {
+  const Backend backend{.linear = [](Context&, const Linear&) { calls.emplace_back("linear"); }};
+  Context context{.backend = &backend};
+  const float scales[4] = {};
+  const auto run_with = [&](const Weight& w) {
+    run(context,
+        Linear{{nullptr, DType::kF32, 1, w.cols, w.cols}, w, {nullptr, DType::kF32, 1, w.rows, w.rows}});
+  };
+  Weight w{.form = WeightForm::kFp8,
+           .rows = 2,
+           .cols = 200,
+           .data = scales,
+           .scales = scales,
+           .block_rows = 128,
+           .block_cols = 128};
+  calls.clear();
+  run_with(w);
+  w.block_cols = 200;
+  run_with(w);
+  EXPECT_EQ(calls.size(), 2U);
+  w.block_cols = 64;
+  EXPECT_THROW(run_with(w), std::logic_error);
+  w.block_cols = 0;
+  EXPECT_THROW(run_with(w), std::logic_error);
+  w.block_cols = 128;
+  w.scales = nullptr;
+  EXPECT_THROW(run_with(w), std::logic_error);
+  w = {.form = WeightForm::kNvfp4, .rows = 2, .cols = 40, .data = scales, .scales = scales};
+  EXPECT_THROW(run_with(w), std::logic_error);
 }
 
 TEST(Profile, NamesEveryOpOnce) {

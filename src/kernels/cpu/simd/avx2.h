@@ -6,6 +6,12 @@
 //                           with n, the first n and zeros after them,
 //                           touching nothing behind p + n
 //   load_even/odd(p)        the even or odd ones of 2 * kLanes elements; of bf16 by one shift or mask each
+//   load_e4m3(p), _e2m1(p)  4 * kLanes codes (two a byte in e2m1): the even and the odd ones of the first
+//   half,
+//                           then of the second. NaN for NaN
+//   load_group_scales(p)    the e4m3 scales of 4 * kLanes e2m1 codes, as lanes of the first half's even or
+//   odd
+//                           ones and of the second's
 //   store(p, v), (p, v, n)  to float, or rounded (nearest, ties to even) to Bf16
 //   fma(a, b, c)            a * b + c, one rounding; two in the scalar build
 //   max(a, b), min(a, b)    b where either is a NaN
@@ -28,6 +34,10 @@ struct Mask {
 struct VecPair {
   Vec first;
   Vec second;
+};
+/// 4 * kLanes elements: load_e4m3 and load_e2m1 say in which order.
+struct VecQuad {
+  Vec v[4];
 };
 
 inline Vec zero() { return {_mm256_setzero_ps()}; }
@@ -79,6 +89,56 @@ inline Vec load_even(const float* p) {
 inline Vec load_odd(const float* p) {
   const __m256 mixed = _mm256_shuffle_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8), 0xdd);
   return {_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8))};
+}
+
+/// A PSHUFB table in both lanes.
+inline __m256i load_table(const ByteTable& table) {
+  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table.bytes.data())));
+}
+
+/// 2 x 16 bf16, to f32: even and odd ones of the first 16, then of the second.
+inline VecQuad widen_bf16_pairs(__m256i first, __m256i second) {
+  const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000U));
+  return {{{_mm256_castsi256_ps(_mm256_slli_epi32(first, 16))},
+           {_mm256_castsi256_ps(_mm256_and_si256(first, upper))},
+           {_mm256_castsi256_ps(_mm256_slli_epi32(second, 16))},
+           {_mm256_castsi256_ps(_mm256_and_si256(second, upper))}}};
+}
+
+// The upper and lower bytes of 32 codes as bf16, each in one vector (code_tables.h says how); the codes stand
+// so that unpacking the two gives them in order.
+inline VecQuad load_e4m3(const uint8_t* p) {
+  const __m256i codes =
+      _mm256_permute4x64_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), 0xd8);
+  const __m256i upper_bits = _mm256_and_si256(_mm256_srli_epi16(codes, 4), _mm256_set1_epi8(0x0f));
+  const __m256i next = _mm256_and_si256(_mm256_add_epi8(codes, _mm256_set1_epi8(1)), _mm256_set1_epi8(0x7f));
+  // PSHUFB looks up the low four bits, or gives 0 for a set bit 7: here from 16 on.
+  const __m256i index = _mm256_add_epi8(next, _mm256_set1_epi8(0x70));
+  const __m256i high = _mm256_xor_si256(_mm256_shuffle_epi8(load_table(kE4m3High), upper_bits),
+                                        _mm256_shuffle_epi8(load_table(kE4m3RepairHigh), index));
+  const __m256i low = _mm256_xor_si256(
+      _mm256_and_si256(_mm256_slli_epi16(codes, 4), _mm256_set1_epi8(static_cast<char>(0xf0))),
+      _mm256_shuffle_epi8(load_table(kE4m3RepairLow), index));
+  return widen_bf16_pairs(_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high));
+}
+
+// Bytes b and b + 8 side by side, so that after unpacking, widening the even (or odd) ones of 16 bf16 gives
+// the even columns of the first (or second) half; the odd columns, from the upper nibbles, alike.
+inline VecQuad load_e2m1(const uint8_t* p) {
+  const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i order = _mm256_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 0, 8, 1, 9, 2, 10, 3, 11,  //
+                                         4, 12, 5, 13, 6, 14, 7, 15, 4, 12, 5, 13, 6, 14, 7, 15);
+  const __m256i nibbles =
+      _mm256_and_si256(_mm256_srlv_epi64(_mm256_shuffle_epi8(bytes, order), _mm256_setr_epi64x(0, 4, 0, 4)),
+                       _mm256_set1_epi8(0x0f));
+  const __m256i high = _mm256_shuffle_epi8(load_table(kE2m1High), nibbles);
+  const __m256i low = _mm256_shuffle_epi8(load_table(kE2m1Low), nibbles);
+  const VecQuad even = widen_bf16_pairs(_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high));
+  return {{even.v[0], even.v[2], even.v[1], even.v[3]}};
+}
+
+inline VecPair load_group_scales(const uint8_t* p) {
+  return {splat(kE4m3Values[p[0]]), splat(kE4m3Values[p[1]])};
 }
 
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }

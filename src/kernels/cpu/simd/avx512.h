@@ -18,6 +18,10 @@ struct VecPair {
   Vec first;
   Vec second;
 };
+/// 4 * kLanes elements: load_e4m3 and load_e2m1 say in which order.
+struct VecQuad {
+  Vec v[4];
+};
 
 inline Vec zero() { return {_mm512_setzero_ps()}; }
 inline Vec splat(float x) { return {_mm512_set1_ps(x)}; }
@@ -60,6 +64,53 @@ inline Vec load_odd(const float* p) {
   const __m512i index = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
   return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), index, _mm512_loadu_ps(p + 16))};
 }
+
+/// 32 e4m3 codes as bf16, in order (code_tables.h says how).
+inline __m512i load_e4m3_as_bf16(const uint8_t* p) {
+  alignas(64) static constexpr auto kRepair = [] {
+    std::array<uint16_t, 32> table{};
+    for (size_t i = 0; i < kE4m3Repair.size(); ++i) table[i] = kE4m3Repair[i];
+    return table;
+  }();
+  const __m512i codes = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512i sign_and_bits =
+      _mm512_and_si512(_mm512_slli_epi16(codes, 4), _mm512_set1_epi16(static_cast<short>(0x87f0)));
+  const __m512i moved = _mm512_add_epi16(sign_and_bits, _mm512_set1_epi16(kE4m3Rebias));
+  const __m512i next = _mm512_add_epi16(codes, _mm512_set1_epi16(1));
+  const __mmask32 special = _mm512_testn_epi16_mask(next, _mm512_set1_epi16(0x70));
+  return _mm512_xor_si512(moved,
+                          _mm512_maskz_permutexvar_epi16(special, next, _mm512_load_si512(kRepair.data())));
+}
+
+inline VecQuad load_e4m3(const uint8_t* p) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000U));
+  const __m512i first = load_e4m3_as_bf16(p);
+  const __m512i second = load_e4m3_as_bf16(p + 32);
+  return {{{_mm512_castsi512_ps(_mm512_slli_epi32(first, 16))},
+           {_mm512_castsi512_ps(_mm512_and_si512(first, upper))},
+           {_mm512_castsi512_ps(_mm512_slli_epi32(second, 16))},
+           {_mm512_castsi512_ps(_mm512_and_si512(second, upper))}}};
+}
+
+/// The even and odd columns of 32 in 16 bytes.
+inline VecPair load_e2m1_half(const uint8_t* p) {
+  const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m512 values = _mm512_setr_ps(0.0F, 0.5F, 1.0F, 1.5F, 2.0F, 3.0F, 4.0F, 6.0F,  //
+                                       -0.0F, -0.5F, -1.0F, -1.5F, -2.0F, -3.0F, -4.0F, -6.0F);
+  return {{_mm512_permutexvar_ps(bytes, values)},
+          {_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values)}};
+}
+inline VecQuad load_e2m1(const uint8_t* p) {
+  const VecPair first = load_e2m1_half(p);
+  const VecPair second = load_e2m1_half(p + 16);
+  return {{first.first, first.second, second.first, second.second}};
+}
+
+/// Of two groups, in the lanes of their even or odd columns.
+inline Vec load_scale_pair(const uint8_t* p) {
+  return {_mm512_insertf32x8(_mm512_set1_ps(kE4m3Values[p[0]]), _mm256_set1_ps(kE4m3Values[p[1]]), 1)};
+}
+inline VecPair load_group_scales(const uint8_t* p) { return {load_scale_pair(p), load_scale_pair(p + 2)}; }
 
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 inline void store(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }

@@ -23,6 +23,10 @@ struct VecPair {
   Vec first;
   Vec second;
 };
+/// 4 * kLanes elements: load_e4m3 and load_e2m1 say in which order.
+struct VecQuad {
+  Vec v[4];
+};
 
 inline Vec zero() { return {F32x4{}}; }
 inline Vec splat(float x) { return {F32x4{x, x, x, x}}; }
@@ -59,6 +63,24 @@ inline Vec in_register(Vec a) {
 
 inline Vec load_even(const float* p) { return {F32x4{p[0], p[2], p[4], p[6]}}; }
 inline Vec load_odd(const float* p) { return {F32x4{p[1], p[3], p[5], p[7]}}; }
+
+/// value(i) for the even and odd columns i of the first half, then of the second.
+template <typename F>
+VecQuad quad_of(F&& value) {
+  return {{{F32x4{value(0), value(2), value(4), value(6)}},
+           {F32x4{value(1), value(3), value(5), value(7)}},
+           {F32x4{value(8), value(10), value(12), value(14)}},
+           {F32x4{value(9), value(11), value(13), value(15)}}}};
+}
+inline VecQuad load_e4m3(const uint8_t* p) {
+  return quad_of([p](int i) { return kE4m3Values[p[i]]; });
+}
+inline VecQuad load_e2m1(const uint8_t* p) {
+  return quad_of([p](int i) { return e2m1_to_float(i % 2 == 0 ? p[i / 2] : p[i / 2] >> 4); });
+}
+inline VecPair load_group_scales(const uint8_t* p) {
+  return {splat(kE4m3Values[p[0]]), splat(kE4m3Values[p[0]])};
+}
 
 inline void store(float* p, Vec a) { std::memcpy(p, &a.v, sizeof a.v); }
 inline void store(float* p, Vec a, int n) {

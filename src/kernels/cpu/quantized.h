@@ -1,0 +1,126 @@
+#pragma once
+
+// Weights stored as FP8 or NVFP4, decoded in registers in the order of SplitDot, for f32 activations. An FP8
+// element is
+//
+//   sum over blocks of 128 columns, ascending, of scale * (the block's sum of code * x)
+//
+// which leaves the codes alone: exact in f32 and bf16, no rounding of weights. NVFP4's code * scale is exact
+// in f32 and bf16 too, and summed as a bf16 weight is; the factor of the whole matrix, rounded to f32, is
+// applied to the sums at the end. So few rows of x, which decode as they go, and many, which share a decoded
+// panel, sum the same numbers in the same order.
+
+#include "kernels/cpu/dot.h"
+#include "kernels/cpu/kernel.h"
+
+namespace fulgur::cpu::FULGUR_CPU_ISA {
+
+/// What a step decodes: vectors 0 and 1 are the even and odd columns of the first half, 2 and 3 of the
+/// second.
+constexpr int kCodesPerStep = 4 * kLanes;
+constexpr int kCodesPerHalf = 2 * kLanes;
+static_assert(kFp8BlockGrain % kCodesPerStep == 0);
+
+/// A weight from some row and column on.
+struct CodeRows {
+  const Weight* w;
+  int64_t row;
+  int64_t k;
+
+  static CodeRows of(const Weight& weight) { return {&weight, 0, 0}; }
+  [[nodiscard]] CodeRows at(int64_t o, int64_t columns) const { return {w, row + o, k + columns}; }
+};
+
+/// A row of an FP8 weight: its codes, whose sums take a scale for every kFp8BlockGrain columns.
+class Fp8Row {
+ public:
+  static constexpr bool kScalesSums = true;
+
+  Fp8Row() = default;
+  explicit Fp8Row(const CodeRows& from)
+      : codes_(static_cast<const uint8_t*>(from.w->data) + from.row * from.w->cols + from.k),
+        scales_(from.w->block_scales(from.row)),
+        block_cols_(from.w->block_cols),
+        first_(from.k) {}
+
+  [[nodiscard]] VecQuad step(int64_t k) const { return load_e4m3(codes_ + k); }
+  /// The first `count` columns of a step, zeros after them.
+  [[nodiscard]] VecQuad tail(int64_t k, int64_t count) const {
+    uint8_t codes[kCodesPerStep] = {};
+    std::memcpy(codes, codes_ + k, static_cast<size_t>(count));
+    return load_e4m3(codes);
+  }
+  /// Of the block that column k begins.
+  [[nodiscard]] float scale(int64_t k) const { return scales_[(first_ + k) / block_cols_]; }
+
+ private:
+  const uint8_t* codes_ = nullptr;
+  const float* scales_ = nullptr;
+  int64_t block_cols_ = 1;
+  int64_t first_ = 0;
+};
+
+/// A row of an NVFP4 weight from a multiple of kNvfp4Group on: its codes times their groups' scales.
+class Nvfp4Row {
+ public:
+  static constexpr bool kScalesSums = false;
+
+  Nvfp4Row() = default;
+  explicit Nvfp4Row(const CodeRows& from)
+      : codes_(static_cast<const uint8_t*>(from.w->data) +
+               row_bytes(WeightForm::kNvfp4, from.row * from.w->cols + from.k)),
+        scales_(from.w->group_scales(from.row) + from.k / kNvfp4Group) {}
+
+  [[nodiscard]] VecQuad step(int64_t k) const {
+    return scaled(codes_ + k / kNvfp4CodesPerByte, scales_ + k / kNvfp4Group);
+  }
+  [[nodiscard]] VecQuad tail(int64_t k, int64_t count) const {
+    uint8_t codes[kCodesPerStep / kNvfp4CodesPerByte] = {};
+    uint8_t scales[kCodesPerStep / kNvfp4Group] = {};
+    std::memcpy(codes, codes_ + k / kNvfp4CodesPerByte, static_cast<size_t>(count / kNvfp4CodesPerByte));
+    std::memcpy(scales, scales_ + k / kNvfp4Group, static_cast<size_t>(count / kNvfp4Group));
+    return scaled(codes, scales);
+  }
+
+ private:
+  static VecQuad scaled(const uint8_t* codes, const uint8_t* scales) {
+    const VecQuad q = load_e2m1(codes);
+    const VecPair s = load_group_scales(scales);
+    return {{q.v[0] * s.first, q.v[1] * s.first, q.v[2] * s.second, q.v[3] * s.second}};
+  }
+
+  const uint8_t* codes_ = nullptr;
+  const uint8_t* scales_ = nullptr;
+};
+
+/// f32 activations packed as for SplitDot against codes.
+template <typename CodeRow>
+struct CodeDot {
+  using Row = CodeRow;
+  using Rows = CodeRows;
+  using Packed = float;
+  static constexpr int kStep = kCodesPerHalf;  // to which a panel is padded
+
+  /// out = `cols` columns of the row, decoded, zeros up to a multiple of kStep.
+  static void panel_row(const CodeRows& from, int64_t cols, float* out) {
+    const Row row(from);
+    int64_t k = 0;
+    for (; k + kCodesPerStep <= cols; k += kCodesPerStep) {
+      const VecQuad q = row.step(k);
+#pragma GCC unroll 4
+      for (int p = 0; p < 4; ++p) store(out + k + p * kLanes, q.v[p]);
+    }
+    if (k == cols) return;
+    const VecQuad q = row.tail(k, cols - k);
+    const int vectors = cols - k > kCodesPerHalf ? 4 : 2;
+    for (int p = 0; p < vectors; ++p) store(out + k + p * kLanes, q.v[p]);
+  }
+};
+using Fp8Dot = CodeDot<Fp8Row>;
+using Nvfp4Dot = CodeDot<Nvfp4Row>;
+/// A decoded panel of FP8 codes, whose blocks still wait for their scales.
+struct CodePanelDot : WideDot<float> {};
+template <typename Dot>
+constexpr bool kDecodes = std::is_same_v<typename Dot::Rows, CodeRows>;
+
+}  // namespace fulgur::cpu::FULGUR_CPU_ISA
