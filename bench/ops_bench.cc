@@ -1,4 +1,5 @@
-// The dense ops at the shapes of mini-v32 and of DeepSeek-V3.2, bf16 weights and bf16 activations:
+// The dense ops at the shapes of mini-v32 and of DeepSeek-V3.2, bf16 activations and bf16 weights, for
+// `linear` FP8 and NVFP4 ones too:
 //
 //   ops_bench                                        everything, on the instruction set that FULGUR_ISA or
 //   the CPU says ops_bench --benchmark_filter='mini.*tokens:512'  prefill of the miniature
@@ -90,6 +91,46 @@ class Bf16s {
   std::vector<Bf16> values_;
 };
 
+/// A weight in FP8 blocks of 128 x 128, in NVFP4 or in bf16.
+class Matrices {
+ public:
+  Matrices(WeightForm form, int64_t rows, int64_t cols)
+      : codes_(static_cast<size_t>(rows * row_bytes(form, cols))) {
+    std::minstd_rand generator(1);
+    const auto byte = [&] { return static_cast<uint8_t>(generator() >> 8U); };
+    weight_ = {.form = form, .rows = rows, .cols = cols, .data = codes_.data()};
+    for (uint8_t& code : codes_) code = byte();
+    if (form == WeightForm::kBf16) {
+      for (size_t i = 1; i < codes_.size(); i += 2)
+        codes_[i] = static_cast<uint8_t>((codes_[i] & 0x80U) | 0x3fU);
+    } else if (form == WeightForm::kFp8) {
+      constexpr int64_t kBlock = 128;
+      for (uint8_t& code : codes_) code = (code & 0x7fU) == 0x7fU ? 0 : code;
+      block_scales_.assign(static_cast<size_t>((rows + kBlock - 1) / kBlock * ((cols + kBlock - 1) / kBlock)),
+                           0.01F);
+      weight_.scales = block_scales_.data();
+      weight_.block_rows = kBlock;
+      weight_.block_cols = kBlock;
+    } else {
+      group_scales_.resize(static_cast<size_t>(rows * cols / kNvfp4Group));
+      for (uint8_t& scale : group_scales_) scale = static_cast<uint8_t>(0x30U + byte() % 16);
+      weight_.scales = group_scales_.data();
+      weight_.global = 0.01;
+    }
+  }
+  [[nodiscard]] const Weight& weight() const { return weight_; }
+  /// Of data and scales.
+  [[nodiscard]] double bytes() const {
+    return static_cast<double>(codes_.size() + block_scales_.size() * sizeof(float) + group_scales_.size());
+  }
+
+ private:
+  Weight weight_;
+  std::vector<uint8_t> codes_;
+  std::vector<float> block_scales_;
+  std::vector<uint8_t> group_scales_;
+};
+
 class F32s {
  public:
   F32s(int64_t rows, int64_t cols)
@@ -112,15 +153,15 @@ void report(State& state, int threads, double flops, double weight_bytes) {
   state.counters["of_peak"] = Counter(flops * runs / (peak * threads), Counter::kIsRate);
 }
 
-void linear(State& state, int64_t rows, int64_t cols, int64_t tokens, int threads) {
-  Bf16s w(rows, cols);
+void linear(State& state, WeightForm form, int64_t rows, int64_t cols, int64_t tokens, int threads) {
+  const Matrices w(form, rows, cols);
   Bf16s x(tokens, cols);
   F32s y(tokens, rows);
   Machine machine(threads);
   const Linear op{x.operand(), w.weight(), y.operand()};
   for (auto _ : state) run(machine.context, op);
   const auto weights = static_cast<double>(rows * cols);
-  report(state, threads, 2 * weights * static_cast<double>(tokens), 2 * weights);
+  report(state, threads, 2 * weights * static_cast<double>(tokens), w.bytes());
 }
 
 void ffn(State& state, int64_t hidden, int64_t width, int64_t tokens, int threads) {
@@ -239,11 +280,13 @@ const MlaShape kMiniMla{
     .num_heads = 4, .kv_lora = 128, .nope = 32, .rope = 32, .value = 32, .rope_interleave = true};
 
 void add_all() {
-  for (const int64_t tokens : {1, 4, 512}) {
+  for (const int64_t tokens : {1, 2, 4, 64, 512}) {
     for (const int threads : {1, 2}) {
       for (const LinearCase& c : kLinears) {
-        add(std::string("linear/") + c.name, tokens, threads,
-            [&c](State& state, int64_t t, int n) { linear(state, c.rows, c.cols, t, n); });
+        for (const WeightForm form : {WeightForm::kBf16, WeightForm::kFp8, WeightForm::kNvfp4}) {
+          add(std::string("linear/") + c.name + "/" + std::string(name(form)), tokens, threads,
+              [&c, form](State& state, int64_t t, int n) { linear(state, form, c.rows, c.cols, t, n); });
+        }
       }
       add("ffn/mini", tokens, threads, [](State& state, int64_t t, int n) { ffn(state, 256, 512, t, n); });
       add("moe/mini", tokens, threads, [](State& state, int64_t t, int n) { moe(state, kMiniMoe, t, n); });
