@@ -34,15 +34,17 @@ struct Block {
   typename Dot::Rows w;
   int64_t k_size;  // only the last block may end within a step
   Target y;
-  const float* scales = nullptr;  // of CodePanelDot: [outputs, kScalesPerPanel]
-  float factor = 1;               // of the sums: Weight::global
-  Vec* sums = nullptr;            // of the blocks of k before and after this one: room for tokens x outputs
+  const float* scales = nullptr;     // of CodePanelDot: [outputs, kScalesPerPanel]
+  float factor = 1;                  // of the sums: Weight::global
+  const float* x_factors = nullptr;  // of each token's sums, x_stride apart: PackedRows::Order::kScaled
+  Vec* sums = nullptr;  // of the blocks of k before and after this one: room for tokens x outputs
   bool first = true;
   bool last = true;
 
   /// Where a block's tokens and outputs go on; sums lie as they are computed, one after the other.
   void advance(int64_t tokens, int64_t outputs, int64_t elements) {
     x += tokens * x_stride;
+    if constexpr (kScaledX<Dot>) x_factors += tokens * x_stride;
     w = w.at(outputs, 0);
     y = y.at(tokens, outputs);
     if constexpr (std::is_same_v<Dot, CodePanelDot>) scales += outputs * kScalesPerPanel;
@@ -101,6 +103,14 @@ template <int kTokens, int kOutputs, typename Out>
 /// The elements that `sums` are of, from their factor on.
 template <typename Dot, int kTokens, int kOutputs>
 [[gnu::always_inline]] inline void finish(const Block<Dot>& b, Vec (&sums)[kTokens][kOutputs]) {
+  if constexpr (kScaledX<Dot>) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      const Vec factor = splat(b.x_factors[t * b.x_stride]);
+#pragma GCC unroll 8
+      for (int o = 0; o < kOutputs; ++o) sums[t][o] = sums[t][o] * factor;
+    }
+  }
   if (b.factor != 1) {
     const Vec factor = splat(b.factor);
 #pragma GCC unroll 8
@@ -192,14 +202,15 @@ template <int kVectors, int kTokens, int kOutputs>
 /// sums += the products of columns [k, end), decoded as they are read, once for all tokens.
 template <typename Row, int kTokens, int kOutputs>
 [[gnu::always_inline]] inline void add_codes(const Row (&rows)[kOutputs], const float* x, int64_t x_stride,
-                                             int64_t k, int64_t end, Vec (&sums)[kTokens][kOutputs]) {
+                                             int64_t k, int64_t end, E4m3Watch& watch,
+                                             Vec (&sums)[kTokens][kOutputs]) {
   for (; k + kCodesPerStep <= end; k += kCodesPerStep) {
 #pragma GCC unroll 8
-    for (int o = 0; o < kOutputs; ++o) add_decoded<4>(rows[o].step(k), x + k, x_stride, o, sums);
+    for (int o = 0; o < kOutputs; ++o) add_decoded<4>(rows[o].step(k, watch), x + k, x_stride, o, sums);
   }
   if (k == end) return;
   for (int o = 0; o < kOutputs; ++o) {
-    const VecQuad ws = rows[o].tail(k, end - k);
+    const VecQuad ws = rows[o].tail(k, end - k, watch);
     if (end - k > kCodesPerHalf) {
       add_decoded<4>(ws, x + k, x_stride, o, sums);
     } else {
@@ -215,18 +226,25 @@ void dot_block(const Block<Dot>& b) {
   using Row = typename Dot::Row;
   Row rows[kOutputs];
   for (int o = 0; o < kOutputs; ++o) rows[o] = Row(b.w.at(o, 0));
+  E4m3Watch watch;
   Vec sums[kTokens][kOutputs];
   clear(sums);
   if constexpr (Row::kScalesSums) {
     for (int64_t k = 0; k < b.k_size; k += kFp8BlockGrain) {
       Vec block[kTokens][kOutputs];
       clear(block);
-      add_codes(rows, b.x, b.x_stride, k, std::min(b.k_size, k + kFp8BlockGrain), block);
+      add_codes(rows, b.x, b.x_stride, k, std::min(b.k_size, k + kFp8BlockGrain), watch, block);
       add_scaled(
           block, [&](int o) { return rows[o].scale(k); }, sums);
     }
   } else {
-    add_codes(rows, b.x, b.x_stride, 0, b.k_size, sums);
+    add_codes(rows, b.x, b.x_stride, 0, b.k_size, watch, sums);
+  }
+  if (watch.saw_nan()) {
+    for (int o = 0; o < kOutputs; ++o) {
+      if (!rows[o].has_nan(b.k_size)) continue;
+      for (int t = 0; t < kTokens; ++t) sums[t][o] = splat(kNan);
+    }
   }
   finish(b, sums);
 }

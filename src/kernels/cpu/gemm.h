@@ -11,8 +11,10 @@
 namespace fulgur::cpu::FULGUR_CPU_ISA {
 
 /// Rows of activations in the order that the kernel of one weight form reads (dot.h; kTiles: tiles.h).
+/// kScaled, for FP8 where its codes are decoded in a unit of their own, is kSplit with rows that are
+/// multiplied by a power of two (quantized.h) and hold the factor that takes it back behind their columns.
 struct PackedRows {
-  enum class Order : uint8_t { kNatural, kSplit, kPairs, kTiles };
+  enum class Order : uint8_t { kNatural, kSplit, kScaled, kPairs, kTiles };
 
   std::byte* data = nullptr;
   Order order{};
@@ -39,19 +41,26 @@ inline PackedRows::Order order_for(DType x, WeightForm form) {
   if (x == DType::kBf16 && form == WeightForm::kBf16) return PackedRows::Order::kPairs;
 #endif
   (void)x;
+  if (kE4m3Unit != 1 && form == WeightForm::kFp8) return PackedRows::Order::kScaled;
   return PackedRows::Order::kSplit;
 }
 
-/// Bytes of a packed row of `cols` elements in the widest order.
-constexpr int64_t widest_row_bytes(int64_t cols) {
+/// Bytes of a packed row of `cols` f32.
+constexpr int64_t wide_row_bytes(int64_t cols) {
   return (cols + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes) * 4;
 }
+/// ... in the widest order.
+constexpr int64_t kFactorBytes = kE4m3Unit != 1 ? 64 : 0;  // keeps rows aligned
+constexpr int64_t widest_row_bytes(int64_t cols) { return wide_row_bytes(cols) + kFactorBytes; }
+/// Where a row in Order::kScaled holds its factor.
+inline float* scaled_row_factor(float* row, int64_t cols) { return row + wide_row_bytes(cols) / 4; }
 
 /// `rows` rows of an operand of dtype x, to be packed for weights of `form` at `data`.
 inline PackedRows packed_at(std::byte* data, int64_t rows, int64_t cols, DType x, WeightForm form) {
   const PackedRows::Order order = order_for(x, form);
   const bool narrow = order == PackedRows::Order::kPairs || order == PackedRows::Order::kTiles;
-  return {data, order, rows, cols, narrow ? widest_row_bytes(cols) / 2 : widest_row_bytes(cols)};
+  const int64_t wide = wide_row_bytes(cols) + (order == PackedRows::Order::kScaled ? kFactorBytes : 0);
+  return {data, order, rows, cols, narrow ? wide / 2 : wide};
 }
 
 inline PackedRows allocate_packed(Arena& arena, int64_t rows, int64_t cols, DType x, WeightForm form) {

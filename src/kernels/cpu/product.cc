@@ -97,6 +97,7 @@ void dot_pass(const Block<Dot>& b, int64_t tokens, int64_t outputs) {
                                .y = b.y,
                                .scales = scales,
                                .factor = b.factor,
+                               .x_factors = b.x_factors,
                                .sums = b.sums,
                                .first = b.first,
                                .last = b.last};
@@ -139,12 +140,16 @@ void dot_passes(const Block<Dot>& whole, int64_t tokens, int64_t outputs) {
 template <typename Dot>
 void multiply_with(const PackedRows& x, Share tokens, const Weight& w, Share outputs, const Target& y) {
   using Packed = typename Dot::Packed;
-  const Block<Dot> whole{.x = reinterpret_cast<const Packed*>(x.data + tokens.begin * x.row_bytes),
+  auto* first_x = reinterpret_cast<Packed*>(x.data + tokens.begin * x.row_bytes);
+  const float* x_factors = nullptr;
+  if constexpr (kScaledX<Dot>) x_factors = scaled_row_factor(first_x, x.cols);
+  const Block<Dot> whole{.x = first_x,
                          .x_stride = x.row_bytes / static_cast<int64_t>(sizeof(Packed)),
                          .w = Dot::Rows::of(w).at(outputs.begin, 0),
                          .k_size = w.cols,
                          .y = y,
-                         .factor = static_cast<float>(w.global)};
+                         .factor = static_cast<float>(w.global),
+                         .x_factors = x_factors};
   const int64_t num_tokens = tokens.end - tokens.begin;
   const int64_t num_outputs = outputs.end - outputs.begin;
   if (num_tokens <= (kDecodes<Dot> ? kFewDecodingTokens : kFewTokens))
@@ -160,6 +165,12 @@ void pack_row_as(const PackedRows& packed, int64_t row, const X* x) {
       return WideDot<float>::pack_row(x, packed.cols, reinterpret_cast<float*>(out));
     case PackedRows::Order::kSplit:
       return SplitDot::pack_row(x, packed.cols, reinterpret_cast<float*>(out));
+    case PackedRows::Order::kScaled:
+      if constexpr (kE4m3Unit != 1) {
+        auto* row = reinterpret_cast<float*>(out);
+        pack_scaled_row(x, packed.cols, row, *scaled_row_factor(row, packed.cols));
+      }
+      return;
     case PackedRows::Order::kPairs:
 #if defined(FULGUR_CPU_BF16_DOT)
       if constexpr (std::is_same_v<X, Bf16>) PairDot::pack_row(x, packed.cols, reinterpret_cast<Bf16*>(out));
@@ -194,6 +205,8 @@ void multiply_to(const PackedRows& x, Share tokens, const Weight& w, Share outpu
     case PackedRows::Order::kNatural:
       if (w.form == WeightForm::kF16) return multiply_with<WideDot<F16>>(x, tokens, w, outputs, y);
       return multiply_with<WideDot<float>>(x, tokens, w, outputs, y);
+    case PackedRows::Order::kScaled:
+      return multiply_with<Fp8Dot>(x, tokens, w, outputs, y);
     case PackedRows::Order::kSplit:
       if (w.form == WeightForm::kFp8) return multiply_with<Fp8Dot>(x, tokens, w, outputs, y);
       if (w.form == WeightForm::kNvfp4) return multiply_with<Nvfp4Dot>(x, tokens, w, outputs, y);

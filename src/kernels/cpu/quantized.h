@@ -43,12 +43,19 @@ class Fp8Row {
         block_cols_(from.w->block_cols),
         first_(from.k) {}
 
-  [[nodiscard]] VecQuad step(int64_t k) const { return load_e4m3(codes_ + k); }
+  [[nodiscard]] VecQuad step(int64_t k, E4m3Watch& watch) const {
+    watch.see(codes_ + k);
+    return load_e4m3(codes_ + k);
+  }
   /// The first `count` columns of a step, zeros after them.
-  [[nodiscard]] VecQuad tail(int64_t k, int64_t count) const {
+  [[nodiscard]] VecQuad tail(int64_t k, int64_t count, E4m3Watch& watch) const {
     uint8_t codes[kCodesPerStep] = {};
     std::memcpy(codes, codes_ + k, static_cast<size_t>(count));
+    watch.see(codes);
     return load_e4m3(codes);
+  }
+  [[nodiscard]] bool has_nan(int64_t count) const {
+    return std::any_of(codes_, codes_ + count, [](uint8_t code) { return (code & 0x7fU) == 0x7fU; });
   }
   /// Of the block that column k begins.
   [[nodiscard]] float scale(int64_t k) const { return scales_[(first_ + k) / block_cols_]; }
@@ -71,16 +78,17 @@ class Nvfp4Row {
                row_bytes(WeightForm::kNvfp4, from.row * from.w->cols + from.k)),
         scales_(from.w->group_scales(from.row) + from.k / kNvfp4Group) {}
 
-  [[nodiscard]] VecQuad step(int64_t k) const {
+  [[nodiscard]] VecQuad step(int64_t k, E4m3Watch& /*watch*/) const {
     return scaled(codes_ + k / kNvfp4CodesPerByte, scales_ + k / kNvfp4Group);
   }
-  [[nodiscard]] VecQuad tail(int64_t k, int64_t count) const {
+  [[nodiscard]] VecQuad tail(int64_t k, int64_t count, E4m3Watch& /*watch*/) const {
     uint8_t codes[kCodesPerStep / kNvfp4CodesPerByte] = {};
     uint8_t scales[kCodesPerStep / kNvfp4Group] = {};
     std::memcpy(codes, codes_ + k / kNvfp4CodesPerByte, static_cast<size_t>(count / kNvfp4CodesPerByte));
     std::memcpy(scales, scales_ + k / kNvfp4Group, static_cast<size_t>(count / kNvfp4Group));
     return scaled(codes, scales);
   }
+  [[nodiscard]] static bool has_nan(int64_t /*count*/) { return false; }  // a scale's shows by itself
 
  private:
   static VecQuad scaled(const uint8_t* codes, const uint8_t* scales) {
@@ -93,6 +101,8 @@ class Nvfp4Row {
   const uint8_t* scales_ = nullptr;
 };
 
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
 /// f32 activations packed as for SplitDot against codes.
 template <typename CodeRow>
 struct CodeDot {
@@ -101,25 +111,51 @@ struct CodeDot {
   using Packed = float;
   static constexpr int kStep = kCodesPerHalf;  // to which a panel is padded
 
-  /// out = `cols` columns of the row, decoded, zeros up to a multiple of kStep.
+  /// out = `cols` columns of the row, decoded, zeros up to a multiple of kStep. If one of them is NaN, the
+  /// first are, which is the same to every product.
   static void panel_row(const CodeRows& from, int64_t cols, float* out) {
     const Row row(from);
+    E4m3Watch watch;
     int64_t k = 0;
     for (; k + kCodesPerStep <= cols; k += kCodesPerStep) {
-      const VecQuad q = row.step(k);
+      const VecQuad q = row.step(k, watch);
 #pragma GCC unroll 4
       for (int p = 0; p < 4; ++p) store(out + k + p * kLanes, q.v[p]);
     }
-    if (k == cols) return;
-    const VecQuad q = row.tail(k, cols - k);
-    const int vectors = cols - k > kCodesPerHalf ? 4 : 2;
-    for (int p = 0; p < vectors; ++p) store(out + k + p * kLanes, q.v[p]);
+    if (k < cols) {
+      const VecQuad q = row.tail(k, cols - k, watch);
+      const int vectors = cols - k > kCodesPerHalf ? 4 : 2;
+      for (int p = 0; p < vectors; ++p) store(out + k + p * kLanes, q.v[p]);
+    }
+    if (watch.saw_nan()) store(out, splat(kNan));
   }
 };
 using Fp8Dot = CodeDot<Fp8Row>;
 using Nvfp4Dot = CodeDot<Nvfp4Row>;
+/// A row in PackedRows::Order::kScaled: divided by kE4m3Unit, and before by the power of two, `factor`, that
+/// brings it below 2, so that nothing overflows. Both are exact.
+template <typename X>
+void pack_scaled_row(const X* x, int64_t cols, float* out, float& factor) {
+  SplitDot::pack_row(x, cols, out);
+  const int64_t padded = (cols + kCodesPerHalf - 1) / kCodesPerHalf * kCodesPerHalf;
+  Vec largest = zero();
+  for (int64_t i = 0; i < padded; i += kLanes) {
+    const Vec v = load(out + i);
+    largest = max(largest, max(v, zero() - v));
+  }
+  constexpr int kBias = 127;
+  const auto exponent = static_cast<int>(std::bit_cast<uint32_t>(max_lane(largest)) >> 23U) - kBias;
+  const int divided = std::clamp(exponent, 0, kBias);
+  factor = std::bit_cast<float>(static_cast<uint32_t>(divided + kBias) << 23U);
+  const Vec scale = splat(1 / factor / kE4m3Unit);
+  for (int64_t i = 0; i < padded; i += kLanes) store(out + i, load(out + i) * scale);
+}
+
 /// A decoded panel of FP8 codes, whose blocks still wait for their scales.
 struct CodePanelDot : WideDot<float> {};
+template <typename Dot>
+constexpr bool kScaledX = kE4m3Unit != 1 &&
+                          (std::is_same_v<Dot, Fp8Dot> || std::is_same_v<Dot, CodePanelDot>);
 template <typename Dot>
 constexpr bool kDecodes = std::is_same_v<typename Dot::Rows, CodeRows>;
 

@@ -62,6 +62,31 @@ TEST_P(QuantizedLinear, Fp8IsExactForEveryCode) {
   }
 }
 
+TEST_P(QuantizedLinear, Fp8TakesActivationsOfAnyMagnitude) {
+  // 1.0 * scale against x alone in its row, beside one that decides how far the row could have been scaled.
+  constexpr uint8_t kOne = 0x38;
+  constexpr float kScale = 0.3F;
+  Buffer& codes =
+      machine_.add(DType::kF8E4M3, 1, 40).fill([](int64_t, int64_t c) { return c == 3 ? kOne : 0; });
+  Buffer& scales = machine_.add(DType::kF32, 1, 1).fill([](int64_t, int64_t) { return kScale; });
+  const WeightBuffer w(
+      {.form = WeightForm::kFp8, .rows = 1, .cols = 40, .block_rows = 128, .block_cols = 128}, codes,
+      &scales);
+  for (const float value : {0x1p127F, -0x1.8p60F, 1.0F, 0x1p-60F, 0x1p-110F, 0.0F}) {
+    for (const float other : {0.0F, 0x1.5p10F, -0x1p40F}) {
+      if (other != 0 && std::abs(value) < 0x1p-80F) continue;
+      for (const int tokens : {kFew, kMany}) {
+        Buffer& x = machine_.add(dtype(), tokens, 40).fill([&](int64_t, int64_t c) {
+          return c == 3 ? value : c == 5 ? other : 0.0F;
+        });
+        const Buffer& y = product(x, w);
+        for (int64_t t = 0; t < tokens; ++t)
+          ASSERT_EQ(y.after(t, 0), value * kScale) << value << " beside " << other;
+      }
+    }
+  }
+}
+
 TEST_P(QuantizedLinear, Nvfp4IsExactForEveryCodeAndScale) {
   // Row r has the scale r; token c sees column c alone, which holds code c % 16.
   constexpr int64_t kCols = 64;

@@ -8,7 +8,7 @@
 //   load_even/odd(p)        the even or odd ones of 2 * kLanes elements; of bf16 by one shift or mask each
 //   load_e4m3(p), _e2m1(p)  4 * kLanes codes (two a byte in e2m1): the even and the odd ones of the first
 //   half,
-//                           then of the second. NaN for NaN
+//                           then of the second. e4m3: times kE4m3Unit, and E4m3Watch says whether one is NaN
 //   load_group_scales(p)    the e4m3 scales of 4 * kLanes e2m1 codes, as lanes of the first half's even or
 //   odd
 //                           ones and of the second's
@@ -105,22 +105,38 @@ inline VecQuad widen_bf16_pairs(__m256i first, __m256i second) {
            {_mm256_castsi256_ps(_mm256_and_si256(second, upper))}}};
 }
 
-// The upper and lower bytes of 32 codes as bf16, each in one vector (code_tables.h says how); the codes stand
-// so that unpacking the two gives them in order.
+/// What load_e4m3's values are multiplied by. A code's bits moved into an f32, without further ado, are its
+/// value times this: a normal f32 for a normal code, a subnormal one for a subnormal code.
+constexpr float kE4m3Unit = 0x1p-120F;
 inline VecQuad load_e4m3(const uint8_t* p) {
-  const __m256i codes =
-      _mm256_permute4x64_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), 0xd8);
-  const __m256i upper_bits = _mm256_and_si256(_mm256_srli_epi16(codes, 4), _mm256_set1_epi8(0x0f));
-  const __m256i next = _mm256_and_si256(_mm256_add_epi8(codes, _mm256_set1_epi8(1)), _mm256_set1_epi8(0x7f));
-  // PSHUFB looks up the low four bits, or gives 0 for a set bit 7: here from 16 on.
-  const __m256i index = _mm256_add_epi8(next, _mm256_set1_epi8(0x70));
-  const __m256i high = _mm256_xor_si256(_mm256_shuffle_epi8(load_table(kE4m3High), upper_bits),
-                                        _mm256_shuffle_epi8(load_table(kE4m3RepairHigh), index));
-  const __m256i low = _mm256_xor_si256(
-      _mm256_and_si256(_mm256_slli_epi16(codes, 4), _mm256_set1_epi8(static_cast<char>(0xf0))),
-      _mm256_shuffle_epi8(load_table(kE4m3RepairLow), index));
-  return widen_bf16_pairs(_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high));
+  const auto widen = [p](int first) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + first)));
+  };
+  const auto place = [](__m256i moved) {  // drops what the sign extension left in the exponent
+    return Vec{
+        _mm256_castsi256_ps(_mm256_and_si256(moved, _mm256_set1_epi32(static_cast<int>(0x87f00000U))))};
+  };
+  const __m256i first = widen(0);
+  const __m256i second = widen(16);
+  return {{place(_mm256_slli_epi32(first, 20)), place(_mm256_slli_epi32(first, 4)),
+           place(_mm256_slli_epi32(second, 20)), place(_mm256_slli_epi32(second, 4))}};
 }
+
+/// Finds NaN, which load_e4m3 takes for 480, among the codes of the steps it sees.
+class E4m3Watch {
+ public:
+  E4m3Watch() : largest_(_mm256_setzero_si256()) {}  // GCC would compile an implicit one for the baseline
+  void see(const uint8_t* p) {
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    largest_ = _mm256_max_epu8(largest_, _mm256_and_si256(codes, _mm256_set1_epi8(0x7f)));
+  }
+  [[nodiscard]] bool saw_nan() const {
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(largest_, _mm256_set1_epi8(0x7f))) != 0;
+  }
+
+ private:
+  __m256i largest_;
+};
 
 // Bytes b and b + 8 side by side, so that after unpacking, widening the even (or odd) ones of 16 bf16 gives
 // the even columns of the first (or second) half; the odd columns, from the upper nibbles, alike.

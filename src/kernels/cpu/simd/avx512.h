@@ -82,6 +82,12 @@ inline __m512i load_e4m3_as_bf16(const uint8_t* p) {
                           _mm512_maskz_permutexvar_epi16(special, next, _mm512_load_si512(kRepair.data())));
 }
 
+constexpr float kE4m3Unit = 1;
+/// load_e4m3 gives NaN for NaN.
+struct E4m3Watch {
+  void see(const uint8_t* /*p*/) {}
+  [[nodiscard]] static constexpr bool saw_nan() { return false; }
+};
 inline VecQuad load_e4m3(const uint8_t* p) {
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000U));
   const __m512i first = load_e4m3_as_bf16(p);

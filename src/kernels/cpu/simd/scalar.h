@@ -72,6 +72,12 @@ VecQuad quad_of(F&& value) {
            {F32x4{value(8), value(10), value(12), value(14)}},
            {F32x4{value(9), value(11), value(13), value(15)}}}};
 }
+constexpr float kE4m3Unit = 1;
+/// load_e4m3 gives NaN for NaN.
+struct E4m3Watch {
+  void see(const uint8_t* /*p*/) {}
+  [[nodiscard]] static constexpr bool saw_nan() { return false; }
+};
 inline VecQuad load_e4m3(const uint8_t* p) {
   return quad_of([p](int i) { return kE4m3Values[p[i]]; });
 }
