@@ -1,50 +1,50 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstring>
-#include <new>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "base/thread_team.h"
 #include "checkpoint/convert.h"
+#include "checkpoint/dequantize.h"
 #include "checkpoint/load_plan.h"
+#include "checkpoint/load_scales.h"
+#include "checkpoint/load_team.h"
 
 namespace fulgur {
 namespace {
 
-constexpr size_t kAlignment = 64;  // a cache line, and the widest vector
 constexpr int64_t kTaskElements =
     1 << 21;  // 4 MiB of bf16: seeks and hand-outs vanish, the progress bar still moves
 
-using Memory = std::unique_ptr<std::byte[], void (*)(std::byte*)>;
-
-Memory allocate(size_t bytes) {
-  return {static_cast<std::byte*>(::operator new[](bytes, std::align_val_t(kAlignment))),
-          [](std::byte* data) { ::operator delete[](data, std::align_val_t(kAlignment)); }};
-}
-
-/// One piece of work: a run of a source's elements, or one head of it.
+/// One piece of work: rows of a source on their way into memory.
 struct Task {
   const Parameter* parameter = nullptr;
-  const CatalogEntry* entry = nullptr;
-  DType held{};
-  std::byte* to = nullptr;  // where the source's first element, or the first head, goes
-  int64_t first = 0;        // element, or head
-  int64_t count = 0;        // of elements; unused for heads
+  Weight from;  // those rows as stored
+  WeightForm held{};
+  std::byte* to = nullptr;
+  uint64_t bytes = 0;  // that the progress counts
 };
-
-int64_t num_elements(const CatalogEntry& entry) {
-  int64_t count = 1;
-  for (const int64_t dim : entry.shape) count *= dim;
-  return count;
-}
 
 [[noreturn]] void misdeclared(const Parameter& parameter) {
   throw std::logic_error(
       fmt::format("{} is declared with rows and columns that its parts don't fill", parameter.name));
+}
+
+/// Quantized rows stay where they lie; all that is placed in memory is plain.
+bool can_place(WeightForm held, WeightForm stored) {
+  return held == WeightForm::kBf16 || held == WeightForm::kF32 || (is_plain(held) && held == stored);
+}
+
+/// Plain data need not be aligned.
+void convert_rows(const Weight& from, WeightForm held, std::byte* to) {
+  if (is_plain(from.form)) {
+    convert(stored_dtype(from.form), static_cast<const std::byte*>(from.data), stored_dtype(held), to,
+            from.rows * from.cols);
+  } else {
+    dequantize(from, held, to);
+  }
 }
 
 template <typename T>
@@ -60,168 +60,160 @@ void transpose(const std::byte* from, int64_t rows, int64_t cols, std::byte* to)
   }
 }
 
+void perform(const Task& task, std::byte* scratch) {
+  if (task.parameter->arrangement != Arrangement::kUkTransposed) {
+    convert_rows(task.from, task.held, task.to);
+    return;
+  }
+  convert_rows(task.from, task.held, scratch);
+  if (task.held == WeightForm::kBf16) {
+    transpose<uint16_t>(scratch, task.from.rows, task.from.cols, task.to);
+  } else {
+    transpose<uint32_t>(scratch, task.from.rows, task.from.cols, task.to);
+  }
+}
+
 class Executor {
  public:
-  Executor(const Catalog& catalog, const LoadProgress& progress) : catalog_(catalog), progress_(progress) {}
+  Executor(const LoadPlan& plan, std::span<const Parameter> parameters, const Catalog& catalog,
+           int num_threads, const LoadProgress& progress)
+      : plan_(plan),
+        parameters_(parameters),
+        catalog_(catalog),
+        team_(num_threads, total_bytes(plan, catalog), progress) {}
 
-  LoadedWeights execute(const LoadPlan& plan, std::span<const Parameter> parameters, int num_threads) {
-    if (!plan.problems.empty()) throw Error(plan.problems);
-    if (plan.parameters.size() != parameters.size()) throw std::logic_error("a plan of other parameters");
+  LoadedWeights execute() {
     loaded_.files = catalog_.files;
-    for (size_t i = 0; i < parameters.size(); ++i) place(plan.parameters[i], parameters[i]);
-    run_tasks(num_threads);
+    scales_ = load_scales(plan_, catalog_, team_, loaded_);
+    for (size_t i = 0; i < parameters_.size(); ++i) place(plan_.parameters[i], parameters_[i]);
+    std::vector<std::byte> scratch(scratch_bytes_ * static_cast<size_t>(team_.size()));
+    team_.run(tasks_.size(), [&](size_t i, int member) {
+      perform(tasks_[i], scratch.data() + static_cast<size_t>(member) * scratch_bytes_);
+      return tasks_[i].bytes;
+    });
     for (const auto& file : loaded_.files) file->throw_if_damaged();
     return std::move(loaded_);
   }
 
  private:
+  static uint64_t total_bytes(const LoadPlan& plan, const Catalog& catalog) {
+    uint64_t bytes = scale_bytes(plan, catalog);
+    for (const PlannedParameter& parameter : plan.parameters) {
+      for (const PlannedSource& source : parameter.sources)
+        bytes += catalog.entries[static_cast<size_t>(source.entry)].bytes;
+    }
+    return bytes;
+  }
+
+  [[nodiscard]] const CatalogEntry& entry_of(const PlannedSource& source) const {
+    return catalog_.entries[static_cast<size_t>(source.entry)];
+  }
+
+  /// A source as it lies in its file, with its scales.
+  [[nodiscard]] Weight stored(const PlannedSource& source) const {
+    const CatalogEntry& entry = entry_of(source);
+    Weight weight{.form = source.form->form,
+                  .rows = entry.shape.size() == 2 ? entry.shape.front() : 1,
+                  .cols = entry.shape.back(),
+                  .data = catalog_.bytes(entry).data(),
+                  .block_rows = source.block_rows,
+                  .block_cols = source.block_cols};
+    if (weight.form == WeightForm::kNvfp4) weight.cols *= kNvfp4CodesPerByte;
+    for (const PlannedScale& scale : source.scales) {
+      const auto number = static_cast<size_t>(scale.entry);
+      if (scale.role == ScaleRole::kBlocks || scale.role == ScaleRole::kGroups) {
+        weight.scales = scales_.data[number];
+      } else {
+        weight.global = scales_.factors[number];
+      }
+    }
+    return weight;
+  }
+
   void place(const PlannedParameter& planned, const Parameter& parameter) {
-    Weight weight{.form = planned.held, .rows = parameter.rows, .cols = parameter.cols};
-    const CatalogEntry& first = source_entry(planned.sources.front());
+    const PlannedSource& first = planned.sources.front();
+    if (first.steps.front() == StepKind::kMap) {
+      loaded_.weights.push_back(stored(first));
+      const Weight& weight = loaded_.weights.back();
+      if (weight.rows != parameter.rows || weight.cols != parameter.cols) misdeclared(parameter);
+      loaded_.mapped_bytes += entry_of(first).bytes;
+      team_.add(entry_of(first).bytes);
+      return;
+    }
     for (const PlannedSource& source : planned.sources) {
-      if (!can_convert(source_entry(source).dtype, stored_dtype(planned.held))) {
+      if (!can_place(planned.held, source.form->form)) {
         throw std::logic_error(fmt::format("{} can't be held as {}", parameter.name, name(planned.held)));
       }
     }
-    const uint64_t bytes =
-        static_cast<uint64_t>(parameter.rows * parameter.cols) * size_bytes(stored_dtype(planned.held));
-    if (planned.sources.front().steps.front() == StepKind::kMap) {
-      if (bytes != first.bytes) misdeclared(parameter);
-      weight.data = catalog_.bytes(first).data();
-      loaded_.mapped_bytes += bytes;
-      total_bytes_ += bytes;
-      done_bytes_ += bytes;
+    const auto bytes = static_cast<size_t>(parameter.rows * row_bytes(planned.held, parameter.cols));
+    loaded_.memory.push_back(allocate_weights(bytes));
+    loaded_.copied_bytes += bytes;
+    std::byte* to = loaded_.memory.back().get();
+    loaded_.weights.push_back(
+        {.form = planned.held, .rows = parameter.rows, .cols = parameter.cols, .data = to});
+    if (parameter.arrangement == Arrangement::kRows) {
+      add_runs(planned, parameter, to);
     } else {
-      loaded_.memory.push_back(allocate(bytes));
-      loaded_.copied_bytes += bytes;
-      std::byte* to = loaded_.memory.back().get();
-      weight.data = to;
-      if (parameter.arrangement == Arrangement::kRows) {
-        add_runs(planned, parameter, to);
-      } else {
-        add_heads(planned, parameter, to);
-      }
+      add_heads(planned, parameter, to);
     }
-    loaded_.weights.push_back(weight);
   }
 
+  /// Rows of `from` become task after task of at most so many rows.
   void add_runs(const PlannedParameter& planned, const Parameter& parameter, std::byte* to) {
-    int64_t left = parameter.rows * parameter.cols;
+    int64_t left = parameter.rows;
     for (const PlannedSource& source : planned.sources) {
-      const CatalogEntry& entry = source_entry(source);
-      const int64_t elements = num_elements(entry);
-      if (elements > left) misdeclared(parameter);
-      for (int64_t first = 0; first < elements; first += kTaskElements) {
-        tasks_.push_back({&parameter, &entry, stored_dtype(planned.held), to, first,
-                          std::min(kTaskElements, elements - first)});
+      const Weight from = stored(source);
+      if (from.rows > left || from.cols != parameter.cols) misdeclared(parameter);
+      left -= from.rows;
+      // Whole rows of blocks, where there are blocks: their codes are decoded once.
+      const int64_t grain = from.form == WeightForm::kFp8 ? kFp8Block : 1;
+      const int64_t rows = std::max<int64_t>(kTaskElements / from.cols / grain, 1) * grain;
+      for (int64_t row = 0; row < from.rows; row += rows) {
+        const Weight part = from.take_rows(row, std::min(rows, from.rows - row));
+        tasks_.push_back({&parameter, part, planned.held, to,
+                          static_cast<uint64_t>(part.rows * row_bytes(part.form, part.cols))});
+        to += part.rows * row_bytes(planned.held, part.cols);
       }
-      to += static_cast<size_t>(elements) * size_bytes(stored_dtype(planned.held));
-      left -= elements;
-      total_bytes_ += entry.bytes;
     }
     if (left != 0) misdeclared(parameter);
   }
 
+  /// A task for each head's rows of kv_b_proj.
   void add_heads(const PlannedParameter& planned, const Parameter& parameter, std::byte* to) {
-    const CatalogEntry& entry = source_entry(planned.sources.front());
-    const bool transposed = parameter.arrangement == Arrangement::kUkTransposed;
-    const int64_t rows = parameter.num_heads * (parameter.nope + parameter.value);
-    const int64_t head_elements = num_elements(entry) / parameter.num_heads;
-    const int64_t latent = head_elements / (parameter.nope + parameter.value);
-    const bool fits =
-        transposed ? parameter.rows == parameter.num_heads * latent && parameter.cols == parameter.nope
-                   : parameter.rows == parameter.num_heads * parameter.value && parameter.cols == latent;
-    if (!fits || rows * latent != num_elements(entry)) misdeclared(parameter);
-    scratch_bytes_ =
-        std::max(scratch_bytes_, static_cast<size_t>(head_elements) * size_bytes(stored_dtype(planned.held)));
-    for (int64_t head = 0; head < parameter.num_heads; ++head) {
-      tasks_.push_back({&parameter, &entry, stored_dtype(planned.held), to, head, 0});
-    }
-    total_bytes_ += entry.bytes;
-  }
-
-  void run_tasks(int num_threads) {
-    if (progress_) progress_(done_bytes_, total_bytes_);
-    ThreadTeam team(std::max(1, num_threads));
-    std::vector<std::byte> scratch(scratch_bytes_ * static_cast<size_t>(team.size()));
-    std::atomic<size_t> next{0};
-    team.run([&](int member) {  // must not throw: everything that could is done
-      for (size_t i = next++; i < tasks_.size(); i = next++) {
-        done_bytes_ += perform(tasks_[i], scratch.data() + static_cast<size_t>(member) * scratch_bytes_);
-        if (member == 0 && progress_) progress_(done_bytes_, total_bytes_);
-      }
-    });
-    if (progress_) progress_(total_bytes_, total_bytes_);
-  }
-
-  /// The bytes it read.
-  uint64_t perform(const Task& task, std::byte* scratch) const {
-    const Parameter& parameter = *task.parameter;
-    const CatalogEntry& entry = *task.entry;
-    const std::byte* from = catalog_.bytes(entry).data();
-    const size_t stored_width = size_bytes(entry.dtype);
-    const size_t held_width = size_bytes(task.held);
-    if (parameter.arrangement == Arrangement::kRows) {
-      convert(entry.dtype, from + static_cast<size_t>(task.first) * stored_width, task.held,
-              task.to + static_cast<size_t>(task.first) * held_width, task.count);
-      return static_cast<uint64_t>(task.count) * stored_width;
-    }
+    const Weight from = stored(planned.sources.front());
+    const bool uk = parameter.arrangement == Arrangement::kUkTransposed;
     const int64_t head_rows = parameter.nope + parameter.value;
-    const int64_t latent = entry.shape.back();
-    const std::byte* head = from + static_cast<size_t>(task.first * head_rows * latent) * stored_width;
-    std::byte* to =
-        task.to + static_cast<size_t>(task.first * (parameter.rows / parameter.num_heads) * parameter.cols) *
-                      held_width;
-    if (parameter.arrangement == Arrangement::kUv) {
-      convert(entry.dtype, head + static_cast<size_t>(parameter.nope * latent) * stored_width, task.held, to,
-              parameter.value * latent);
-    } else {
-      convert(entry.dtype, head, task.held, scratch, parameter.nope * latent);
-      if (held_width == sizeof(uint16_t)) {
-        transpose<uint16_t>(scratch, parameter.nope, latent, to);
-      } else {
-        transpose<uint32_t>(scratch, parameter.nope, latent, to);
-      }
+    const int64_t rows = uk ? parameter.nope : parameter.value;
+    const bool fits = uk ? parameter.rows == parameter.num_heads * from.cols && parameter.cols == rows
+                         : parameter.rows == parameter.num_heads * rows && parameter.cols == from.cols;
+    if (!fits || from.rows != parameter.num_heads * head_rows) misdeclared(parameter);
+    const auto held_bytes = static_cast<size_t>(rows * row_bytes(planned.held, from.cols));
+    if (uk) scratch_bytes_ = std::max(scratch_bytes_, held_bytes);
+    for (int64_t head = 0; head < parameter.num_heads; ++head) {
+      const Weight part = from.take_rows(head * head_rows + (uk ? 0 : parameter.nope), rows);
+      tasks_.push_back({&parameter, part, planned.held, to,
+                        static_cast<uint64_t>(head_rows * row_bytes(from.form, from.cols))});
+      to += held_bytes;
     }
-    return static_cast<uint64_t>(head_rows * latent) * stored_width;
   }
 
-  [[nodiscard]] const CatalogEntry& source_entry(const PlannedSource& source) const {
-    return catalog_.entries[static_cast<size_t>(source.entry)];
-  }
-
+  const LoadPlan& plan_;
+  std::span<const Parameter> parameters_;
   const Catalog& catalog_;
-  const LoadProgress& progress_;
+  LoadTeam team_;
+  LoadedScales scales_;
   LoadedWeights loaded_;
   std::vector<Task> tasks_;
-  std::atomic<uint64_t> done_bytes_{0};
-  uint64_t total_bytes_ = 0;
-  size_t scratch_bytes_ = 0;  // of a thread: one head, converted
+  size_t scratch_bytes_ = 0;  // of a thread: one head's UK, converted
 };
 
 }  // namespace
 
 LoadedWeights execute(const LoadPlan& plan, std::span<const Parameter> parameters, const Catalog& catalog,
                       int num_threads, const LoadProgress& progress) {
-  return Executor(catalog, progress).execute(plan, parameters, num_threads);
-}
-
-std::string_view name(StepKind kind) {
-  switch (kind) {
-    case StepKind::kMap:
-      return "map";
-    case StepKind::kCopy:
-      return "copy";
-    case StepKind::kConvert:
-      return "convert";
-    case StepKind::kConcatRows:
-      return "concat rows";
-    case StepKind::kTranspose:
-      return "transpose per head";
-    case StepKind::kSplitHeads:
-      return "split heads";
-  }
-  return {};
+  if (!plan.problems.empty()) throw Error(plan.problems);
+  if (plan.parameters.size() != parameters.size()) throw std::logic_error("a plan of other parameters");
+  return Executor(plan, parameters, catalog, num_threads, progress).execute();
 }
 
 }  // namespace fulgur

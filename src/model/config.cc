@@ -211,31 +211,39 @@ Config read_document(const Json& document, const std::string& file) {
   read_mtp(fields, config);
   read_tokens(fields, config);
   check_labels(fields, config);
-  check_quantization(fields);
+  config.quantization = read_quantization(fields);
   check_products(fields, config);
   if (!problems.empty()) throw Error(std::move(problems));
   return config;
 }
 
-/// End-of-sequence ids of generation_config.json join those of the config: chat models name there what ends a
-/// turn.
-void merge_generation_config(const std::filesystem::path& path, Config& config) {
+/// A file beside config.json, if it is there: `read` takes its fields. All its problems are thrown together.
+template <typename Read>
+void read_beside(const std::filesystem::path& path, Read read) {
+  std::error_code ignored;
+  if (std::filesystem::symlink_status(path, ignored).type() == std::filesystem::file_type::not_found) return;
   const Json document = read_json(path, ErrorKind::kBadConfig);
   const std::string file = path.filename().string();
+  std::vector<Problem> problems;
   if (!document.is_object()) {
-    throw Error(Problem{.kind = ErrorKind::kBadConfig,
+    problems.push_back({.kind = ErrorKind::kBadConfig,
                         .file = file,
                         .message = "The top level must be an object.",
-                        .expected = "{\"eos_token_id\": ..., ...}",
+                        .expected = "{...}",
                         .found = brief(document),
                         .todo = fmt::format("use the {} that belongs to this checkpoint, or none", file)});
+  } else {
+    ConfigFields fields(document, file, problems);
+    read(fields);
   }
-  std::vector<Problem> problems;
-  ConfigFields fields(document, file, problems);
+  if (!problems.empty()) throw Error(std::move(problems));
+}
+
+/// Chat models name in generation_config.json what ends a turn.
+void merge_generation_config(ConfigFields& fields, Config& config) {
   Config beside;
   beside.vocab_size = config.vocab_size;
   read_tokens(fields, beside);
-  if (!problems.empty()) throw Error(std::move(problems));
   for (const int64_t id : beside.eos_token_ids) {
     auto& ids = config.eos_token_ids;
     if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
@@ -262,10 +270,11 @@ Config read_config(const std::filesystem::path& folder) {
   }
   const std::filesystem::path path = folder / "config.json";
   Config config = read_document(read_json(path, ErrorKind::kBadConfig), path.filename().string());
-  const std::filesystem::path generation = folder / "generation_config.json";
-  if (std::filesystem::symlink_status(generation, ignored).type() != std::filesystem::file_type::not_found) {
-    merge_generation_config(generation, config);
-  }
+  read_beside(folder / "generation_config.json",
+              [&](ConfigFields& fields) { merge_generation_config(fields, config); });
+  read_beside(folder / "hf_quant_config.json", [&](ConfigFields& fields) {
+    config.quantization = read_modelopt_quantization(fields, config.quantization);
+  });
   return config;
 }
 

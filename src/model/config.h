@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "checkpoint/fp8_scheme.h"
+
 namespace fulgur {
 
 enum class ModelType { kDeepseekV3, kDeepseekV32, kGlmMoeDsa };
@@ -26,6 +28,13 @@ struct RopeConfig {
   double mscale = 0;          // 0: not given
   double mscale_all_dim = 0;  // 0: not given
   std::optional<double> attention_factor;
+};
+
+/// What quantization_config, or hf_quant_config.json, declares (docs/spec/checkpoints.md, section 3).
+struct Quantization {
+  std::string method;     // quant_method; "modelopt" where only hf_quant_config.json says so
+  std::string algorithm;  // quant_algo, modelopt's: "NVFP4", "FP8"; empty where there is none
+  Fp8Scheme fp8;
 };
 
 /// A checked config.json: every value is in range and none contradicts another, so the rest of the engine may
@@ -64,6 +73,7 @@ struct Config {
   RopeConfig rope;
   bool rope_interleave = true;
   bool tie_word_embeddings = false;
+  std::optional<Quantization> quantization;  // what is declared; the tensors decide
   std::optional<int64_t> bos_token_id;
   std::vector<int64_t> eos_token_ids;
 
@@ -77,8 +87,9 @@ struct Config {
 void override_index_topk(Config& config, int64_t index_topk);
 
 /// Reads and checks FOLDER/config.json; end-of-sequence ids of a generation_config.json beside it are added
-/// to those of the config. Throws an Error with every problem found: bad_config and unsupported name field,
-/// value and what is allowed.
+/// to those of the config, and a hf_quant_config.json says what the config doesn't of the quantization.
+/// Throws an Error with every problem found: bad_config and unsupported name field, value and what is
+/// allowed.
 Config read_config(const std::filesystem::path& folder);
 /// The same from text; `file` is the name used in messages.
 Config parse_config(std::string_view json, const std::string& file);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "model/config.h"
@@ -22,8 +23,11 @@ std::vector<bool> read_full_indexers(ConfigFields& config, int64_t num_layers);
 /// Which layers are MoE (section 1): mlp_layer_types, else first_k_dense_replace and moe_layer_freq.
 std::vector<bool> read_moe_layers(ConfigFields& config, int64_t num_layers);
 
-/// quantization_config names a scheme of docs/spec/checkpoints.md, section 3. What a tensor is stored as is
-/// read off the tensors.
-void check_quantization(ConfigFields& config);
+/// quantization_config: the method is one of docs/spec/checkpoints.md, section 3. Its lists of modules are
+/// hints; what a tensor is stored as is read off the tensors.
+std::optional<Quantization> read_quantization(ConfigFields& config);
+/// The same from modelopt's hf_quant_config.json, which must not contradict `beside`, the config's.
+std::optional<Quantization> read_modelopt_quantization(ConfigFields& document,
+                                                       const std::optional<Quantization>& beside);
 
 }  // namespace fulgur

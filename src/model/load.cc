@@ -110,13 +110,20 @@ void append_mtp(ModelPlan& plan, const Config& config, Precision precision, cons
                    catalog.find(prefix + "shared_head.head.weight") != nullptr));
 }
 
+LoadPlan resolve_for(const Config& config, std::span<const Parameter> parameters,
+                     std::span<const IgnoreRule> rules, const Catalog& catalog,
+                     std::span<const WeightForm> readable_forms = kReadableForms) {
+  return resolve(parameters, rules, catalog, config.quantization ? config.quantization->fp8 : Fp8Scheme{},
+                 readable_forms);
+}
+
 /// Plans the layer only to say, in a notice, what is wrong with it.
 void notice_damage(ModelPlan& plan, const Config& config, Precision precision, const Catalog& catalog,
                    const std::string& prefix) {
   ModelPlan whole{.weights = std::make_unique<ModelWeights>()};
   append(whole, main_slots(config, precision, *whole.weights));
   append_mtp(whole, config, precision, catalog, prefix);
-  whole.load = resolve(whole.parameters, ignore_rules(config, /*with_mtp=*/true), catalog);
+  whole.load = resolve_for(config, whole.parameters, ignore_rules(config, /*with_mtp=*/true), catalog);
   std::erase_if(whole.load.problems,
                 [&](const Problem& problem) { return !problem.tensor.starts_with(prefix); });
   if (whole.load.problems.empty()) return;
@@ -156,7 +163,8 @@ Files read_files(const std::filesystem::path& folder) {
 
 }  // namespace
 
-ModelPlan plan_model(const Config& config, Precision precision, const Catalog& catalog, bool with_mtp) {
+ModelPlan plan_model(const Config& config, Precision precision, const Catalog& catalog, bool with_mtp,
+                     std::span<const WeightForm> readable_forms) {
   ModelPlan plan{.weights = std::make_unique<ModelWeights>(), .notices = catalog.notices};
   plan.load.problems = refuse_too_many_experts(config, catalog);
   if (!plan.load.problems.empty()) return plan;
@@ -179,7 +187,7 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
   std::vector<IgnoreRule> rules = ignore_rules(config, use_mtp);
   const std::optional<Problem> dense_with_indexer = refuse_indexer_of_dense_model(config, catalog);
   if (dense_with_indexer) rules.push_back({"indexer of a model without one", std::string(kIndexerTensors)});
-  plan.load = resolve(plan.parameters, rules, catalog);
+  plan.load = resolve_for(config, plan.parameters, rules, catalog, readable_forms);
   if (dense_with_indexer) plan.load.problems.insert(plan.load.problems.begin(), *dense_with_indexer);
   return plan;
 }

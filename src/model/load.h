@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,9 @@
 #include "model/weights.h"
 
 namespace fulgur {
+
+/// The forms that every back end's products read; others are dequantized at load.
+inline constexpr WeightForm kReadableForms[] = {WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32};
 
 /// How a checkpoint fills a model: its parameters, the slots they are for, and what is done to get there.
 struct ModelPlan {
@@ -24,7 +28,8 @@ struct ModelPlan {
 /// Never throws: everything that is wrong is in the plan. The MTP layer is planned `with_mtp` where the
 /// config asks for one and any of its tensors is there, and what is wrong with it is a problem; else it is
 /// left out and what is wrong with it is a notice (docs/spec/checkpoints.md, section 3.10).
-ModelPlan plan_model(const Config& config, Precision precision, const Catalog& catalog, bool with_mtp);
+ModelPlan plan_model(const Config& config, Precision precision, const Catalog& catalog, bool with_mtp,
+                     std::span<const WeightForm> readable_forms = kReadableForms);
 
 struct LoadedModel {
   Config config;

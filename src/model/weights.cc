@@ -22,7 +22,8 @@ enum class Storage { kPlainOnly, kQuantizable };
 
 /// Declares parameters one by one. Norms and biases are held in f32: they are tiny, and kernels need read no
 /// other form. Matrices that are made at load (the fused projection, UK and UV) are held in bf16, or f32 in
-/// full precision; all others stay as they are stored, which is exact in both.
+/// full precision, and so is a quantized matrix that the back end doesn't read; all others stay as they are
+/// stored, which is exact in both.
 class Declarations {
  public:
   Declarations(const Config& config, Precision precision)
@@ -42,7 +43,8 @@ class Declarations {
                .rows = rows.size,
                .cols = cols.size,
                .spellings = {{{module.name + ".weight", {rows, cols}}}},
-               .held_as = {WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32},
+               .held_as = {made_, WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32, WeightForm::kFp8,
+                           WeightForm::kNvfp4},
                .quantizable = storage == Storage::kQuantizable,
                .rivals = std::move(rivals)});
   }

@@ -11,8 +11,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 DATA = Path(__file__).parent / "data"
-BF16 = ["v32-bf16", "v32-bf16-fused", "glm-bf16", "glm-bf16-fused", "v3-bf16"]
-WITH_INDEXER = [name for name in BF16 if not name.startswith("v3-")]
+KINDS = ["v32-bf16", "v32-bf16-fused", "v32-fp8", "v32-fp8-fused", "v32-nvfp4",
+         "glm-bf16", "glm-bf16-fused", "glm-fp8", "glm-fp8-fused", "glm-nvfp4-ct",
+         "v3-bf16", "v3-fp8", "v3-nvfp4"]
+WITH_INDEXER = [name for name in KINDS if not name.startswith("v3-")]
 PROJECTIONS = ["separate", "overlapped", "fused"]
 
 # What a float32 engine keeps to (README, "What to expect").
@@ -58,7 +60,7 @@ class Golden:
         raise KeyError(name)
 
 
-@pytest.fixture(params=BF16)
+@pytest.fixture(params=KINDS)
 def golden(request):
     return Golden(request.param)
 
@@ -219,3 +221,7 @@ def test_a_weight_stored_as_integers_is_refused_by_name(tmp_path):
     assert name in first and "I16" in first
     assert "BF16" in result.stderr.split("expected", 1)[1]
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_every_folder_of_the_data_is_a_kind():
+    assert sorted(KINDS) == sorted(path.name for path in DATA.iterdir() if path.is_dir())

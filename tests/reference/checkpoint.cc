@@ -1,5 +1,6 @@
 #include "reference/checkpoint.h"
 
+#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -12,14 +13,54 @@ namespace {
 using nlohmann::json;
 using Tensors = std::map<std::string, Table>;
 
-double number(const char* data, const std::string& dtype, int64_t index) {
-  if (dtype == "I16") return reinterpret_cast<const int16_t*>(data)[index];
-  if (dtype == "I32") return reinterpret_cast<const int32_t*>(data)[index];
-  if (dtype == "I64") return static_cast<double>(reinterpret_cast<const int64_t*>(data)[index]);
-  return element(data, parse_dtype(dtype).value(), index);
+/// A tensor as its file has it.
+struct Stored {
+  std::string dtype;
+  std::vector<int64_t> shape;
+  std::vector<char> bytes;  // copied to where any type may be read
+};
+using StoredTensors = std::map<std::string, Stored>;
+
+/// checkpoints.md, section 1, from its words: one sign, four exponent and three mantissa bits, bias 7.
+double e4m3(uint8_t code) {
+  const double sign = (code & 0x80) != 0 ? -1 : 1;
+  const int exponent = (code >> 3) & 15;
+  const int mantissa = code & 7;
+  if (exponent == 15 && mantissa == 7) return std::nan("");
+  return sign * (exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10));
 }
 
-void read_file(const std::filesystem::path& file, Tensors& tensors) {
+double e8m0(uint8_t code) { return code == 255 ? std::nan("") : std::ldexp(1.0, code - 127); }
+
+/// Section 3.6: bit 3 is the sign.
+double e2m1(int code) {
+  constexpr double kMagnitudes[] = {0, .5, 1, 1.5, 2, 3, 4, 6};
+  return (code & 8) != 0 ? -kMagnitudes[code & 7] : kMagnitudes[code & 7];
+}
+
+double number(const Stored& tensor, int64_t index) {
+  const char* data = tensor.bytes.data();
+  if (tensor.dtype == "I16") return reinterpret_cast<const int16_t*>(data)[index];
+  if (tensor.dtype == "I32") return reinterpret_cast<const int32_t*>(data)[index];
+  if (tensor.dtype == "I64") return static_cast<double>(reinterpret_cast<const int64_t*>(data)[index]);
+  const auto code = static_cast<uint8_t>(data[index]);
+  if (tensor.dtype == "U8") return code;
+  if (tensor.dtype == "F8_E4M3") return e4m3(code);
+  if (tensor.dtype == "F8_E8M0") return e8m0(code);
+  return element(data, parse_dtype(tensor.dtype).value(), index);
+}
+
+/// A vector, or a single number, is one row.
+Table values_of(const Stored& tensor) {
+  const std::vector<int64_t>& shape = tensor.shape;
+  Table table(shape.size() == 2 ? shape[0] : 1, shape.empty() ? 1 : shape.back());
+  for (size_t i = 0; i < table.data.size(); ++i) {
+    table.data[i] = number(tensor, static_cast<int64_t>(i));
+  }
+  return table;
+}
+
+void read_file(const std::filesystem::path& file, StoredTensors& tensors) {
   std::ifstream in(file, std::ios::binary);
   if (!in) throw std::runtime_error("cannot read " + file.string());
   const std::vector<char> bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
@@ -29,18 +70,67 @@ void read_file(const std::filesystem::path& file, Tensors& tensors) {
   const json header = json::parse(bytes.data() + sizeof header_bytes, data);
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") continue;
-    const auto shape = entry["shape"].get<std::vector<int64_t>>();
-    // Goldens and plain checkpoints align their tensors, but for the data's start; copied to where any type
-    // may be read.
     const size_t begin = entry["data_offsets"][0];
     const size_t end = entry["data_offsets"][1];
-    const std::vector<char> aligned(data + begin, data + end);
-    Table table(shape.size() == 2 ? shape[0] : 1, shape.back());
-    for (size_t i = 0; i < table.data.size(); ++i) {
-      table.data[i] = number(aligned.data(), entry["dtype"], static_cast<int64_t>(i));
-    }
-    tensors.emplace(name, std::move(table));
+    tensors[name] = {entry["dtype"], entry["shape"], {data + begin, data + end}};
   }
+}
+
+StoredTensors read_stored(const std::filesystem::path& file_or_folder) {
+  StoredTensors tensors;
+  if (!std::filesystem::is_directory(file_or_folder)) {
+    read_file(file_or_folder, tensors);
+    return tensors;
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(file_or_folder)) {
+    const auto& path = entry.path();
+    if (path.extension() == ".safetensors" && path.filename() != "golden.safetensors")
+      read_file(path, tensors);
+  }
+  return tensors;
+}
+
+/// Sections 3.3 to 3.5: W[a, b] = code[a, b] * scale_inv[a / 128, b / 128].
+Table fp8_blocks(const Table& codes, const Table& scales) {
+  Table weight(codes.rows, codes.cols);
+  for (int64_t a = 0; a < codes.rows; ++a) {
+    for (int64_t b = 0; b < codes.cols; ++b)
+      weight.at(a, b) = codes.at(a, b).value * scales.at(a / 128, b / 128).value;
+  }
+  return weight;
+}
+
+/// Sections 3.6 and 3.7: W[a, b] = e2m1(code) * scale[a, b / 16] * factor, the low nibble the even column.
+Table nvfp4(const Table& packed, const Table& scales, double factor) {
+  Table weight(packed.rows, 2 * packed.cols);
+  for (int64_t a = 0; a < weight.rows; ++a) {
+    for (int64_t b = 0; b < weight.cols; ++b) {
+      const int pair = static_cast<int>(packed.at(a, b / 2).value);
+      weight.at(a, b) = e2m1(b % 2 == 0 ? pair % 16 : pair / 16) * scales.at(a, b / 16).value * factor;
+    }
+  }
+  return weight;
+}
+
+/// Every module's weight under its plain name, whatever it is stored as.
+Tensors dequantized(const StoredTensors& stored) {
+  Tensors tensors;
+  for (const auto& [name, tensor] : stored) {
+    const std::string module = name.substr(0, name.rfind('.'));
+    const auto beside = [&](const char* scale) { return values_of(stored.at(module + scale)); };
+    if (name.ends_with(".weight_packed")) {
+      tensors[module + ".weight"] = nvfp4(values_of(tensor), beside(".weight_scale"),
+                                          1 / beside(".weight_global_scale").at(0, 0).value);
+    } else if (name.ends_with(".weight") && tensor.dtype == "U8") {
+      tensors[name] =
+          nvfp4(values_of(tensor), beside(".weight_scale"), beside(".weight_scale_2").at(0, 0).value);
+    } else if (name.ends_with(".weight") && tensor.dtype == "F8_E4M3") {
+      tensors[name] = fp8_blocks(values_of(tensor), beside(".weight_scale_inv"));
+    } else {
+      tensors[name] = values_of(tensor);
+    }
+  }
+  return tensors;
 }
 
 RopeConfig read_rope(const json& config) {
@@ -153,15 +243,7 @@ class LayerReader {
 
 std::map<std::string, Table> read_tensors(const std::filesystem::path& file_or_folder) {
   Tensors tensors;
-  if (!std::filesystem::is_directory(file_or_folder)) {
-    read_file(file_or_folder, tensors);
-    return tensors;
-  }
-  for (const auto& entry : std::filesystem::directory_iterator(file_or_folder)) {
-    const auto& path = entry.path();
-    if (path.extension() == ".safetensors" && path.filename() != "golden.safetensors")
-      read_file(path, tensors);
-  }
+  for (const auto& [name, tensor] : read_stored(file_or_folder)) tensors[name] = values_of(tensor);
   return tensors;
 }
 
@@ -169,7 +251,7 @@ Model read_model(const std::filesystem::path& folder) {
   std::ifstream in(folder / "config.json");
   const json config = json::parse(in);
   const ModelConfig model = read_config(config);
-  const Tensors tensors = read_tensors(folder);
+  const Tensors tensors = dequantized(read_stored(folder));
   const int num_layers = config["num_hidden_layers"];
 
   ModelTables tables;

@@ -14,8 +14,9 @@ namespace fulgur::reference {
 /// floating-point or integer, widened to double. Vectors have one row.
 std::map<std::string, Table> read_tensors(const std::filesystem::path& file_or_folder);
 
-/// A plain (unquantized) checkpoint folder as the oracle's model. Knows just enough of config.json for the
-/// goldens and mini-v32, and believes what it reads.
+/// A checkpoint folder as the oracle's model, in any storage form of docs/spec/checkpoints.md but one FP8
+/// scale a row or tensor. Knows just enough of config.json for the goldens and mini-v32, and believes what it
+/// reads.
 Model read_model(const std::filesystem::path& folder);
 
 }  // namespace fulgur::reference

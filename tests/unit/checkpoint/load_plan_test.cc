@@ -204,21 +204,6 @@ TEST_F(IndexerPlanTest, ATypeThatIsUnknownOrCannotStandThereIsRefusedByName) {
   }
 }
 
-TEST_F(IndexerPlanTest, QuantizedWeightsAreRefusedInOneSentenceATypeWithTheirScales) {
-  const auto fp8 = problems({{"indexer.wk.weight", "F8_E4M3", {4, 3}, std::string(12, '\0')},
-                             {"indexer.weights_proj.weight", "F8_E4M3", {2, 3}, std::string(6, '\0')},
-                             counting("indexer.wk.weight_scale_inv", DType::kF32, {1, 1}),
-                             counting("indexer.weights_proj.weight_scale_inv", DType::kF32, {1, 1})});
-  ASSERT_EQ(summary(fp8), "unsupported indexer.weights_proj.weight");
-  EXPECT_NE(fp8[0].message.find("2 weights are stored as F8_E4M3"), std::string::npos) << fp8[0].message;
-  EXPECT_NE(fp8[0].message.find("this build reads bf16, f16 and f32"), std::string::npos);
-  EXPECT_EQ(summary(problems({{"indexer.wk.weight_packed", "U8", {4, 2}, std::string(8, '\0')},
-                              {"indexer.wk.weight_scale", "F8_E4M3", {4, 1}, std::string(4, '\0')},
-                              counting("indexer.wk.weight_global_scale", DType::kF32, {1}),
-                              weights_proj_})),
-            "unsupported indexer.wk.weight_packed");
-}
-
 TEST_F(IndexerPlanTest, APackedWeightOfAPlainTypeIsAnUnknownType) {
   EXPECT_EQ(summary(problems({counting("indexer.wk.weight_packed", DType::kBf16, {4, 3}), weights_proj_})),
             "unknown_dtype indexer.wk.weight_packed");

@@ -19,6 +19,12 @@ const std::string kPlainCheckpoints[] = {
     "tests/golden/data/glm-bf16", "tests/golden/data/glm-bf16-fused", "tests/golden/data/v3-bf16",
     "tests/golden/data/v32-bf16", "tests/golden/data/v32-bf16-fused", "models/mini-v32"};
 
+const std::string kQuantizedCheckpoints[] = {
+    "tests/golden/data/v32-fp8", "tests/golden/data/v32-fp8-fused", "tests/golden/data/v32-nvfp4",
+    "tests/golden/data/glm-fp8", "tests/golden/data/glm-fp8-fused", "tests/golden/data/glm-nvfp4-ct",
+    "tests/golden/data/v3-fp8",  "tests/golden/data/v3-nvfp4"};
+constexpr WeightForm kPlainForms[] = {WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32};
+
 ModelPlan plan_folder(const std::filesystem::path& folder, Precision precision, bool with_mtp) {
   return plan_model(read_config(folder), precision, read_catalog(folder), with_mtp);
 }
@@ -504,14 +510,30 @@ TEST(LoadModel, SaysWhichFolderIsNone) {
   }
 }
 
-TEST(LoadModel, RefusesQuantizedCheckpointsForNow) {
-  for (const std::string folder : {"glm-fp8", "glm-fp8-fused", "glm-nvfp4-ct", "v3-fp8", "v3-nvfp4",
-                                   "v32-fp8", "v32-fp8-fused", "v32-nvfp4"}) {
-    SCOPED_TRACE(folder);
-    const auto problems =
-        problems_of([&] { load_model(kSource / "tests/golden/data" / folder, Precision::kNative, 1); });
-    ASSERT_EQ(problems.size(), 1U) << summary(problems);
-    EXPECT_EQ(problems[0].kind, ErrorKind::kUnsupported);
+TEST(LoadModel, LeavesNoTensorOfAQuantizedCheckpointUnused) {
+  for (const std::string& folder : kQuantizedCheckpoints) {
+    for (const std::span<const WeightForm> readable :
+         {std::span<const WeightForm>(kAllForms), std::span<const WeightForm>(kPlainForms)}) {
+      SCOPED_TRACE(folder);
+      const Catalog catalog = read_catalog(kSource / folder);
+      const ModelPlan plan =
+          plan_model(read_config(kSource / folder), Precision::kNative, catalog, /*with_mtp=*/true, readable);
+      EXPECT_EQ(summary(plan.load.problems), "");
+      std::set<int> used;
+      for (const PlannedParameter& parameter : plan.load.parameters) {
+        EXPECT_NE(std::find(readable.begin(), readable.end(), parameter.held), readable.end());
+        for (const PlannedSource& source : parameter.sources) {
+          used.insert(source.entry);
+          for (const PlannedScale& scale : source.scales) used.insert(scale.entry);
+        }
+      }
+      for (const IgnoredTensor& ignored : plan.load.ignored) {
+        const std::string& name = catalog.entries[static_cast<size_t>(ignored.entry)].name;
+        EXPECT_TRUE(name.ends_with(".input_scale") || name.ends_with(".input_global_scale")) << name;
+        used.insert(ignored.entry);
+      }
+      EXPECT_EQ(used.size(), catalog.entries.size());
+    }
   }
 }
 

@@ -1,0 +1,74 @@
+#include "checkpoint/ledger.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "checkpoint/json_events.h"
+#include "checkpoint/safetensors_header.h"
+
+namespace fulgur {
+
+Ledger::Ledger(const Catalog& catalog) : catalog_(catalog), state_(catalog.entries.size()) {
+  by_name_.reserve(catalog.entries.size());
+  for (size_t i = 0; i < catalog.entries.size(); ++i) {
+    by_name_.emplace(catalog.entries[i].name, static_cast<int>(i));
+  }
+}
+
+const CatalogEntry& Ledger::entry(int number) const { return catalog_.entries[static_cast<size_t>(number)]; }
+
+int Ledger::find(std::string_view name) const {
+  const auto at = by_name_.find(name);
+  return at == by_name_.end() ? -1 : at->second;
+}
+
+std::string Ledger::file_of(int number) const {
+  return catalog_.files[static_cast<size_t>(entry(number).file)]->file_name();
+}
+
+std::string Ledger::described(int number) const {
+  const CatalogEntry& e = entry(number);
+  return fmt::format("{} ({} {})", printable(e.name), printable(e.dtype_name), shape_text(e.shape));
+}
+
+void Ledger::complain(int number, Problem problem) {
+  if (std::exchange(state(number).faulty, true)) return;
+  problem.file = file_of(number);
+  problem.tensor = entry(number).name;
+  problems_.push_back(std::move(problem));
+}
+
+void Ledger::conflict(const std::vector<int>& numbers) {
+  const bool said = std::all_of(numbers.begin(), numbers.end(), [&](int number) { return faulty(number); });
+  std::vector<std::string> names;
+  for (const int number : numbers) {
+    names.push_back(printable(entry(number).name));
+    state(number) = {.consumed = true, .faulty = true};
+  }
+  if (said) return;
+  problems_.push_back(
+      {.kind = ErrorKind::kConflictingTensors,
+       .file = file_of(numbers.back()),
+       .tensor = entry(numbers.front()).name,
+       .message = fmt::format("{} exclude one another, but the checkpoint holds them all.", enumerate(names)),
+       .todo = "keep one form of this weight and convert again"});
+}
+
+std::string enumerate(const std::vector<std::string>& items) {
+  std::string text;
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (i > 0) text += i + 1 == items.size() ? " and " : ", ";
+    text += items[i];
+  }
+  return text;
+}
+
+std::pair<std::string_view, std::string_view> split_last(std::string_view name) {
+  const size_t dot = name.rfind('.');
+  if (dot == std::string_view::npos) return {{}, name};
+  return {name.substr(0, dot), name.substr(dot + 1)};
+}
+
+}  // namespace fulgur

@@ -1,0 +1,176 @@
+#include "checkpoint/load_scales.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "checkpoint/json_events.h"
+
+namespace fulgur {
+namespace {
+
+constexpr size_t kAlignment = 64;
+
+/// One scale tensor, and what is found in it.
+struct Task {
+  int entry = 0;
+  ScaleRole role{};
+  float* to = nullptr;  // kBlocks, kFactor, kDivisor
+  int64_t num_bad = 0;
+  int64_t first_bad = 0;
+};
+
+float value_at(const CatalogEntry& entry, const std::byte* data, int64_t index) {
+  const std::byte* at = data + static_cast<size_t>(index) * size_bytes(entry.dtype);
+  const auto code = static_cast<uint8_t>(*at);
+  float value = 0;
+  Bf16 half;
+  switch (entry.dtype) {
+    case DType::kF32:
+      std::memcpy(&value, at, sizeof value);
+      return value;
+    case DType::kBf16:
+      std::memcpy(&half, at, sizeof half);
+      return to_float(half);
+    case DType::kF8E4M3:
+      return e4m3_to_float(code);
+    default:  // F8_E8M0, or U8 in its place
+      return e8m0_to_float(code);
+  }
+}
+
+bool is_bad(float value, ScaleRole role) {
+  const bool of_matrix = role == ScaleRole::kFactor || role == ScaleRole::kDivisor;
+  return !(std::isfinite(value) && value >= 0 && !(of_matrix && value == 0));
+}
+
+/// Group scales are an eighth of a checkpoint's bytes: a count that the compiler can vectorise.
+int64_t count_bad_groups(const std::byte* data, int64_t count) {
+  constexpr std::byte kNan{0x7f};
+  constexpr std::byte kMinusZero{0x80};  // and negative values above it
+  return std::count_if(data, data + count, [](std::byte code) { return code == kNan || code > kMinusZero; });
+}
+
+void load(Task& task, const CatalogEntry& entry, const std::byte* data) {
+  const auto count = static_cast<int64_t>(entry.bytes / size_bytes(entry.dtype));
+  if (task.role == ScaleRole::kGroups && count_bad_groups(data, count) == 0) return;
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = value_at(entry, data, i);
+    if (task.to != nullptr) task.to[i] = value;
+    if (is_bad(value, task.role) && task.num_bad++ == 0) task.first_bad = i;
+  }
+}
+
+/// "[2, 5]"; "[0]" for the value of a tensor without dimensions.
+std::string index_text(const CatalogEntry& entry, int64_t index) {
+  std::vector<int64_t> place(std::max<size_t>(entry.shape.size(), 1), 0);
+  for (size_t d = place.size(); d-- > 0 && !entry.shape.empty();) {
+    place[d] = index % entry.shape[d];
+    index /= entry.shape[d];
+  }
+  return fmt::format("[{}]", fmt::join(place, ", "));
+}
+
+/// A NaN's sign is no part of it.
+std::string value_text(float value) { return std::isnan(value) ? "nan" : fmt::format("{}", value); }
+
+Problem describe_bad(const Task& task, const Catalog& catalog) {
+  const CatalogEntry& entry = catalog.entries[static_cast<size_t>(task.entry)];
+  const std::string value = value_text(value_at(entry, catalog.bytes(entry).data(), task.first_bad));
+  const std::string index = index_text(entry, task.first_bad);
+  const bool of_matrix = task.role == ScaleRole::kFactor || task.role == ScaleRole::kDivisor;
+  std::string message = fmt::format("{}{} is {}, which no scale can be", printable(entry.name), index, value);
+  if (task.num_bad > 1) message += fmt::format("; {} more of its values are bad too", task.num_bad - 1);
+  return {.kind = ErrorKind::kBadScale,
+          .file = catalog.files[static_cast<size_t>(entry.file)]->file_name(),
+          .tensor = entry.name,
+          .message = message + ".",
+          .expected = of_matrix ? "a finite number above 0" : "finite numbers, none below 0",
+          .found = fmt::format("{} at {}", value, index),
+          .todo = "fetch this file again, or convert again"};
+}
+
+std::vector<Task> list_tasks(const LoadPlan& plan, size_t num_entries) {
+  std::vector<Task> tasks;
+  std::vector<bool> seen(num_entries);  // two parameters may be made from one module
+  for (const PlannedParameter& parameter : plan.parameters) {
+    for (const PlannedSource& source : parameter.sources) {
+      for (const PlannedScale& scale : source.scales) {
+        const auto entry = static_cast<size_t>(scale.entry);
+        if (!seen[entry]) tasks.push_back({.entry = scale.entry, .role = scale.role});
+        seen[entry] = true;
+      }
+    }
+  }
+  return tasks;
+}
+
+/// A place for each tensor of floats, in one piece of memory.
+void place(std::vector<Task>& tasks, const Catalog& catalog, LoadedWeights& loaded) {
+  std::vector<size_t> offsets;
+  size_t bytes = 0;
+  for (const Task& task : tasks) {
+    offsets.push_back(bytes);
+    if (task.role == ScaleRole::kGroups) continue;
+    const CatalogEntry& entry = catalog.entries[static_cast<size_t>(task.entry)];
+    const size_t needed = entry.bytes / size_bytes(entry.dtype) * sizeof(float);
+    bytes += (needed + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  if (bytes == 0) return;
+  loaded.memory.push_back(allocate_weights(bytes));
+  loaded.copied_bytes += bytes;
+  std::byte* memory = loaded.memory.back().get();
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    if (tasks[i].role != ScaleRole::kGroups) tasks[i].to = reinterpret_cast<float*>(memory + offsets[i]);
+  }
+}
+
+}  // namespace
+
+LoadedScales load_scales(const LoadPlan& plan, const Catalog& catalog, LoadTeam& team,
+                         LoadedWeights& loaded) {
+  std::vector<Task> tasks = list_tasks(plan, catalog.entries.size());
+  place(tasks, catalog, loaded);
+  team.run(tasks.size(), [&](size_t i, int) {
+    const CatalogEntry& entry = catalog.entries[static_cast<size_t>(tasks[i].entry)];
+    load(tasks[i], entry, catalog.bytes(entry).data());
+    return entry.bytes;
+  });
+  for (const auto& file : catalog.files) file->throw_if_damaged();
+
+  LoadedScales scales{.data = std::vector<const void*>(catalog.entries.size()),
+                      .factors = std::vector<double>(catalog.entries.size(), 1)};
+  std::vector<Problem> problems;
+  for (const Task& task : tasks) {
+    if (task.num_bad > 0) problems.push_back(describe_bad(task, catalog));
+    const auto entry = static_cast<size_t>(task.entry);
+    scales.data[entry] = task.to;
+    if (task.role == ScaleRole::kGroups) {
+      scales.data[entry] = catalog.bytes(catalog.entries[entry]).data();
+      loaded.mapped_bytes += catalog.entries[entry].bytes;
+    }
+    if (task.role == ScaleRole::kFactor) scales.factors[entry] = static_cast<double>(*task.to);
+    if (task.role == ScaleRole::kDivisor) scales.factors[entry] = 1 / static_cast<double>(*task.to);
+  }
+  if (!problems.empty()) throw Error(std::move(problems));
+  return scales;
+}
+
+uint64_t scale_bytes(const LoadPlan& plan, const Catalog& catalog) {
+  uint64_t bytes = 0;
+  for (const Task& task : list_tasks(plan, catalog.entries.size()))
+    bytes += catalog.entries[static_cast<size_t>(task.entry)].bytes;
+  return bytes;
+}
+
+WeightMemory allocate_weights(size_t bytes) {
+  return {static_cast<std::byte*>(::operator new[](bytes, std::align_val_t(kAlignment))),
+          [](std::byte* data) { ::operator delete[](data, std::align_val_t(kAlignment)); }};
+}
+
+}  // namespace fulgur

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "checkpoint/load_plan.h"
+#include "checkpoint/load_team.h"
+
+namespace fulgur {
+
+/// The scales of a plan as kernels read them, by their entries in the catalog.
+struct LoadedScales {
+  std::vector<const void*> data;  // kBlocks: floats; kGroups: e4m3, where they lie in the file
+  std::vector<double> factors;    // kFactor; kDivisor: its reciprocal
+};
+
+/// Loads and checks every scale that the plan uses; their memory is added to `loaded`. Throws a bad_scale for
+/// each tensor that holds a NaN, an infinity, a negative value, or a zero where it scales a whole matrix.
+LoadedScales load_scales(const LoadPlan& plan, const Catalog& catalog, LoadTeam& team, LoadedWeights& loaded);
+
+/// What load_scales() will read.
+uint64_t scale_bytes(const LoadPlan& plan, const Catalog& catalog);
+
+/// Memory for weights and scales, aligned to 64 bytes: a cache line, and the widest vector.
+WeightMemory allocate_weights(size_t bytes);
+
+}  // namespace fulgur

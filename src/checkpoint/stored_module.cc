@@ -1,0 +1,283 @@
+#include "checkpoint/stored_module.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "checkpoint/json_events.h"
+#include "checkpoint/safetensors_header.h"
+#include "checkpoint/storage_form.h"
+
+namespace fulgur {
+namespace {
+
+/// A shape that a scale may have, and what one of its values then covers.
+struct ScaleShape {
+  std::vector<Dim> dims;
+  int64_t block_rows = 0;
+  int64_t block_cols = 0;
+};
+
+Dim divided(const Dim& dim, int64_t by, std::string_view format) {
+  return {(dim.size + by - 1) / by, fmt::format(fmt::runtime(format), dim.field, by)};
+}
+
+/// The shapes that a scale of `role` may have beside a weight of `shape`.
+std::vector<ScaleShape> scale_shapes(ScaleRole role, const std::vector<Dim>& shape, const Fp8Scheme& scheme) {
+  const Dim& rows = shape.front();
+  const Dim& cols = shape.back();
+  const ScaleShape scalars[] = {{{}, rows.size, cols.size}, {{{1, ""}}, rows.size, cols.size}};
+  if (role == ScaleRole::kGroups) return {{{rows, divided(cols, kNvfp4Group, "{} / {}")}, 0, 0}};
+  if (role == ScaleRole::kFactor || role == ScaleRole::kDivisor) return {scalars[0], scalars[1]};
+  std::vector<ScaleShape> shapes;
+  if (scheme.block_scales) {
+    shapes.push_back({{divided(rows, kFp8Block, "ceil({} / {})"), divided(cols, kFp8Block, "ceil({} / {})")},
+                      kFp8Block,
+                      kFp8Block});
+  }
+  if (scheme.row_scales) shapes.push_back({{rows, {1, ""}}, 1, cols.size});
+  if (scheme.tensor_scales) shapes.insert(shapes.end(), std::begin(scalars), std::end(scalars));
+  return shapes;
+}
+
+std::string any_of(const std::vector<ScaleShape>& shapes) {
+  std::vector<std::string> texts;
+  for (const ScaleShape& shape : shapes) texts.push_back(shape_with_fields(shape.dims));
+  return fmt::format("{}", fmt::join(texts, " or "));
+}
+
+/// The dtypes that a scale of `role` may have.
+std::vector<DType> scale_dtypes(ScaleRole role, const Fp8Scheme& scheme) {
+  if (role == ScaleRole::kGroups) return {DType::kF8E4M3};
+  if (role != ScaleRole::kBlocks) return {DType::kF32};
+  std::vector<DType> dtypes = {DType::kF32, DType::kBf16, DType::kF8E8M0};
+  if (scheme.u8_scales) dtypes.push_back(DType::kU8);
+  return dtypes;
+}
+
+std::string any_of(const std::vector<DType>& dtypes) {
+  std::vector<std::string_view> names;
+  for (const DType dtype : dtypes) names.push_back(name(dtype));
+  return fmt::format("{}", fmt::join(names, " or "));
+}
+
+bool same_shape(const std::vector<int64_t>& stored, const std::vector<Dim>& wanted) {
+  return std::equal(stored.begin(), stored.end(), wanted.begin(), wanted.end(),
+                    [](int64_t size, const Dim& dim) { return size == dim.size; });
+}
+
+/// The config's fields that promise another size than is stored.
+std::vector<std::string> contradicted(const std::vector<int64_t>& stored, const std::vector<Dim>& wanted) {
+  std::vector<std::string> fields;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (stored.size() == wanted.size() && stored[i] == wanted[i].size) continue;
+    const std::string& field = wanted[i].field;
+    if (!field.empty() && std::find(fields.begin(), fields.end(), field) == fields.end())
+      fields.push_back(field);
+  }
+  return fields;
+}
+
+}  // namespace
+
+bool is_scale(std::string_view tensor) {
+  const std::string_view last = split_last(tensor).second;
+  return std::any_of(kStorageForms.begin(), kStorageForms.end(), [&](const StorageForm& form) {
+    return std::any_of(form.scales.begin(), form.scales.end(),
+                       [&](const ScaleSpelling& scale) { return scale.name == last; });
+  });
+}
+
+std::string shape_with_fields(const std::vector<Dim>& shape) {
+  std::vector<std::string> dims;
+  for (const Dim& dim : shape) {
+    dims.push_back(dim.field.empty() ? std::to_string(dim.size)
+                                     : fmt::format("{} ({})", dim.size, dim.field));
+  }
+  return fmt::format("[{}]", fmt::join(dims, ", "));
+}
+
+int ModuleReader::find(std::string_view tensor) {
+  int found = ledger_.find(tensor);
+  const auto [module, last] = split_last(tensor);
+  if (last != "weight") return found;
+  for (const StorageForm& form : kStorageForms) {
+    if (form.weight == last) continue;
+    const int other = ledger_.find(fmt::format("{}.{}", module, form.weight));
+    if (other >= 0 && found >= 0) ledger_.conflict({found, other});
+    if (found < 0) found = other;
+  }
+  return found;
+}
+
+const StorageForm* ModuleReader::form_of(int weight, std::string_view component) const {
+  const CatalogEntry& e = ledger_.entry(weight);
+  const auto form = std::find_if(kStorageForms.begin(), kStorageForms.end(), [&](const StorageForm& row) {
+    return e.dtype_known && row.dtype == e.dtype && row.weight == component;
+  });
+  return form == kStorageForms.end() ? nullptr : &*form;
+}
+
+std::optional<PlannedSource> ModuleReader::read(const Part& part, int weight, bool quantizable) {
+  // A bias is stored as a weight is, under a name of its own.
+  const std::string_view name = ledger_.entry(weight).name;
+  const StorageForm* form = form_of(weight, name == part.tensor ? "weight" : split_last(name).second);
+  if (!form_fits(form, weight, quantizable) || !weight_fits(*form, part, weight)) return std::nullopt;
+  PlannedSource source{.entry = weight, .form = form};
+  if (!find_scales(*form, part, source)) return std::nullopt;
+  return source;
+}
+
+bool ModuleReader::form_fits(const StorageForm* form, int weight, bool quantizable) {
+  const CatalogEntry& e = ledger_.entry(weight);
+  if (form != nullptr && (form->scales.empty() || quantizable)) return true;
+  std::string reason = "a type that this build doesn't know";
+  if (e.dtype_known) reason = "which can't stand here";
+  if (form != nullptr) reason = "but this module is never quantized";
+  ledger_.complain(
+      weight,
+      {.kind = ErrorKind::kUnknownDType,
+       .message = fmt::format("{} is stored as {}, {}.", printable(e.name), printable(e.dtype_name), reason),
+       .expected = quantizable ? "BF16, F16, F32, FP8 (F8_E4M3) or NVFP4 (U8)" : "BF16, F16 or F32",
+       .found = fmt::format("{} {}", printable(e.dtype_name), shape_text(e.shape))});
+  return false;
+}
+
+bool ModuleReader::weight_fits(const StorageForm& form, const Part& part, int weight) {
+  const CatalogEntry& e = ledger_.entry(weight);
+  std::vector<Dim> wanted = part.shape;
+  if (form.form == WeightForm::kNvfp4) {
+    if (const Dim& cols = part.shape.back(); cols.size % kNvfp4Group != 0) {
+      ledger_.complain(
+          weight, {.kind = ErrorKind::kShapeMismatch,
+                   .message = fmt::format("{} is stored as NVFP4, whose groups of {} columns don't fill its "
+                                          "rows.",
+                                          printable(e.name), kNvfp4Group),
+                   .expected = fmt::format("{}, a multiple of {}", cols.field, kNvfp4Group),
+                   .found = fmt::format("{} {}", cols.field, cols.size)});
+      return false;
+    }
+    wanted.back() = divided(wanted.back(), kNvfp4CodesPerByte, "{} / {}");
+  }
+  if (same_shape(e.shape, wanted)) return true;
+  const std::vector<std::string> fields = contradicted(e.shape, wanted);
+  const std::string reason =
+      fields.empty() ? "than this model needs" : fmt::format("than config.json's {} says", enumerate(fields));
+  ledger_.complain(weight, {.kind = ErrorKind::kShapeMismatch,
+                            .message = fmt::format("{} has another shape {}.", printable(e.name), reason),
+                            .expected = shape_with_fields(wanted),
+                            .found = shape_text(e.shape),
+                            .todo = "check that config.json belongs to this checkpoint"});
+  return false;
+}
+
+bool ModuleReader::find_scales(const StorageForm& form, const Part& part, PlannedSource& source) {
+  const std::string_view module = split_last(part.tensor).first;
+  std::vector<std::string> absent;
+  std::vector<std::string> wanted;
+  bool all_fit = true;
+  for (auto first = form.scales.begin(); first != form.scales.end();) {
+    const ScaleRole role = first->role;
+    std::vector<std::string> names;
+    std::vector<int> present;
+    for (; first != form.scales.end() && first->role == role; ++first) {
+      names.push_back(fmt::format("{}.{}", module, first->name));
+      if (const int number = ledger_.find(names.back()); number >= 0) present.push_back(number);
+    }
+    for (const int number : present) ledger_.consume(number);
+    if (role == ScaleRole::kActivations) {
+      unneeded_.insert(unneeded_.end(), present.begin(), present.end());
+    } else if (present.empty()) {
+      absent.push_back(fmt::format("{}", fmt::join(names, " or ")));
+      wanted.push_back(fmt::format("{}, {} {}", absent.back(), any_of(scale_dtypes(role, scheme_)),
+                                   any_of(scale_shapes(role, part.shape, scheme_))));
+    } else if (present.size() > 1) {
+      ledger_.conflict(present);
+      all_fit = false;
+    } else {
+      source.scales.push_back({.entry = present.front(), .role = role});
+      all_fit = scale_fits(part, source.scales.back(), source) && all_fit;
+    }
+  }
+  if (absent.empty()) return all_fit;
+  const CatalogEntry& e = ledger_.entry(source.entry);
+  ledger_.complain(
+      source.entry,
+      {.kind = ErrorKind::kMissingScale,
+       .message = fmt::format("{} is {}, but its scale{} nowhere: no file holds {}.", printable(e.name),
+                              e.dtype_name, absent.size() == 1 ? " is" : "s are", enumerate(absent)),
+       .expected = enumerate(wanted) + ", in any shard",
+       .found = ledger_.described(source.entry),
+       .todo = "fetch the shard that holds it, or convert again without dropping it"});
+  return false;
+}
+
+bool ModuleReader::scale_dtype_fits(const PlannedScale& scale) {
+  const CatalogEntry& e = ledger_.entry(scale.entry);
+  const std::vector<DType> dtypes = scale_dtypes(scale.role, scheme_);
+  if (e.dtype_known && std::find(dtypes.begin(), dtypes.end(), e.dtype) != dtypes.end()) return true;
+  const bool is_u8_block = scale.role == ScaleRole::kBlocks && e.dtype_known && e.dtype == DType::kU8;
+  ledger_.complain(
+      scale.entry,
+      {.kind = ErrorKind::kUnknownDType,
+       .message = fmt::format(
+           "{} is a scale stored as {}, {}.", printable(e.name), printable(e.dtype_name),
+           is_u8_block ? "which means E8M0 only where scale_fmt is \"ue8m0\"" : "which no such scale is"),
+       .expected = any_of(dtypes),
+       .found = fmt::format("{} {}", printable(e.dtype_name), shape_text(e.shape))});
+  return false;
+}
+
+bool ModuleReader::scale_fits(const Part& part, const PlannedScale& scale, PlannedSource& source) {
+  if (!scale_dtype_fits(scale)) return false;
+  const CatalogEntry& e = ledger_.entry(scale.entry);
+  const std::vector<ScaleShape> shapes = scale_shapes(scale.role, part.shape, scheme_);
+  const auto fit = std::find_if(shapes.begin(), shapes.end(),
+                                [&](const ScaleShape& shape) { return same_shape(e.shape, shape.dims); });
+  if (fit != shapes.end()) {
+    if (scale.role == ScaleRole::kBlocks) {
+      source.block_rows = fit->block_rows;
+      source.block_cols = fit->block_cols;
+    }
+    return true;
+  }
+  ledger_.complain(scale.entry,
+                   {.kind = ErrorKind::kShapeMismatch,
+                    .message = fmt::format("{} has another shape than the scale of a weight {} has.",
+                                           printable(e.name), shape_with_fields(part.shape)),
+                    .expected = any_of(shapes),
+                    .found = shape_text(e.shape),
+                    .todo = "convert again, and check what config.json says of the quantization"});
+  return false;
+}
+
+bool ModuleReader::belongs(int scale) const {
+  const auto [module, last] = split_last(ledger_.entry(scale).name);
+  for (const StorageForm& row : kStorageForms) {
+    const int weight = ledger_.find(fmt::format("{}.{}", module, row.weight));
+    if (weight < 0) continue;
+    if (ledger_.faulty(weight)) return true;
+    const StorageForm* form = form_of(weight, row.weight);
+    return form != nullptr &&
+           std::any_of(form->scales.begin(), form->scales.end(),
+                       [&, name = last](const ScaleSpelling& s) { return s.name == name; });
+  }
+  return false;
+}
+
+void ModuleReader::complain_of_orphan(int scale) {
+  const CatalogEntry& e = ledger_.entry(scale);
+  const std::string_view module = split_last(e.name).first;
+  const int weight = find(fmt::format("{}.weight", module));
+  ledger_.complain(scale, {.kind = ErrorKind::kOrphanScale,
+                           .message = fmt::format("{} is a scale, but no weight that it could belong to is "
+                                                  "beside it.",
+                                                  printable(e.name)),
+                           .expected = fmt::format("{}.weight, quantized in the form that has such a scale",
+                                                   printable(module)),
+                           .found = weight >= 0 ? ledger_.described(weight) : "no weight of that name"});
+}
+
+}  // namespace fulgur

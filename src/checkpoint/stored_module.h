@@ -1,0 +1,56 @@
+#pragma once
+
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "checkpoint/fp8_scheme.h"
+#include "checkpoint/ledger.h"
+#include "checkpoint/load_plan.h"
+#include "checkpoint/parameter.h"
+
+namespace fulgur {
+
+/// Reads off a checkpoint's tensors what a module is stored as (docs/spec/checkpoints.md, section 3).
+class ModuleReader {
+ public:
+  ModuleReader(Ledger& ledger, const Fp8Scheme& scheme) : ledger_(ledger), scheme_(scheme) {}
+
+  /// The tensor that stores <module>.weight, by any of the names that a storage form gives it (two of them
+  /// conflict); any other tensor by its own name. -1 where there is none.
+  int find(std::string_view tensor);
+
+  /// The module whose weight is tensor `weight`, with the scales of its form, consumed. The steps are left to
+  /// be chosen. Empty, with a problem, where form, shape or scales are not what the part needs.
+  std::optional<PlannedSource> read(const Part& part, int weight, bool quantizable);
+
+  /// Whether a scale is of the form of the weight beside it, so that what becomes of it is the weight's
+  /// affair.
+  [[nodiscard]] bool belongs(int scale) const;
+  /// A scale that belongs to nothing.
+  void complain_of_orphan(int scale);
+
+  /// Input scales that were found, in order: nothing needs them.
+  [[nodiscard]] const std::vector<int>& unneeded() const { return unneeded_; }
+
+ private:
+  /// By its dtype, and its name's last component where that is a weight's.
+  [[nodiscard]] const StorageForm* form_of(int weight, std::string_view component) const;
+  bool form_fits(const StorageForm* form, int weight, bool quantizable);
+  bool weight_fits(const StorageForm& form, const Part& part, int weight);
+  bool find_scales(const StorageForm& form, const Part& part, PlannedSource& source);
+  bool scale_fits(const Part& part, const PlannedScale& scale, PlannedSource& source);
+  bool scale_dtype_fits(const PlannedScale& scale);
+
+  Ledger& ledger_;
+  const Fp8Scheme& scheme_;
+  std::vector<int> unneeded_;
+};
+
+/// Whether a name's last component is that of a scale of any form.
+bool is_scale(std::string_view tensor);
+
+/// "[128 (index_head_dim), 7168 (hidden_size)]"
+std::string shape_with_fields(const std::vector<Dim>& shape);
+
+}  // namespace fulgur
