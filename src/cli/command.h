@@ -28,6 +28,7 @@ std::function<int()> declare_chat(CLI::App& app);
 std::function<int()> declare_tokenize(CLI::App& app);
 std::function<int()> declare_eval(CLI::App& app);
 std::function<int()> declare_logits(CLI::App& app);
+std::function<int()> declare_inspect(CLI::App& app);
 std::function<int()> declare_demo(CLI::App& app);
 std::function<int()> declare_info(CLI::App& app);
 

@@ -22,6 +22,7 @@ constexpr std::array kCommands = {
     Command{"tokenize", "Text to token ids, and back", declare_tokenize},
     Command{"eval", "Accuracy of answers, or likelihood of text, over a file of rows", declare_eval},
     Command{"logits", "Write the model's numbers to a safetensors file", declare_logits},
+    Command{"inspect", "What a checkpoint holds, how it would load, and what is wrong with it", declare_inspect},
     Command{"demo",
             "Find a number in 4,000 tokens with the bundled model, and compare the indexer projections",
             declare_demo},

@@ -112,7 +112,7 @@ void append_mtp(ModelPlan& plan, const Config& config, Precision precision, cons
 
 LoadPlan resolve_for(const Config& config, std::span<const Parameter> parameters,
                      std::span<const IgnoreRule> rules, const Catalog& catalog,
-                     std::span<const WeightForm> readable_forms = kReadableForms) {
+                     std::span<const WeightForm> readable_forms = kAllForms) {
   return resolve(parameters, rules, catalog, config.quantization ? config.quantization->fp8 : Fp8Scheme{},
                  readable_forms);
 }
@@ -132,33 +132,6 @@ void notice_damage(ModelPlan& plan, const Config& config, Precision precision, c
       "The layer for multi-token prediction (model.layers.{}) is damaged and left out: {}{}",
       config.num_hidden_layers, whole.load.problems.front().message,
       others == 0 ? "" : fmt::format(" ({} more problem{} there.)", others, others == 1 ? "" : "s")));
-}
-
-struct Files {
-  Config config;
-  Catalog catalog;
-};
-
-/// Reads the config and every header; what is wrong with either is reported together.
-Files read_files(const std::filesystem::path& folder) {
-  Files files;
-  std::vector<Problem> problems;
-  const auto keep = [&](const Error& error) {
-    problems.insert(problems.end(), error.problems().begin(), error.problems().end());
-  };
-  try {
-    files.config = read_config(folder);
-  } catch (const Error& error) {
-    if (error.kind() == ErrorKind::kIoError) throw;  // not the folder of a model
-    keep(error);
-  }
-  try {
-    files.catalog = read_catalog(folder);
-  } catch (const Error& error) {
-    keep(error);
-  }
-  if (!problems.empty()) throw Error(std::move(problems));
-  return files;
 }
 
 }  // namespace
@@ -192,10 +165,32 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
   return plan;
 }
 
+ModelFiles read_model_files(const std::filesystem::path& folder) {
+  ModelFiles files;
+  const auto keep = [&](const Error& error) {
+    files.problems.insert(files.problems.end(), error.problems().begin(), error.problems().end());
+  };
+  try {
+    files.config = read_config(folder);
+  } catch (const Error& error) {
+    keep(error);
+    if (error.kind() == ErrorKind::kIoError) return files;  // not the folder of a model
+  }
+  try {
+    files.catalog = read_catalog(folder);
+  } catch (const Error& error) {
+    keep(error);
+  }
+  return files;
+}
+
 LoadedModel load_model(const std::filesystem::path& folder, Precision precision, int num_threads,
                        const LoadProgress& progress) {
   try {
-    const auto [config, catalog] = read_files(folder);
+    const ModelFiles files = read_model_files(folder);
+    if (!files.problems.empty()) throw Error(files.problems);
+    const Config& config = *files.config;
+    const Catalog& catalog = *files.catalog;
     ModelPlan plan = plan_model(config, precision, catalog, /*with_mtp=*/false);
     if (!plan.load.problems.empty()) throw Error(std::move(plan.load.problems));
     LoadedModel model{.config = config,

@@ -13,9 +13,6 @@
 
 namespace fulgur {
 
-/// The forms that every back end's products read; others are dequantized at load.
-inline constexpr WeightForm kReadableForms[] = {WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32};
-
 /// How a checkpoint fills a model: its parameters, the slots they are for, and what is done to get there.
 struct ModelPlan {
   std::unique_ptr<ModelWeights> weights;  // sized, not filled
@@ -29,7 +26,17 @@ struct ModelPlan {
 /// config asks for one and any of its tensors is there, and what is wrong with it is a problem; else it is
 /// left out and what is wrong with it is a notice (docs/spec/checkpoints.md, section 3.10).
 ModelPlan plan_model(const Config& config, Precision precision, const Catalog& catalog, bool with_mtp,
-                     std::span<const WeightForm> readable_forms = kReadableForms);
+                     std::span<const WeightForm> readable_forms = kAllForms);
+
+/// What a checkpoint folder holds before anything is made of it.
+struct ModelFiles {
+  std::optional<Config> config;    // empty where a problem says why
+  std::optional<Catalog> catalog;  // likewise
+  std::vector<Problem> problems;   // of both together
+};
+
+/// Reads the config and every header. Never throws: everything that is wrong is in the result.
+ModelFiles read_model_files(const std::filesystem::path& folder);
 
 struct LoadedModel {
   Config config;

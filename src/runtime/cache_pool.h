@@ -30,4 +30,7 @@ class CachePool {
   std::vector<int> free_;
 };
 
+/// Bytes of one page in all layers together.
+size_t cache_page_bytes(const Config& config, DType dtype);
+
 }  // namespace fulgur

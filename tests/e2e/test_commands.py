@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from fulgur_cli import BINARY, MINI, ROOT, command, output, run
 
-COMMANDS = ["generate", "chat", "tokenize", "eval", "logits", "demo", "info"]
+COMMANDS = ["generate", "chat", "tokenize", "eval", "logits", "inspect", "demo", "info"]
 WITH_MODEL = ["generate", "chat", "eval", "logits", "demo"]
 
 

@@ -1,0 +1,64 @@
+#include "model/inspection.h"
+
+#include <iterator>
+#include <utility>
+
+namespace fulgur {
+
+Inspection inspect_model(const std::filesystem::path& folder, Precision precision) {
+  ModelFiles files = read_model_files(folder);
+  Inspection inspection{.config = std::move(files.config),
+                        .catalog = std::move(files.catalog),
+                        .problems = std::move(files.problems)};
+  if (!inspection.config || !inspection.catalog) return inspection;
+  inspection.plan = plan_model(*inspection.config, precision, *inspection.catalog, /*with_mtp=*/true);
+  const std::vector<Problem>& found = inspection.plan->load.problems;
+  inspection.problems.insert(inspection.problems.end(), found.begin(), found.end());
+  return inspection;
+}
+
+std::map<std::string, uint64_t> stored_bytes(const LoadPlan& plan, const Catalog& catalog) {
+  std::map<std::string, uint64_t> bytes;
+  std::vector<bool> seen(catalog.entries.size());  // two parameters may be made from one tensor
+  for (const PlannedParameter& parameter : plan.parameters) {
+    for (const PlannedSource& source : parameter.sources) {
+      const auto add = [&](int entry) {
+        const auto number = static_cast<size_t>(entry);
+        if (!seen[number]) bytes[form_text(source)] += catalog.entries[number].bytes;
+        seen[number] = true;
+      };
+      add(source.entry);
+      for (const PlannedScale& scale : source.scales) add(scale.entry);
+    }
+  }
+  return bytes;
+}
+
+WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog) {
+  WeightBytes bytes;
+  std::vector<bool> seen(catalog.entries.size());
+  for (size_t i = 0; i < plan.load.parameters.size(); ++i) {
+    const PlannedParameter& planned = plan.load.parameters[i];
+    const Parameter& parameter = plan.parameters[i];
+    if (planned.sources.empty()) continue;  // a problem says why
+    const bool mapped = planned.sources.front().steps.front() == StepKind::kMap;
+    (mapped ? bytes.mapped : bytes.copied) +=
+        static_cast<uint64_t>(parameter.rows * row_bytes(planned.held, parameter.cols));
+    for (const PlannedSource& source : planned.sources) {
+      for (const PlannedScale& scale : source.scales) {
+        const auto number = static_cast<size_t>(scale.entry);
+        if (seen[number]) continue;
+        seen[number] = true;
+        const CatalogEntry& entry = catalog.entries[number];
+        if (scale.role == ScaleRole::kGroups) {
+          bytes.mapped += entry.bytes;
+        } else {
+          bytes.copied += entry.bytes / size_bytes(entry.dtype) * sizeof(float);
+        }
+      }
+    }
+  }
+  return bytes;
+}
+
+}  // namespace fulgur

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/catalog.h"
+#include "model/config.h"
+#include "model/load.h"
+
+namespace fulgur {
+
+/// What a checkpoint's headers and config tell: how it would be loaded, MTP layer included, and everything
+/// that is wrong with it.
+struct Inspection {
+  std::optional<Config> config;
+  std::optional<Catalog> catalog;
+  std::optional<ModelPlan> plan;  // where there are both
+  std::vector<Problem> problems;
+};
+
+/// Reads headers only. Never throws for what a folder holds: that is a problem.
+Inspection inspect_model(const std::filesystem::path& folder, Precision precision);
+
+/// Bytes of a checkpoint as it is stored, by storage form ("fp8-block 128x128", its scales included); what is
+/// ignored is not among them.
+std::map<std::string, uint64_t> stored_bytes(const LoadPlan& plan, const Catalog& catalog);
+
+/// What the weights of a plan take in memory: mapped where they lie in the files, or copied.
+struct WeightBytes {
+  uint64_t mapped = 0;
+  uint64_t copied = 0;
+};
+WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog);
+
+}  // namespace fulgur

@@ -1,0 +1,166 @@
+"""fulgur inspect (docs/spec/commands.md): what a checkpoint holds, how it loads, what is wrong with it."""
+
+import json
+import shutil
+
+import numpy as np
+import published_checkpoint
+import pytest
+from fulgur_cli import MINI, ROOT, output, run
+
+GOLDEN = ROOT / "tests" / "golden" / "data"
+FOLDERS = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
+PUBLISHED = ROOT / "tests" / "unit" / "model" / "data"
+
+
+def inspect(folder, *arguments):
+    """The report, and the exit status that belongs to it."""
+    result = run("inspect", str(folder), *arguments, json=True)
+    report = json.loads(result.stdout)
+    assert result.returncode == (1 if report["errors"] else 0)
+    assert bool(result.stderr) == bool(report["errors"])
+    return report
+
+
+def entries(folder):
+    """name -> (dtype, shape, bytes), read by hand."""
+    found = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        blob = file.read_bytes()
+        header = json.loads(blob[8:8 + int.from_bytes(blob[:8], "little")])
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin, end = entry["data_offsets"]
+                found[name] = (entry["dtype"], entry["shape"], end - begin)
+    return found
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_tensor_is_a_source_or_ignored_by_a_rule(name):
+    report = inspect(GOLDEN / name, "--verify")
+    assert report["errors"] == []
+    sources = {source for parameter in report["parameters"] for source in parameter["sources"]}
+    ignored = {tensor["name"] for tensor in report["ignored"]}
+    held = entries(GOLDEN / name)
+    assert sources | ignored == set(held) and not sources & ignored
+    assert sum(report["bytes"].values()) == sum(size for name, (_, _, size) in held.items() if name in sources)
+    assert all(parameter["steps"] and parameter["form"] for parameter in report["parameters"])
+    assert report["memory"]["total"] == sum(report["memory"][key] for key in ("weights_mapped", "weights_copied", "cache"))
+
+
+def test_a_fused_projection_names_its_halves_and_their_scales():
+    report = inspect(GOLDEN / "v32-fp8", "--parameter", "*.0.*wk_weights_proj")
+    [parameter] = report["parameters"]
+    indexer = "model.layers.0.self_attn.indexer."
+    assert parameter["name"].startswith(indexer) and parameter["form"] == "bf16"
+    assert parameter["sources"] == [indexer + part for part in ("wk.weight", "wk.weight_scale_inv", "weights_proj.weight")]
+    assert any("dequantize" in step for step in parameter["steps"]) and "concat rows" in parameter["steps"]
+
+
+def test_a_table_for_people_groups_layers_and_experts():
+    text = output("inspect", str(MINI))
+    assert "model.layers.*.mlp.experts.*.gate_proj" in text and "memory" in text
+    assert len(text.splitlines()) < 60
+
+
+def test_memory_grows_with_context_and_batch():
+    small = inspect(MINI, "--context", "64")["memory"]
+    large = inspect(MINI, "--context", "128", "--batch", "3")["memory"]
+    assert large["cache"] == 6 * small["cache"] > 0
+
+
+def test_a_glob_that_matches_nothing_is_refused():
+    result = run("inspect", str(MINI), parameter="*.no_such_part")
+    assert result.returncode == 1 and "no_such_part" in result.stderr
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A copy of a good checkpoint whose tensors a test may change."""
+    shutil.copytree(GOLDEN / "v32-bf16", tmp_path / "model")
+    return tmp_path / "model"
+
+
+def rewrite(folder, change):
+    """Applies `change` to the header (a dict) and the data (a bytearray) of a one-file checkpoint."""
+    file = folder / "model.safetensors"
+    blob = file.read_bytes()
+    size = int.from_bytes(blob[:8], "little")
+    header, data = json.loads(blob[8:8 + size]), bytearray(blob[8 + size:])
+    change(header, data)
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_all_structural_defects_are_in_one_report(broken):
+    def rename(header, _):
+        for old, new in [("model.norm.weight", "model.nrm.weight"), ("lm_head.weight", "lm_heads.weight")]:
+            header[new] = header.pop(old)
+
+    rewrite(broken, rename)
+    report = inspect(broken)
+    assert sorted((error["kind"], error["tensor"]) for error in report["errors"]) == [
+        ("missing_tensor", "lm_head.weight"), ("missing_tensor", "model.norm.weight"),
+        ("unexpected_tensor", "lm_heads.weight"), ("unexpected_tensor", "model.nrm.weight")]
+    assert all(error["message"].endswith(".") and error["todo"] for error in report["errors"])
+
+
+def test_a_config_that_cannot_be_read_is_an_error_beside_a_good_catalog(broken):
+    (broken / "config.json").write_text("{")
+    report = inspect(broken)
+    assert [error["kind"] for error in report["errors"]] == ["bad_config"]
+
+
+def test_verify_finds_a_nan_that_headers_do_not_show(broken):
+    name = "model.layers.1.self_attn.o_proj.weight"
+
+    def poison(header, data):
+        begin = header[name]["data_offsets"][0]
+        data[begin + 2 * 5:begin + 2 * 5 + 2] = b"\xc0\x7f"
+
+    rewrite(broken, poison)
+    assert inspect(broken)["errors"] == []
+    [error] = inspect(broken, "--verify")["errors"]
+    assert (error["kind"], error["tensor"]) == ("bad_value", name) and "[0, 5]" in error["message"]
+
+
+def fp8_part(folder, part, index, code):
+    """Sets one byte of the first FP8 tensor whose name ends so; returns its name."""
+    chosen = []
+
+    def change(header, data):
+        name = next(name for name in header if name.endswith(part))
+        begin = header[name]["data_offsets"][0]
+        data[begin + index:begin + index + len(code)] = code
+        chosen.append(name)
+
+    rewrite(folder, change)
+    return chosen[0]
+
+
+def test_verify_finds_fp8_nan_codes_and_zero_scales_over_codes(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(GOLDEN / "v3-fp8", model)
+    name = fp8_part(model, "o_proj.weight", 3, b"\x7f")
+    [error] = inspect(model, "--verify")["errors"]
+    assert (error["kind"], error["tensor"]) == ("bad_value", name) and "[0, 3]" in error["message"]
+    fp8_part(model, "o_proj.weight", 3, b"\x01")
+    fp8_part(model, "o_proj.weight_scale_inv", 0, b"\0\0\0\0")
+    [error] = inspect(model, "--verify")["errors"]
+    assert (error["kind"], error["tensor"]) == ("bad_scale", name)
+
+
+def test_verify_finds_a_scale_that_is_nan(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(GOLDEN / "v3-fp8", model)
+    name = fp8_part(model, "o_proj.weight_scale_inv", 0, np.float32("nan").tobytes())
+    [error] = inspect(model, "--verify")["errors"]
+    assert (error["kind"], error["tensor"]) == ("bad_scale", name)
+
+
+@pytest.mark.parametrize("config, parts", [("deepseek-v3.2", 91_000), ("glm-5", 58_000), ("glm-5.2", 58_000)])
+def test_a_checkpoint_of_published_size_is_inspected_from_its_headers(config, parts, tmp_path):
+    held = published_checkpoint.write(tmp_path, json.loads((PUBLISHED / f"{config}.json").read_text()))
+    assert held > parts
+    report = inspect(tmp_path)
+    assert report["errors"] == [] and len(report["parameters"]) > 30_000
