@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "cli/command.h"
 #include "cli/streams.h"
 
@@ -40,7 +41,7 @@ int run(int argc, char** argv, bool& verbose) {
   app.set_version_flag("--version", "fulgur " FULGUR_VERSION);
   app.require_subcommand(1);
   app.fallthrough();
-  app.add_flag("--verbose", verbose, "Print the chain of causes of an error");
+  app.add_flag("--verbose", verbose, "Say on stderr what is done, and the causes of an error");
 
   std::function<int()> chosen;
   for (const Command& command : kCommands) {
@@ -55,6 +56,7 @@ int run(int argc, char** argv, bool& verbose) {
   }
   try {
     app.parse(argc, argv);
+    set_log_details(verbose);
     return chosen();
   } catch (const CLI::ParseError& error) {  // --help and --version too
     std::ostringstream out;

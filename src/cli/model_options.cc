@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "cli/progress.h"
 #include "cli/streams.h"
 #include "cli/validators.h"
@@ -41,6 +42,12 @@ void add_choice(CLI::App& app, const std::string& name, T& value, const std::map
 int num_threads(const ModelOptions& options) {
   if (options.threads > 0) return options.threads;
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));  // 0 where it isn't known
+}
+
+LoadedModel load_with_progress(const std::filesystem::path& folder, const ModelOptions& options) {
+  Progress progress("loading", "B");
+  return load_model(folder, options.precision, num_threads(options),
+                    [&](uint64_t done, uint64_t total) { progress.update(done, total); });
 }
 
 std::unique_ptr<SelectionSource> make_selection(const ModelOptions& options) {
@@ -108,14 +115,10 @@ std::filesystem::path model_folder(const ModelOptions& options) {
 OpenedModel open_model(const ModelOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const std::filesystem::path folder = model_folder(options);
-  Progress progress("loading", "B");
   OpenedModel opened{
-      .folder = folder,
-      .loaded = load_model(folder, options.precision, num_threads(options),
-                           [&](uint64_t done, uint64_t total) { progress.update(done, total); }),
-      .selection = make_selection(options)};
+      .folder = folder, .loaded = load_with_progress(folder, options), .selection = make_selection(options)};
   if (options.index_topk) override_index_topk(opened.loaded.config, *options.index_topk);
-  for (const std::string& notice : opened.loaded.notices) print_log("{}\n", notice);
+  for (const std::string& notice : opened.loaded.notices) log_notice(notice);
   if (!opened.loaded.config.sparse() && options.selection != "indexer") {
     throw Error(
         Problem{.kind = ErrorKind::kBadRequest,
@@ -124,6 +127,12 @@ OpenedModel open_model(const ModelOptions& options) {
                 .todo = "leave --selection away, or choose a deepseek_v32 or glm_moe_dsa model"});
   }
   opened.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const LoadedWeights& memory = opened.loaded.memory;
+  log_detail(
+      fmt::format("{}: {} parameters, {:.1f} MB mapped from {} file{} and {:.1f} MB copied, in {:.0f} ms",
+                  folder.string(), memory.weights.size(), static_cast<double>(memory.mapped_bytes) / 1e6,
+                  memory.files.size(), memory.files.size() == 1 ? "" : "s",
+                  static_cast<double>(memory.copied_bytes) / 1e6, 1000 * opened.load_s));
   return opened;
 }
 

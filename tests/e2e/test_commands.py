@@ -183,6 +183,30 @@ def test_generate_streams_text_alone_to_stdout():
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_a_notice_is_one_line_on_stderr(tmp_path):
+    """An index that omits tensors stops nothing (docs/spec/checkpoints.md, section 1)."""
+    golden = ROOT / "tests" / "golden" / "data" / "v32-bf16"
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(golden / name)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": "model.safetensors"}}')
+    options = {"ids": "1,2,3", "max_tokens": 2}
+    plain, noticed = (run("generate", model=model, **options) for model in (golden, tmp_path))
+    assert (noticed.returncode, noticed.stdout) == (0, plain.stdout)
+    notice, summary = noticed.stderr.splitlines()
+    assert "model.safetensors.index.json leaves out 105" in notice and "tokens" in summary
+
+
+def test_verbose_says_what_was_loaded_and_the_causes_of_an_error(tmp_path):
+    ids = {"ids": "1,2,3", "max_tokens": 2}
+    quiet, loud = run("generate", **ids), run("generate", verbose=True, **ids)
+    assert loud.stdout == quiet.stdout
+    first, summary = loud.stderr.splitlines()
+    assert len(quiet.stderr.splitlines()) == 1 and "tokens" in summary
+    assert re.match(r".*models/mini-v32: \d+ parameters, [\d.]+ MB mapped from 1 file and [\d.]+ MB copied, in \d+ ms$", first), first
+    quiet, loud = (run("generate", model=tmp_path, verbose=verbose, **ids) for verbose in (False, True))
+    assert loud.stderr == quiet.stderr + f"  while loading {tmp_path}\n"
+
+
 def test_generate_json_has_what_the_contract_names():
     answer = json.loads(output("generate", "In the beginning", max_tokens=5, json=True))
     assert answer.keys() == {"text", "prompt_ids", "ids", "finish_reason", "timings"}
