@@ -11,8 +11,8 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
-#include <cstring>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -109,7 +109,7 @@ void install_handler_once() {
 
 std::string reason_of(int error) {
   if (error == ELOOP) return "its symbolic links lead round in a circle";
-  return std::strerror(error);
+  return std::generic_category().message(error);
 }
 
 /// `what` the system would not do with the file, and why.

@@ -27,7 +27,7 @@ std::string StopFilter::push(std::string_view text) {
       if (held_.ends_with(std::string_view(stop).substr(0, n))) keep = n;
     }
   }
-  const std::string shown = held_.substr(0, held_.size() - keep);
+  std::string shown = held_.substr(0, held_.size() - keep);
   held_.erase(0, shown.size());
   return shown;
 }
