@@ -18,8 +18,7 @@ namespace {
 constexpr int64_t kLogitsRows = 128;
 
 constexpr std::string_view kDamagedValues =
-    "the checkpoint's values are damaged: compare its files with their published checksums, or fetch them "
-    "again";
+    "fulgur inspect --verify names the tensors whose values are damaged; fetch their files again";
 
 int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
