@@ -141,7 +141,8 @@ bool ModuleReader::form_fits(const StorageForm* form, int weight, bool quantizab
       {.kind = ErrorKind::kUnknownDType,
        .message = fmt::format("{} is stored as {}, {}.", printable(e.name), printable(e.dtype_name), reason),
        .expected = quantizable ? "BF16, F16, F32, FP8 (F8_E4M3) or NVFP4 (U8)" : "BF16, F16 or F32",
-       .found = fmt::format("{} {}", printable(e.dtype_name), shape_text(e.shape))});
+       .found = fmt::format("{} {}", printable(e.dtype_name), shape_text(e.shape)),
+       .todo = "convert again, to a type that can stand here"});
   return false;
 }
 
@@ -156,7 +157,8 @@ bool ModuleReader::weight_fits(const StorageForm& form, const Part& part, int we
                                           "rows.",
                                           printable(e.name), kNvfp4Group),
                    .expected = fmt::format("{}, a multiple of {}", cols.field, kNvfp4Group),
-                   .found = fmt::format("{} {}", cols.field, cols.size)});
+                   .found = fmt::format("{} {}", cols.field, cols.size),
+                   .todo = "convert this module again, to bf16 or FP8"});
       return false;
     }
     wanted.back() = divided(wanted.back(), kNvfp4CodesPerByte, "{} / {}");
@@ -226,7 +228,8 @@ bool ModuleReader::scale_dtype_fits(const PlannedScale& scale) {
            "{} is a scale stored as {}, {}.", printable(e.name), printable(e.dtype_name),
            is_u8_block ? "which means E8M0 only where scale_fmt is \"ue8m0\"" : "which no such scale is"),
        .expected = any_of(dtypes),
-       .found = fmt::format("{} {}", printable(e.dtype_name), shape_text(e.shape))});
+       .found = fmt::format("{} {}", printable(e.dtype_name), shape_text(e.shape)),
+       .todo = "convert again, with scales of that type"});
   return false;
 }
 
@@ -271,13 +274,15 @@ void ModuleReader::complain_of_orphan(int scale) {
   const CatalogEntry& e = ledger_.entry(scale);
   const std::string_view module = split_last(e.name).first;
   const int weight = find(fmt::format("{}.weight", module));
-  ledger_.complain(scale, {.kind = ErrorKind::kOrphanScale,
-                           .message = fmt::format("{} is a scale, but no weight that it could belong to is "
-                                                  "beside it.",
-                                                  printable(e.name)),
-                           .expected = fmt::format("{}.weight, quantized in the form that has such a scale",
-                                                   printable(module)),
-                           .found = weight >= 0 ? ledger_.described(weight) : "no weight of that name"});
+  ledger_.complain(
+      scale,
+      {.kind = ErrorKind::kOrphanScale,
+       .message = fmt::format("{} is a scale, but no weight that it could belong to is "
+                              "beside it.",
+                              printable(e.name)),
+       .expected = fmt::format("{}.weight, quantized in the form that has such a scale", printable(module)),
+       .found = weight >= 0 ? ledger_.described(weight) : "no weight of that name",
+       .todo = "take this scale away, or convert again with the weight that it belongs to"});
 }
 
 }  // namespace fulgur

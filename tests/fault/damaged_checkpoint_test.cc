@@ -385,6 +385,24 @@ TEST_P(DamagedFiles, NoFlippedByteOfAHeaderGoesUnseen) {
   }
 }
 
+/// All ones are a NaN in every type that a scale has.
+TEST_P(DamagedFiles, NameAnyScaleThatIsNotANumber) {
+  for (const CatalogEntry& entry : good_.entries) {
+    if (!is_scale(entry.name)) continue;
+    const std::filesystem::path file = folder_ / good_.files[static_cast<size_t>(entry.file)]->file_name();
+    const size_t width = size_bytes(entry.dtype);
+    const size_t last = entry.offset + entry.bytes - width;
+    const std::string whole = read_bytes(file);
+    write_bytes(file, std::string(whole).replace(last, width, width, '\xff'));
+    const Catalog catalog = read_catalog(folder_.path());
+    const ModelPlan plan = plan_model(config_, Precision::kNative, catalog, /*with_mtp=*/true);
+    ASSERT_EQ(summary(plan.load.problems), "");
+    EXPECT_EQ(summary(problems_of([&] { execute(plan.load, plan.parameters, catalog, 1); })),
+              is_unneeded(entry.name) ? "" : "bad_scale " + entry.name);
+    write_bytes(file, whole);
+  }
+}
+
 using DamagedIndex = DamagedFiles;
 INSTANTIATE_TEST_SUITE_P(Glm, DamagedIndex, ::testing::Values("glm-bf16"));
 
