@@ -199,14 +199,19 @@ template <int kVectors, int kTokens, int kOutputs>
   }
 }
 
-/// sums += the products of columns [k, end), decoded as they are read, once for all tokens.
+/// sums += the products of columns [k, end), decoded as they are read, once for all tokens. `ahead` are the
+/// rows of the next outputs: left to itself, the hardware begins too late to fetch them.
 template <typename Row, int kTokens, int kOutputs>
-[[gnu::always_inline]] inline void add_codes(const Row (&rows)[kOutputs], const float* x, int64_t x_stride,
-                                             int64_t k, int64_t end, E4m3Watch& watch,
+[[gnu::always_inline]] inline void add_codes(const Row (&rows)[kOutputs],
+                                             const uint8_t* const (&ahead)[kOutputs], const float* x,
+                                             int64_t x_stride, int64_t k, int64_t end, E4m3Watch& watch,
                                              Vec (&sums)[kTokens][kOutputs]) {
   for (; k + kCodesPerStep <= end; k += kCodesPerStep) {
 #pragma GCC unroll 8
-    for (int o = 0; o < kOutputs; ++o) add_decoded<4>(rows[o].step(k, watch), x + k, x_stride, o, sums);
+    for (int o = 0; o < kOutputs; ++o) {
+      __builtin_prefetch(ahead[o] + row_bytes(Row::kForm, k));
+      add_decoded<4>(rows[o].step(k, watch), x + k, x_stride, o, sums);
+    }
   }
   if (k == end) return;
   for (int o = 0; o < kOutputs; ++o) {
@@ -225,7 +230,11 @@ requires kDecodes<Dot>
 void dot_block(const Block<Dot>& b) {
   using Row = typename Dot::Row;
   Row rows[kOutputs];
-  for (int o = 0; o < kOutputs; ++o) rows[o] = Row(b.w.at(o, 0));
+  const uint8_t* ahead[kOutputs];
+  for (int o = 0; o < kOutputs; ++o) {
+    rows[o] = Row(b.w.at(o, 0));
+    ahead[o] = b.w.at(o, 0).codes_ahead(kOutputs);
+  }
   E4m3Watch watch;
   Vec sums[kTokens][kOutputs];
   clear(sums);
@@ -233,12 +242,12 @@ void dot_block(const Block<Dot>& b) {
     for (int64_t k = 0; k < b.k_size; k += kFp8BlockGrain) {
       Vec block[kTokens][kOutputs];
       clear(block);
-      add_codes(rows, b.x, b.x_stride, k, std::min(b.k_size, k + kFp8BlockGrain), watch, block);
+      add_codes(rows, ahead, b.x, b.x_stride, k, std::min(b.k_size, k + kFp8BlockGrain), watch, block);
       add_scaled(
           block, [&](int o) { return rows[o].scale(k); }, sums);
     }
   } else {
-    add_codes(rows, b.x, b.x_stride, 0, b.k_size, watch, sums);
+    add_codes(rows, ahead, b.x, b.x_stride, 0, b.k_size, watch, sums);
   }
   if (watch.saw_nan()) {
     for (int o = 0; o < kOutputs; ++o) {

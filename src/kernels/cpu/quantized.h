@@ -29,16 +29,24 @@ struct CodeRows {
 
   static CodeRows of(const Weight& weight) { return {&weight, 0, 0}; }
   [[nodiscard]] CodeRows at(int64_t o, int64_t columns) const { return {w, row + o, k + columns}; }
+  [[nodiscard]] const uint8_t* codes() const {
+    return static_cast<const uint8_t*>(w->data) + row_bytes(w->form, row * w->cols + k);
+  }
+  /// Where the row lies that is read `rows` rows later, or the last.
+  [[nodiscard]] const uint8_t* codes_ahead(int64_t rows) const {
+    return CodeRows{w, std::min(row + rows, w->rows - 1), k}.codes();
+  }
 };
 
 /// A row of an FP8 weight: its codes, whose sums take a scale for every kFp8BlockGrain columns.
 class Fp8Row {
  public:
+  static constexpr WeightForm kForm = WeightForm::kFp8;
   static constexpr bool kScalesSums = true;
 
   Fp8Row() = default;
   explicit Fp8Row(const CodeRows& from)
-      : codes_(static_cast<const uint8_t*>(from.w->data) + from.row * from.w->cols + from.k),
+      : codes_(from.codes()),
         scales_(from.w->block_scales(from.row)),
         block_cols_(from.w->block_cols),
         first_(from.k) {}
@@ -70,13 +78,12 @@ class Fp8Row {
 /// A row of an NVFP4 weight from a multiple of kNvfp4Group on: its codes times their groups' scales.
 class Nvfp4Row {
  public:
+  static constexpr WeightForm kForm = WeightForm::kNvfp4;
   static constexpr bool kScalesSums = false;
 
   Nvfp4Row() = default;
   explicit Nvfp4Row(const CodeRows& from)
-      : codes_(static_cast<const uint8_t*>(from.w->data) +
-               row_bytes(WeightForm::kNvfp4, from.row * from.w->cols + from.k)),
-        scales_(from.w->group_scales(from.row) + from.k / kNvfp4Group) {}
+      : codes_(from.codes()), scales_(from.w->group_scales(from.row) + from.k / kNvfp4Group) {}
 
   [[nodiscard]] VecQuad step(int64_t k, E4m3Watch& /*watch*/) const {
     return scaled(codes_ + k / kNvfp4CodesPerByte, scales_ + k / kNvfp4Group);
