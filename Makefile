@@ -11,12 +11,13 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 PYTEST := $(VENV)/bin/python -m pytest
 CMAKE_ARGS := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+FUZZ_SECONDS ?= 20  # of each target
 CTEST_ARGS := --output-on-failure --no-tests=error -j $(shell nproc)
 SOURCES = $(shell find src tests include bench -name '*.h' -o -name '*.cc' -o -name '*.inc' 2>/dev/null)
 
 .PHONY: help build demo check check-long eval compare format tidy clean \
-        packages-build packages-check format-check release-all asan-all tsan-all \
-        check-release check-goldens-asan check-asan check-tsan
+        packages-build packages-check packages-fuzz format-check release-all asan-all tsan-all \
+        check-release check-goldens-asan check-asan check-tsan check-fuzz
 
 help:  ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -29,7 +30,7 @@ demo: build  ## Ask the bundled model for a number named once in 4,000 tokens
 
 check: packages-check $(VENV)/.stamp format-check check-release check-goldens-asan  ## All tests that fit in 20 minutes on 2 cores
 
-check-long: check check-asan check-tsan tidy  ## And the long ones: all under sanitizers, whole evaluation sets, every string, clang-tidy
+check-long: check check-asan check-tsan check-fuzz tidy  ## And the long ones: all under sanitizers, whole evaluation sets, every string, fuzzing, clang-tidy
 	$(PYTEST) tests --long
 	$(VENV)/bin/python tools/eval_mini.py
 
@@ -54,6 +55,11 @@ packages-build:
 
 packages-check:
 	@tools/install_packages.sh build check
+
+packages-fuzz:
+	@tools/install_packages.sh build fuzz
+
+build/fuzz/build.ninja: | packages-fuzz
 
 build/%/build.ninja: | packages-build
 	cmake --preset $* $(CMAKE_ARGS)
@@ -92,3 +98,12 @@ check-asan: asan-all $(VENV)/.stamp
 check-tsan: tsan-all $(VENV)/.stamp
 	ctest --test-dir build/tsan $(CTEST_ARGS) -L 'unit/(base|ops|model|runtime)'
 	FULGUR=build/tsan/bin/fulgur $(PYTEST) tests/golden -k 'do_not_depend and full'
+
+# A short run of each; what it adds to the corpus stays in the build folder.
+check-fuzz: packages-fuzz build/fuzz/build.ninja
+	cmake --build build/fuzz --target fuzz
+	for input in header index config tokenizer; do \
+	  mkdir -p build/fuzz/found/$$input; \
+	  build/fuzz/bin/$${input}_fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=10 -verbosity=0 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
+	    -dict=tests/fuzz/$$input.dict build/fuzz/found/$$input tests/fuzz/corpus/$$input; \
+	done

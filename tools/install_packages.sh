@@ -3,19 +3,22 @@
 #
 #   tools/install_packages.sh build          what compiling needs
 #   tools/install_packages.sh build check    and what the checks need
+#   tools/install_packages.sh build fuzz     and what fuzzing needs
 set -euo pipefail
 
 build=(build-essential cmake ninja-build pkg-config python3
        libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev
        libgtest-dev librapidcheck-dev libbenchmark-dev)
 check=(clang-format-14 clang-tidy-14 python3-venv ca-certificates)
+fuzz=(clang-14 libclang-rt-14-dev)
 
 wanted=()
 for set in "$@"; do
   case $set in
     build) wanted+=("${build[@]}") ;;
     check) wanted+=("${check[@]}") ;;
-    *) echo "install_packages.sh: unknown set '$set'; there are: build, check" >&2; exit 2 ;;
+    fuzz) wanted+=("${fuzz[@]}") ;;
+    *) echo "install_packages.sh: unknown set '$set'; there are: build, check, fuzz" >&2; exit 2 ;;
   esac
 done
 

@@ -44,9 +44,13 @@ Problem bad_set(std::string file, std::string message, std::string expected, std
           .todo = std::move(todo)};
 }
 
+/// In the folder, and fit to be shown on a terminal.
 bool is_plain_name(std::string_view name) {
-  return !name.empty() && name != "." && name != ".." &&
-         std::all_of(name.begin(), name.end(), [](char c) { return c != '/' && c != '\\' && c != '\0'; });
+  const auto is_plain = [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return c != '/' && c != '\\' && byte >= ' ' && byte != 0x7f;
+  };
+  return !name.empty() && name != "." && name != ".." && std::all_of(name.begin(), name.end(), is_plain);
 }
 
 /// {"metadata": anything, "weight_map": {name: file}}
@@ -102,7 +106,7 @@ class IndexEvents final : public JsonEvents {
           fmt::format(
               "The index places '{}' in '{}', which is not a plain file name in the checkpoint's folder.",
               printable(tensor), printable(value)),
-          "a name without / or \\ in it, as model-00001-of-00002.safetensors",
+          "a name without /, \\ or control characters in it, as model-00001-of-00002.safetensors",
           fmt::format("'{}'", printable(value))));
       return problems_.size() < kMostProblems || stop("it has more faults than are worth listing");
     }

@@ -91,8 +91,11 @@ TEST_P(Refusals, SayWhatWasExpectedWhatWasFoundAndWhatToDo) {
   EXPECT_FALSE(problem.expected.empty()) << describe(problem);
   EXPECT_FALSE(problem.found.empty()) << describe(problem);
   EXPECT_FALSE(problem.todo.empty()) << describe(problem);
-  for (const std::string& line : {problem.expected, problem.found, problem.todo}) {
+  for (const std::string& line :
+       {problem.file, problem.message, problem.expected, problem.found, problem.todo}) {
     EXPECT_LT(line.size(), 400U) << describe(problem);
+    EXPECT_TRUE(std::none_of(line.begin(), line.end(), [](char c) { return std::iscntrl(c) != 0; }))
+        << describe(problem);
   }
 }
 
@@ -148,6 +151,10 @@ INSTANTIATE_TEST_SUITE_P(
         index("weight_map twice", R"({"weight_map":{"a":"model.safetensors"},"weight_map":{}})"),
         index("a tensor twice", R"({"weight_map":{"a":"model.safetensors","\u0061":"model.safetensors"}})"),
         index("a file elsewhere", R"({"weight_map":{"a":"../model.safetensors"}})"),
+        index("a file name that would color the terminal",
+              R"({"weight_map":{"a":"model.safetensors","b":"\u001b[31m.safetensors"}})"),
+        index("a file name with a DEL in it",
+              R"({"weight_map":{"a":"model.safetensors","b":"two\u007f.safetensors"}})"),
         index("a file that is not there",
               R"({"weight_map":{"a":"model.safetensors","b":"two.safetensors"}})"),
         index("a tensor that no file holds",
