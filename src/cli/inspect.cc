@@ -126,7 +126,8 @@ void print_json(const Inspection& inspection, const std::vector<Line>& lines, co
     object["notices"] = inspection.plan->notices;
   }
   for (const Problem& problem : inspection.problems) object["errors"].push_back(json_of(problem));
-  write_out(object.dump() + "\n");
+  // A file's name need not be UTF-8.
+  write_out(object.dump(-1, ' ', /*ensure_ascii=*/false, OrderedJson::error_handler_t::replace) + "\n");
 }
 
 std::string gibibytes(uint64_t bytes) {

@@ -86,6 +86,13 @@ def test_a_stop_text_that_is_no_utf8_is_a_usage_error():
     assert b"UTF-8" in result.stderr
 
 
+def test_a_folder_whose_name_is_no_utf8_is_told_in_json_too(tmp_path):
+    result = subprocess.run([*command("inspect", "--json"), bytes(tmp_path) + b"/\xbd"], capture_output=True, timeout=60)
+    assert result.returncode == 1
+    assert [error["kind"] for error in json.loads(result.stdout)["errors"]] == ["io_error"]
+    assert b"mistake" not in result.stderr
+
+
 def test_threads_that_cannot_be_started_are_a_sentence():
     line = f"ulimit -v 1500000; exec {shlex.join(command('generate', 'hi', max_tokens=1, threads=1024))}"
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
