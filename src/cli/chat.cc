@@ -173,23 +173,23 @@ int run_chat(Options options) {
 
 }  // namespace
 
-std::function<int()> declare_chat(CLI::App& app) {
+std::function<int()> declare_chat(Arguments& args) {
   auto options = std::make_shared<Options>();
-  CLI::Option* system =
-      app.add_option("--system", options->system, "What the conversation begins with")->type_name("TEXT");
-  app.add_option("--system-file", options->system_file, "The same from a file")
-      ->type_name("F")
-      ->excludes(system);
-  app.add_option("--max-tokens", options->max_tokens, "Most tokens of an answer (default: 512)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-      ->type_name("N");
-  app.add_option("--context", options->context,
-                 "Tokens of the whole conversation (default: 8192, or the model's positions)")
-      ->check(CLI::Range(int64_t{64}, int64_t{1} << 24))
-      ->type_name("N");
-  add_sampling_options(app, options->sampling);
-  add_model_options(app, options->model);
-  app.footer(
+  Option system =
+      args.add_option("--system", options->system, "What the conversation begins with").type_name("TEXT");
+  args.add_option("--system-file", options->system_file, "The same from a file")
+      .type_name("F")
+      .excludes(system);
+  args.add_option("--max-tokens", options->max_tokens, "Most tokens of an answer (default: 512)")
+      .integer_range(1, int64_t{1} << 24)
+      .type_name("N");
+  args.add_option("--context", options->context,
+                  "Tokens of the whole conversation (default: 8192, or the model's positions)")
+      .integer_range(64, int64_t{1} << 24)
+      .type_name("N");
+  add_sampling_options(args, options->sampling);
+  add_model_options(args, options->model);
+  args.footer(
       "Examples:\n"
       "  fulgur chat\n"
       "  echo 'One of the plums costs 9 dollars. How many dollars do 2 plums cost?' | fulgur chat");

@@ -171,7 +171,7 @@ Run run_with(Session& session, IndexerProjection projection, const std::vector<i
 std::string with_commas(int64_t count) {
   std::string digits = std::to_string(count);
   for (auto at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3)
-    digits.insert(static_cast<size_t>(at), ",");
+    digits.insert(static_cast<size_t>(at), 1, ',');
   return digits;
 }
 
@@ -258,10 +258,10 @@ int run_demo(const ModelOptions& options) {
 
 }  // namespace
 
-std::function<int()> declare_demo(CLI::App& app) {
+std::function<int()> declare_demo(Arguments& args) {
   auto options = std::make_shared<ModelOptions>();
-  add_model_options(app, *options);
-  app.footer(
+  add_model_options(args, *options);
+  args.footer(
       "Examples:\n"
       "  fulgur demo\n"
       "  fulgur demo --threads 1\n"

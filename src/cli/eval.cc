@@ -235,20 +235,20 @@ int run_eval(const Options& options) {
 
 }  // namespace
 
-std::function<int()> declare_eval(CLI::App& app) {
+std::function<int()> declare_eval(Arguments& args) {
   auto options = std::make_shared<Options>();
-  app.add_option("FILE", options->file, "JSON lines: rows with prompt and answer, or with ids")
-      ->required()
-      ->type_name("");
-  app.add_option("--limit", options->limit, "Only the first N rows")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
-      ->type_name("N");
-  app.add_option("--max-tokens", options->max_tokens, "New tokens of an answer (default: 64)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-      ->type_name("N");
-  app.add_flag("--json", options->json, "Print one JSON object");
-  add_model_options(app, options->model);
-  app.footer(
+  args.add_option("FILE", options->file, "JSON lines: rows with prompt and answer, or with ids")
+      .required()
+      .type_name("");
+  args.add_option("--limit", options->limit, "Only the first N rows")
+      .integer_range(1, int64_t{1} << 40)
+      .type_name("N");
+  args.add_option("--max-tokens", options->max_tokens, "New tokens of an answer (default: 64)")
+      .integer_range(1, int64_t{1} << 24)
+      .type_name("N");
+  args.add_flag("--json", options->json, "Print one JSON object");
+  add_model_options(args, options->model);
+  args.footer(
       "Examples:\n"
       "  fulgur eval models/mini-v32/eval/arithmetic.jsonl --limit 20\n"
       "  fulgur eval models/mini-v32/eval/kjv.jsonl --precision full --json");

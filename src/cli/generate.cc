@@ -18,7 +18,6 @@
 #include "cli/sampling_options.h"
 #include "cli/streams.h"
 #include "cli/token_lists.h"
-#include "cli/validators.h"
 #include "runtime/session.h"
 #include "runtime/stop_filter.h"
 #include "tokenizer/tokenizer.h"
@@ -127,7 +126,7 @@ void print_summary(const OpenedModel& model, const GenerateResult& result, size_
 
 int run_generate(const Options& options) {
   if (!options.prompt && options.file.empty() && options.ids.empty()) {
-    throw CLI::RequiredError("PROMPT, --file or --ids");
+    usage_required("PROMPT, --file or --ids");
   }
   const OpenedModel model = open_model(options.model);
   const Config& config = model.loaded.config;
@@ -180,30 +179,29 @@ int run_generate(const Options& options) {
 
 }  // namespace
 
-std::function<int()> declare_generate(CLI::App& app) {
+std::function<int()> declare_generate(Arguments& args) {
   auto options = std::make_shared<Options>();
-  CLI::Option* prompt =
-      app.add_option("PROMPT", options->prompt, "The prompt's text; - reads standard input")->type_name("");
-  CLI::Option* file = app.add_option("--file", options->file, "Read the prompt from a file")
-                          ->type_name("F")
-                          ->excludes(prompt);
-  app.add_option("--ids", options->ids, "The prompt as token ids")
-      ->type_name("1,2,3")
-      ->excludes(prompt)
-      ->excludes(file);
-  app.add_option(
-         "--max-tokens", options->max_tokens,
-         fmt::format("Most new tokens (default: {}, or what the model's positions leave)", kDefaultMaxTokens))
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-      ->type_name("N");
-  add_sampling_options(app, options->sampling);
-  app.add_option("--stop", options->stops, "End before this text; may be given more than once")
-      ->allow_extra_args(false)
-      ->check(text())
-      ->type_name("TEXT");
-  app.add_flag("--json", options->json, "Print one JSON object with text, ids and timings");
-  add_model_options(app, options->model);
-  app.footer(
+  Option prompt =
+      args.add_option("PROMPT", options->prompt, "The prompt's text; - reads standard input").type_name("");
+  Option file =
+      args.add_option("--file", options->file, "Read the prompt from a file").type_name("F").excludes(prompt);
+  args.add_option("--ids", options->ids, "The prompt as token ids")
+      .type_name("1,2,3")
+      .excludes(prompt)
+      .excludes(file);
+  args.add_option("--max-tokens", options->max_tokens,
+                  fmt::format("Most new tokens (default: {}, or what the model's positions leave)",
+                              kDefaultMaxTokens))
+      .integer_range(1, int64_t{1} << 24)
+      .type_name("N");
+  add_sampling_options(args, options->sampling);
+  args.add_option("--stop", options->stops, "End before this text; may be given more than once")
+      .one_at_a_time()
+      .text()
+      .type_name("TEXT");
+  args.add_flag("--json", options->json, "Print one JSON object with text, ids and timings");
+  add_model_options(args, options->model);
+  args.footer(
       "Examples:\n"
       "  fulgur generate 'In the beginning God created' --max-tokens 32\n"
       "  fulgur generate '<｜User｜>One of the plums costs 9 dollars. How many dollars do 2 plums "

@@ -81,10 +81,10 @@ int print_info(bool json) {
 
 }  // namespace
 
-std::function<int()> declare_info(CLI::App& app) {
+std::function<int()> declare_info(Arguments& args) {
   auto json = std::make_shared<bool>(false);
-  app.add_flag("--json", *json, "Print one JSON object");
-  app.footer(
+  args.add_flag("--json", *json, "Print one JSON object");
+  args.footer(
       "Examples:\n"
       "  fulgur info\n"
       "  FULGUR_ISA=scalar fulgur info --json");

@@ -267,23 +267,23 @@ int inspect(const Options& options) {
 
 }  // namespace
 
-std::function<int()> declare_inspect(CLI::App& app) {
+std::function<int()> declare_inspect(Arguments& args) {
   auto options = std::make_shared<Options>();
-  app.add_option("DIR", options->folder, "Checkpoint folder")->required();
-  app.add_flag("--verify", options->verify, "Read and check all values too: NaN, infinities, scales");
-  app.add_option("--parameter", options->parameter, "Only parameters whose names match")->type_name("GLOB");
-  app.add_option("--context", options->context,
-                 "Tokens of a sequence, for the memory (default: all positions)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-      ->type_name("N");
-  app.add_option("--batch", options->batch, "Sequences at once, for the memory (default: 1)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
-      ->type_name("N");
-  app.add_option("--threads", options->threads, "Threads of --verify (default: all)")
-      ->check(CLI::Range(1, 1024))
-      ->type_name("N");
-  app.add_flag("--json", options->json, "Print one JSON object");
-  app.footer(
+  args.add_option("DIR", options->folder, "Checkpoint folder").required();
+  args.add_flag("--verify", options->verify, "Read and check all values too: NaN, infinities, scales");
+  args.add_option("--parameter", options->parameter, "Only parameters whose names match").type_name("GLOB");
+  args.add_option("--context", options->context,
+                  "Tokens of a sequence, for the memory (default: all positions)")
+      .integer_range(1, int64_t{1} << 24)
+      .type_name("N");
+  args.add_option("--batch", options->batch, "Sequences at once, for the memory (default: 1)")
+      .integer_range(1, int64_t{1} << 16)
+      .type_name("N");
+  args.add_option("--threads", options->threads, "Threads of --verify (default: all)")
+      .integer_range(1, 1024)
+      .type_name("N");
+  args.add_flag("--json", options->json, "Print one JSON object");
+  args.footer(
       "Examples:\n"
       "  fulgur inspect models/mini-v32\n"
       "  fulgur inspect models/mini-v32 --parameter '*.indexer.*'\n"

@@ -287,30 +287,30 @@ int run_logits(const Options& options) {
 
 }  // namespace
 
-std::function<int()> declare_logits(CLI::App& app) {
+std::function<int()> declare_logits(Arguments& args) {
   auto options = std::make_shared<Options>();
-  app.add_option("--tokens", options->tokens, "JSON file: an array of token ids, or an array of such arrays")
-      ->required()
-      ->type_name("IDS.json");
-  app.add_option("--out", options->out, "Where the tensors go")->required()->type_name("OUT.safetensors");
-  app.add_flag("--last", options->last, "Logits of the last position only");
-  app.add_flag("--topk", options->topk, "Also the selected positions of each layer that owns an indexer");
-  app.add_option("--dump", options->dump, "Also hidden, scores, router (a comma-separated list)")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"hidden", "scores", "router"}));
-  CLI::Option* inject = app.add_option("--inject-topk", options->inject_topk,
-                                       "Use this file's topk.i.L as the selections of prompt i");
-  inject->type_name("FILE");
-  app.add_option("--greedy", options->greedy,
-                 "Also continue each prompt by N tokens, end tokens not honoured")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-      ->type_name("N");
-  app.add_option("--chunk", options->chunk, "Prefill this many tokens at a time (default: 512)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->type_name("C");
-  add_model_options(app, options->model);
-  inject->excludes(app.get_option("--selection"));
-  app.footer(
+  args.add_option("--tokens", options->tokens, "JSON file: an array of token ids, or an array of such arrays")
+      .required()
+      .type_name("IDS.json");
+  args.add_option("--out", options->out, "Where the tensors go").required().type_name("OUT.safetensors");
+  args.add_flag("--last", options->last, "Logits of the last position only");
+  args.add_flag("--topk", options->topk, "Also the selected positions of each layer that owns an indexer");
+  args.add_option("--dump", options->dump, "Also hidden, scores, router (a comma-separated list)")
+      .comma_separated()
+      .one_of({"hidden", "scores", "router"});
+  Option inject = args.add_option("--inject-topk", options->inject_topk,
+                                  "Use this file's topk.i.L as the selections of prompt i");
+  inject.type_name("FILE");
+  args.add_option("--greedy", options->greedy,
+                  "Also continue each prompt by N tokens, end tokens not honoured")
+      .integer_range(1, int64_t{1} << 24)
+      .type_name("N");
+  args.add_option("--chunk", options->chunk, "Prefill this many tokens at a time (default: 512)")
+      .integer_range(1, int64_t{1} << 20)
+      .type_name("C");
+  add_model_options(args, options->model);
+  inject.excludes(args.get_option("--selection"));
+  args.footer(
       "Examples:\n"
       "  echo '[0, 86, 74, 21]' >ids.json && fulgur logits --tokens ids.json --out out.safetensors --topk\n"
       "  fulgur logits --tokens ids.json --out out.safetensors --last --greedy 8 --precision full");

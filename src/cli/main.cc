@@ -1,5 +1,6 @@
 // The fulgur program: a table of commands, and what every command does with errors.
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <exception>
@@ -46,7 +47,8 @@ int run(int argc, char** argv, bool& verbose) {
   std::function<int()> chosen;
   for (const Command& command : kCommands) {
     CLI::App* sub = app.add_subcommand(std::string(command.name), command.summary);
-    sub->parse_complete_callback([&chosen, run = command.declare(*sub)] { chosen = run; });
+    Arguments args(*sub);
+    sub->parse_complete_callback([&chosen, run = command.declare(args)] { chosen = run; });
   }
   // CLI11 would only say that a subcommand is missing.
   if (argc > 1 && argv[1][0] != '-' &&

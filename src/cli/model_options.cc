@@ -12,7 +12,6 @@
 #include "base/log.h"
 #include "cli/progress.h"
 #include "cli/streams.h"
-#include "cli/validators.h"
 #include "model/config_sections.h"
 #include "runtime/selection.h"
 
@@ -29,14 +28,14 @@ const std::map<std::string, Precision> kPrecisions = {{"native", Precision::kNat
 
 /// An option that takes one of the names.
 template <typename T>
-void add_choice(CLI::App& app, const std::string& name, T& value, const std::map<std::string, T>& choices,
+void add_choice(Arguments& args, const std::string& name, T& value, const std::map<std::string, T>& choices,
                 const std::string& help, const std::string& group) {
   std::vector<std::string> names;
   for (const auto& [choice, meaning] : choices) names.push_back(choice);
-  app.add_option_function<std::string>(
-         name, [&value, &choices](const std::string& text) { value = choices.at(text); }, help)
-      ->check(CLI::IsMember(names))
-      ->group(group);
+  args.add_option(
+          name, [&value, &choices](const std::string& text) { value = choices.at(text); }, help)
+      .one_of(names)
+      .group(group);
 }
 
 int num_threads(const ModelOptions& options) {
@@ -60,37 +59,37 @@ std::unique_ptr<SelectionSource> make_selection(const ModelOptions& options) {
 
 }  // namespace
 
-void add_model_options(CLI::App& app, ModelOptions& options) {
+void add_model_options(Arguments& args, ModelOptions& options) {
   const char* group = "Model";
-  app.add_option("--model", options.model, "Folder of the checkpoint (default: the bundled mini-v32)")
-      ->type_name("DIR")
-      ->group(group);
-  app.add_option("--threads", options.threads, "Threads to compute on (default: one a core)")
-      ->check(CLI::Range(1, 1024))
-      ->type_name("N")
-      ->group(group);
-  app.add_option("--index-topk", options.index_topk,
-                 "Tokens that attention may read, instead of the config's index_topk")
-      ->check(CLI::Range(kSizeRange.least, kSizeRange.most))
-      ->type_name("K")
-      ->group(group);
-  app.add_option("--selection", options.selection, "What chooses those tokens (default: indexer)")
-      ->check(CLI::IsMember({"indexer", "recent", "random", "all"}))
-      ->group(group);
-  app.add_option("--selection-seed", options.selection_seed, "Seed of --selection random (default: 0)")
-      ->check(seed())
-      ->type_name("S")
-      ->group(group);
-  add_choice(app, "--indexer-projection", options.projection, kProjections,
+  args.add_option("--model", options.model, "Folder of the checkpoint (default: the bundled mini-v32)")
+      .type_name("DIR")
+      .group(group);
+  args.add_option("--threads", options.threads, "Threads to compute on (default: one a core)")
+      .integer_range(1, 1024)
+      .type_name("N")
+      .group(group);
+  args.add_option("--index-topk", options.index_topk,
+                  "Tokens that attention may read, instead of the config's index_topk")
+      .integer_range(kSizeRange.least, kSizeRange.most)
+      .type_name("K")
+      .group(group);
+  args.add_option("--selection", options.selection, "What chooses those tokens (default: indexer)")
+      .one_of({"indexer", "recent", "random", "all"})
+      .group(group);
+  args.add_option("--selection-seed", options.selection_seed, "Seed of --selection random (default: 0)")
+      .seed()
+      .type_name("S")
+      .group(group);
+  add_choice(args, "--indexer-projection", options.projection, kProjections,
              "How wk and weights_proj run (default: fused)", group);
   add_choice(
-      app, "--precision", options.precision, kPrecisions,
+      args, "--precision", options.precision, kPrecisions,
       "native: weights as stored, bf16 activations and caches; full: everything in f32 (default: native)",
       group);
-  app.add_flag("--profile", options.profile, "Print the cost of each op to stderr")->group(group);
-  app.final_callback([&options] {
+  args.add_flag("--profile", options.profile, "Print the cost of each op to stderr").group(group);
+  args.finally([&options] {
     if (options.selection_seed && options.selection != "random") {
-      throw CLI::ValidationError("--selection-seed", "is for --selection random alone");
+      usage_error("--selection-seed", "is for --selection random alone");
     }
   });
 }

@@ -1,12 +1,12 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 
+#include "cli/arguments.h"
 #include "model/load.h"
 #include "runtime/session.h"
 #include "tokenizer/tokenizer.h"
@@ -25,7 +25,7 @@ struct ModelOptions {
   bool profile = false;
 };
 
-void add_model_options(CLI::App& app, ModelOptions& options);
+void add_model_options(Arguments& args, ModelOptions& options);
 
 /// --model, or the bundled mini-v32: the nearest models/mini-v32 in the folders above the program, or
 /// share/fulgur/models/mini-v32 beside its bin folder.

@@ -130,24 +130,23 @@ int run_tokenize(const Options& options) {
 
 }  // namespace
 
-std::function<int()> declare_tokenize(CLI::App& app) {
+std::function<int()> declare_tokenize(Arguments& args) {
   auto options = std::make_shared<Options>();
-  CLI::Option_group* input = app.add_option_group("Input", "One of these");
-  input->add_option("TEXT", options->text, "The text; - reads standard input")->type_name("");
-  input->add_option("--file", options->file, "Read the text from a file")->type_name("F");
-  input->require_option(1);
-  CLI::Option* json = app.add_flag("--json", options->json, "Print one JSON array of ids");
-  app.add_flag("--jsonl", options->jsonl,
-               "Each input line is a JSON string, each output line its array of ids")
-      ->excludes(json);
-  CLI::Option* decode = app.add_flag("--decode", options->decode, "Ids to text: [1, 2, 3] or 1,2,3");
-  app.add_flag("--no-specials", options->no_specials, "Text that spells an added token stays text")
-      ->excludes(decode);
-  app.add_flag("--add-bos", options->add_bos, "Put BOS in front unless the text begins with it")
-      ->excludes(decode);
-  app.add_option("--model", options->model.model, "Folder of the checkpoint (default: the bundled mini-v32)")
-      ->type_name("DIR");
-  app.footer(
+  Arguments input = args.one_of_these("Input", "One of these");
+  input.add_option("TEXT", options->text, "The text; - reads standard input").type_name("");
+  input.add_option("--file", options->file, "Read the text from a file").type_name("F");
+  Option json = args.add_flag("--json", options->json, "Print one JSON array of ids");
+  args.add_flag("--jsonl", options->jsonl,
+                "Each input line is a JSON string, each output line its array of ids")
+      .excludes(json);
+  Option decode = args.add_flag("--decode", options->decode, "Ids to text: [1, 2, 3] or 1,2,3");
+  args.add_flag("--no-specials", options->no_specials, "Text that spells an added token stays text")
+      .excludes(decode);
+  args.add_flag("--add-bos", options->add_bos, "Put BOS in front unless the text begins with it")
+      .excludes(decode);
+  args.add_option("--model", options->model.model, "Folder of the checkpoint (default: the bundled mini-v32)")
+      .type_name("DIR");
+  args.footer(
       "Examples:\n"
       "  fulgur tokenize 'In the beginning God created'\n"
       "  fulgur tokenize --json --add-bos 'In the beginning'\n"
