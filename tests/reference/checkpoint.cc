@@ -231,7 +231,7 @@ class LayerReader {
     moe.router = get("mlp.gate.weight");
     moe.correction_bias = get("mlp.gate.e_score_correction_bias");
     for (int e = 0; e < moe.router.rows; ++e) moe.experts.push_back(ffn("mlp.experts." + std::to_string(e)));
-    moe.shared = ffn("mlp.shared_experts");
+    if (has("mlp.shared_experts.gate_proj.weight")) moe.shared = ffn("mlp.shared_experts");
     return moe;
   }
 
@@ -247,18 +247,12 @@ std::map<std::string, Table> read_tensors(const std::filesystem::path& file_or_f
   return tensors;
 }
 
-Model read_model(const std::filesystem::path& folder) {
-  std::ifstream in(folder / "config.json");
-  const json config = json::parse(in);
-  const ModelConfig model = read_config(config);
-  const Tensors tensors = dequantized(read_stored(folder));
-  const int num_layers = config["num_hidden_layers"];
-
+ModelTables tables_of(const Tensors& tensors, int num_layers, const IndexerShape& indexer) {
   ModelTables tables;
   tables.embedding = tensors.at("model.embed_tokens.weight");
-  for (int i = 0; i < num_layers; ++i) tables.layers.push_back(LayerReader(tensors, i).layer(model.indexer));
+  for (int i = 0; i < num_layers; ++i) tables.layers.push_back(LayerReader(tensors, i).layer(indexer));
   tables.norm = tensors.at("model.norm.weight");
-  tables.head = tensors.at("lm_head.weight");
+  tables.head = tensors.contains("lm_head.weight") ? tensors.at("lm_head.weight") : tables.embedding;
   const LayerReader mtp(tensors, num_layers);
   if (mtp.has("eh_proj.weight")) {
     tables.mtp =
@@ -266,11 +260,18 @@ Model read_model(const std::filesystem::path& folder) {
                   mtp.get("enorm.weight"),
                   mtp.get("hnorm.weight"),
                   mtp.get("eh_proj.weight"),
-                  mtp.layer(model.indexer),
+                  mtp.layer(indexer),
                   mtp.get("shared_head.norm.weight"),
                   mtp.has("shared_head.head.weight") ? mtp.get("shared_head.head.weight") : tables.head};
   }
-  return {model, std::move(tables)};
+  return tables;
+}
+
+Model read_model(const std::filesystem::path& folder) {
+  std::ifstream in(folder / "config.json");
+  const json config = json::parse(in);
+  const ModelConfig model = read_config(config);
+  return {model, tables_of(dequantized(read_stored(folder)), config["num_hidden_layers"], model.indexer)};
 }
 
 }  // namespace fulgur::reference

@@ -13,24 +13,31 @@
 
 namespace fulgur::reference {
 
-/// One token's experts, ascending, and their weights a_e. `gap` is the smallest distance, less what a kernel
-/// may be off, between a choice score or group that was taken and one that was not: below 0, a kernel may
-/// choose otherwise.
+/// The smallest distance between a score that was taken and one that was not.
+struct Gap {
+  double exact = std::numeric_limits<double>::infinity();
+  double certain = exact;  // less what a kernel may be off: below 0, it may choose otherwise
+};
+
+/// One token's experts, ascending, and their weights a_e. `gap` is that of its choice scores and groups.
 struct Routing {
   std::vector<int32_t> experts;
   std::vector<Real> weights;
-  double gap = std::numeric_limits<double>::infinity();
+  Gap gap;
 };
 
 /// Indices of the `count` largest values, the lower index first among equals, ascending; narrows `gap`.
-inline std::vector<int32_t> largest(const std::vector<Real>& values, int count, double* gap) {
+inline std::vector<int32_t> largest(const std::vector<Real>& values, int count, Gap& gap) {
   std::vector<int32_t> order(values.size());
   std::iota(order.begin(), order.end(), 0);
   const auto value = [&](int32_t i) -> const Real& { return values[static_cast<size_t>(i)]; };
   std::ranges::stable_sort(order, [&](int32_t a, int32_t b) { return value(a).value > value(b).value; });
   for (int taken = 0; taken < count; ++taken) {
     for (size_t left = static_cast<size_t>(count); left < order.size(); ++left) {
-      *gap = std::min(*gap, value(order[static_cast<size_t>(taken)]).lower() - value(order[left]).upper());
+      const Real& in = value(order[static_cast<size_t>(taken)]);
+      const Real& out = value(order[left]);
+      gap.exact = std::min(gap.exact, in.value - out.value);
+      gap.certain = std::min(gap.certain, in.lower() - out.upper());
     }
   }
   order.resize(static_cast<size_t>(count));
@@ -59,14 +66,14 @@ inline Routing route(Row x, const Table& router, Row correction_bias, const MoeS
           std::ranges::max_element(group, {}, &Real::error)->error;  // whichever two are the largest
       group_score.push_back(Real(group[0].value, error) + Real(group[1].value, error));
     }
-    const auto kept = largest(group_score, shape.groups_kept, &routing.gap);
+    const auto kept = largest(group_score, shape.groups_kept, routing.gap);
     for (size_t e = 0; e < num_experts; ++e) {
       if (!std::ranges::binary_search(kept, static_cast<int32_t>(e / group_size))) {
         choice[e] = -std::numeric_limits<double>::infinity();
       }
     }
   }
-  routing.experts = largest(choice, shape.experts_per_token, &routing.gap);
+  routing.experts = largest(choice, shape.experts_per_token, routing.gap);
   for (const int32_t e : routing.experts)
     routing.weights.push_back(score[static_cast<size_t>(e)]);  // without the bias
   const Real total = sum(routing.weights) + Real(1e-20);

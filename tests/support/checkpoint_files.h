@@ -85,7 +85,7 @@ inline std::string good_safetensors(const std::vector<TestTensor>& tensors, size
                           header.empty() ? "{" : ",", tensor.name, tensor.dtype, fmt::join(tensor.shape, ","),
                           begin, data.size());
   }
-  if (header.empty()) header = "{";
+  if (header.empty()) header += "{";
   header += "}";
   header.append(padding, ' ');
   return raw_safetensors(header, data);
