@@ -30,7 +30,8 @@ demo: build  ## Ask the bundled model for a number named once in 4,000 tokens
 
 check: packages-check $(VENV)/.stamp format-check check-release check-goldens-asan  ## All tests that fit in 20 minutes on 2 cores
 
-check-long: check check-asan check-tsan check-fuzz tidy  ## And the long ones: all under sanitizers, whole evaluation sets, every string, fuzzing, clang-tidy
+check-long: check check-asan check-tsan check-fuzz tidy  ## And the long ones: all under sanitizers, whole evaluation sets, every string, drawn checkpoints, fuzzing, clang-tidy
+	RC_PARAMS="max_success=2000" build/release/tests/property/property_test
 	$(PYTEST) tests --long
 	$(VENV)/bin/python tools/eval_mini.py
 
