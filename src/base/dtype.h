@@ -67,6 +67,24 @@ constexpr float e4m3_to_float(uint8_t code) {
   return std::bit_cast<float>(sign | ((magnitude << (23 - kMantissaBits)) + (kBiasDifference << 23)));
 }
 
+/// Round to nearest, ties to even; beyond 448 is 448, a NaN stays a NaN.
+constexpr uint8_t to_e4m3(float value) {
+  constexpr uint32_t kDroppedBits = 23 - 3;
+  constexpr uint32_t kBiasDifference = 127 - 7;
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = (bits >> 24) & 0x80U;
+  const uint32_t magnitude = bits & 0x7fffffffU;
+  if (magnitude > 0x7f800000U) return static_cast<uint8_t>(sign | 0x7fU);
+  constexpr auto kMost = std::bit_cast<uint32_t>(448.0F);
+  const uint32_t clamped = magnitude < kMost ? magnitude : kMost;
+  // Floats near 2^14 lie 2^-9 apart, as the subnormals do: the sum rounds as they would.
+  const auto subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(clamped) + 0x1p14F) & 0xfU;
+  const uint32_t normal =
+      ((clamped + 0x7ffffU + ((clamped >> kDroppedBits) & 1U)) >> kDroppedBits) - (kBiasDifference << 3);
+  constexpr auto kLeastNormal = std::bit_cast<uint32_t>(0x1p-6F);
+  return static_cast<uint8_t>(sign | (clamped < kLeastNormal ? subnormal : normal));
+}
+
 /// A scale 2^(code - 127); NaN for 0xff. Exact.
 constexpr float e8m0_to_float(uint8_t code) {
   if (code == 0xffU) return std::bit_cast<float>(0x7fc00000U);
@@ -79,6 +97,15 @@ constexpr float e2m1_to_float(uint8_t code) {
   constexpr float kValues[] = {0.0F,  0.5F,  1.0F,  1.5F,  2.0F,  3.0F,  4.0F,  6.0F,
                                -0.0F, -0.5F, -1.0F, -1.5F, -2.0F, -3.0F, -4.0F, -6.0F};
   return kValues[code & 0xfU];
+}
+
+/// Round to nearest, ties to even; beyond 6 is 6. A NaN has no code.
+constexpr uint8_t to_e2m1(float value) {
+  const float magnitude = value < 0 ? -value : value;
+  // Half way between neighbours; a tie goes to the even code.
+  const int code = (magnitude > 0.25F) + (magnitude >= 0.75F) + (magnitude > 1.25F) + (magnitude >= 1.75F) +
+                   (magnitude > 2.5F) + (magnitude >= 3.5F) + (magnitude > 5.0F);
+  return static_cast<uint8_t>((std::bit_cast<uint32_t>(value) >> 31 << 3) | static_cast<uint32_t>(code));
 }
 
 }  // namespace fulgur

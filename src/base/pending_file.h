@@ -2,13 +2,17 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <optional>
 #include <span>
+
+#include "base/output_file.h"
+#include "base/pending_name.h"
 
 namespace fulgur {
 
 /// A file that appears under its name whole and safely on disk by commit(), or not at all: it is written
 /// beside it under a temporary name, which is gone after an error and after a signal that ends the program
-/// (hang-up, interrupt, quit, terminate; signals that the program ignores or handles stay as they are).
+/// (base/pending_name.h).
 class PendingFile {
  public:
   /// Throws io_error where no file can be made: no such folder, no permission, `path` is no regular file.
@@ -18,15 +22,14 @@ class PendingFile {
   PendingFile& operator=(const PendingFile&) = delete;
 
   /// Throws io_error.
-  void append(std::span<const std::byte> bytes);
+  void append(std::span<const std::byte> bytes) { file_->append(bytes); }
   /// Throws io_error; the file is then not there.
   void commit();
 
  private:
   std::filesystem::path path_;
-  std::filesystem::path pending_;
-  int slot_ = -1;  // of the names that the signal handler removes
-  int descriptor_ = -1;
+  std::optional<PendingName> pending_;
+  std::optional<OutputFile> file_;
   bool committed_ = false;
 };
 

@@ -107,6 +107,46 @@ TEST(E2m1, IsExactForEveryCodeWhateverTheHighNibble) {
   }
 }
 
+/// The code whose value lies nearest, ties to the even one, found by trying all `count` of one sign.
+template <typename Decode>
+int nearest_code(double magnitude, int count, Decode decode) {
+  int best = 0;
+  for (int code = 1; code < count; ++code) {
+    const double gain = std::abs(decode(best) - magnitude) - std::abs(decode(code) - magnitude);
+    if (gain > 0 || (gain == 0 && code % 2 == 0)) best = code;
+  }
+  return best;
+}
+
+TEST(E4m3, RoundsToTheNearestCodeTiesToEvenAndSaturates) {
+  const auto decode = [](int code) { return double{e4m3_to_float(static_cast<uint8_t>(code))}; };
+  for (int code = 0; code < 127; ++code) {
+    const double value = decode(code);
+    const double next = code < 126 ? decode(code + 1) : 480;
+    for (const double between : {value, (3 * value + next) / 4, (value + next) / 2, (value + 3 * next) / 4}) {
+      for (const double nudge : {0.0, 0x1p-20, -0x1p-20}) {
+        const auto magnitude = static_cast<float>(between * (1 + nudge));
+        const int expected = nearest_code(magnitude, 127, decode);
+        EXPECT_EQ(to_e4m3(magnitude), expected) << magnitude;
+        EXPECT_EQ(to_e4m3(-magnitude), expected | 0x80) << magnitude;
+      }
+    }
+  }
+  EXPECT_EQ(to_e4m3(1e30F), 0x7e);
+  EXPECT_EQ(to_e4m3(-std::numeric_limits<float>::infinity()), 0xfe);
+  EXPECT_EQ(to_e4m3(std::nanf("")) & 0x7f, 0x7f);
+}
+
+TEST(E2m1, RoundsToTheNearestCodeTiesToEvenAndSaturates) {
+  const auto decode = [](int code) { return double{e2m1_to_float(static_cast<uint8_t>(code))}; };
+  for (int step = 0; step <= 512; ++step) {
+    const float magnitude = static_cast<float>(step) / 64;
+    const int expected = nearest_code(magnitude, 8, decode);
+    EXPECT_EQ(to_e2m1(magnitude), expected) << magnitude;
+    EXPECT_EQ(to_e2m1(-magnitude), expected | 8) << magnitude;
+  }
+}
+
 TEST(DType, IsFoundByItsOwnNameAndNoOther) {
   for (int i = 0; i <= static_cast<int>(DType::kF8E8M0); ++i) {
     const auto dtype = static_cast<DType>(i);

@@ -1,0 +1,54 @@
+#include "base/output_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "base/pending_name.h"
+
+namespace fulgur {
+namespace {
+
+/// Calls `write_some(bytes)`, which gives what write(2) does, until all are written.
+template <typename WriteSome>
+void write_all(std::span<const std::byte> bytes, const std::filesystem::path& shown, WriteSome write_some) {
+  while (!bytes.empty()) {
+    const ssize_t written = write_some(bytes);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) refuse_to_write(shown, "writing failed", errno);
+    bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+}
+
+}  // namespace
+
+OutputFile::OutputFile(const std::filesystem::path& path, std::filesystem::path shown)
+    : shown_(std::move(shown)),
+      descriptor_(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {
+  if (descriptor_ < 0) refuse_to_write(shown_, "no file can be made in its folder", errno);
+}
+
+OutputFile::~OutputFile() {
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+void OutputFile::append(std::span<const std::byte> bytes) {
+  write_all(bytes, shown_,
+            [&](std::span<const std::byte> left) { return write(descriptor_, left.data(), left.size()); });
+}
+
+void OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
+  const std::byte* begin = bytes.data();
+  write_all(bytes, shown_, [&](std::span<const std::byte> left) {
+    return pwrite(descriptor_, left.data(), left.size(), static_cast<off_t>(offset) + (left.data() - begin));
+  });
+}
+
+void OutputFile::finish() {
+  if (fsync(descriptor_) != 0) refuse_to_write(shown_, "it can't be brought to the disk", errno);
+  if (close(std::exchange(descriptor_, -1)) != 0) refuse_to_write(shown_, "closing failed", errno);
+}
+
+}  // namespace fulgur

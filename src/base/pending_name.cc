@@ -1,0 +1,129 @@
+#include "base/pending_name.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <system_error>
+
+#include "base/error.h"
+
+namespace fulgur {
+namespace {
+
+// What the signal handler reads: names to remove. It may run at any instruction of any thread.
+struct Slot {
+  std::atomic<bool> taken{false};
+  std::atomic<bool> written{false};  // `text` may be read
+  std::array<char, PATH_MAX> text{};
+};
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+constexpr int kMostNames = 64;
+std::array<Slot, kMostNames> slots;
+
+/// Removes the files of an open folder. Nothing but system calls: this runs in a signal handler.
+void empty_folder(int folder) {
+  constexpr size_t kBufferBytes = 4096;
+  alignas(dirent64) std::array<char, kBufferBytes> buffer;
+  for (;;) {
+    const ssize_t filled = getdents64(folder, buffer.data(), buffer.size());
+    if (filled <= 0) return;
+    for (ssize_t at = 0; at < filled;) {
+      const auto* entry = reinterpret_cast<const dirent64*>(buffer.data() + at);
+      unlinkat(folder, entry->d_name, 0);  // "." and ".." are refused
+      at += entry->d_reclen;
+    }
+  }
+}
+
+void remove_name(const char* name) {
+  if (unlink(name) == 0 || errno == ENOENT) return;
+  constexpr int kMostTries = 100;  // another thread may be making files in it
+  for (int i = 0; i < kMostTries && rmdir(name) != 0 && errno != ENOENT; ++i) {
+    const int folder = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0) return;
+    empty_folder(folder);
+    close(folder);
+  }
+}
+
+void on_ending_signal(int signal) {
+  for (const Slot& slot : slots) {
+    if (slot.written.load(std::memory_order_acquire)) remove_name(slot.text.data());
+  }
+  struct sigaction defaults = {};
+  defaults.sa_handler = SIG_DFL;
+  sigaction(signal, &defaults, nullptr);
+  raise(signal);  // blocked until this handler returns
+}
+
+void install_handlers_once() {
+  static const bool installed = [] {
+    for (const int signal : {SIGHUP, SIGINT, SIGQUIT, SIGTERM}) {
+      struct sigaction action = {};
+      sigaction(signal, nullptr, &action);
+      if ((action.sa_flags & SA_SIGINFO) != 0 || action.sa_handler != SIG_DFL) continue;
+      action.sa_handler = on_ending_signal;
+      sigaction(signal, &action, nullptr);
+    }
+    return true;
+  }();
+  static_cast<void>(installed);
+}
+
+/// A slot that holds `name`; -1 if it is too long for any file or all are taken.
+int take_slot(std::string_view name) {
+  if (name.size() >= PATH_MAX) return -1;
+  for (int slot = 0; slot < kMostNames; ++slot) {
+    Slot& candidate = slots[static_cast<size_t>(slot)];
+    if (candidate.taken.exchange(true, std::memory_order_acq_rel)) continue;
+    candidate.text[name.copy(candidate.text.data(), name.size())] = '\0';
+    candidate.written.store(true, std::memory_order_release);
+    return slot;
+  }
+  return -1;
+}
+
+}  // namespace
+
+PendingName::PendingName(const std::filesystem::path& path) : name_(path) {
+  install_handlers_once();
+  static std::atomic<unsigned> next{0};
+  name_ += fmt::format(".{}-{}.partial", getpid(), next++);
+  slot_ = take_slot(name_.native());
+  if (slot_ < 0) {
+    refuse_to_write(path, "no temporary file can be made",
+                    name_.native().size() >= PATH_MAX ? ENAMETOOLONG : EMFILE);
+  }
+}
+
+PendingName::~PendingName() {
+  Slot& slot = slots[static_cast<size_t>(slot_)];
+  slot.written.store(false, std::memory_order_release);
+  slot.taken.store(false, std::memory_order_release);
+}
+
+void sync_folder(const std::filesystem::path& folder) {
+  const int descriptor = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  fsync(descriptor);
+  close(descriptor);
+}
+
+void refuse_to_write(const std::filesystem::path& path, std::string_view what, int error) {
+  throw Error(Problem{.kind = ErrorKind::kIoError,
+                      .file = path.filename().string(),
+                      .message = fmt::format("'{}' can't be written: {}: {}.", path.string(), what,
+                                             std::generic_category().message(error)),
+                      .todo = error == ENOSPC ? "make room on the disk" : ""});
+}
+
+}  // namespace fulgur

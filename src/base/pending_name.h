@@ -1,0 +1,32 @@
+#pragma once
+
+#include <filesystem>
+#include <string_view>
+
+namespace fulgur {
+
+/// A temporary file, or a folder of files, that a signal which ends the program (hang-up, interrupt, quit,
+/// terminate) takes away, for as long as this lives. Signals that the program ignores or handles stay as they
+/// are.
+class PendingName {
+ public:
+  /// `<path>.<process>-<number>.partial`. Throws io_error, in the name of `path`, where there can be none.
+  explicit PendingName(const std::filesystem::path& path);
+  ~PendingName();
+  PendingName(const PendingName&) = delete;
+  PendingName& operator=(const PendingName&) = delete;
+
+  [[nodiscard]] const std::filesystem::path& path() const { return name_; }
+
+ private:
+  std::filesystem::path name_;
+  int slot_ = -1;  // of the names that the signal handler removes
+};
+
+/// Makes the names in a folder survive a power cut, where the file system can.
+void sync_folder(const std::filesystem::path& folder);
+
+/// Throws the io_error of a path that can't be written, for the system's reason `error`.
+[[noreturn]] void refuse_to_write(const std::filesystem::path& path, std::string_view what, int error);
+
+}  // namespace fulgur

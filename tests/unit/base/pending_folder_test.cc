@@ -1,0 +1,97 @@
+#include "base/pending_folder.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace fulgur {
+namespace {
+
+namespace fs = std::filesystem;
+
+class PendingFolderTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (fs::temp_directory_path() / "fulgur-pending-XXXXXX").string();
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    folder_ = name;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  static void fill(PendingFolder& folder, int num_files = 1) {
+    constexpr std::array<std::byte, 3> kBytes = {};
+    for (int i = 0; i < num_files; ++i) {
+      OutputFile file = folder.create("file" + std::to_string(i));
+      file.write_at(4, kBytes);
+      file.finish();
+    }
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(PendingFolderTest, AppearsByCommitAlone) {
+  {
+    PendingFolder dropped(folder_ / "dropped");
+    fill(dropped);
+    EXPECT_FALSE(fs::exists(folder_ / "dropped"));
+  }
+  EXPECT_TRUE(fs::is_empty(folder_));
+  for (const char* name : {"new", "slash/"}) {
+    PendingFolder folder(folder_ / name);
+    fill(folder);
+    folder.commit();
+    EXPECT_EQ(fs::file_size(folder_ / name / "file0"), 7U);
+  }
+}
+
+TEST_F(PendingFolderTest, TakesThePlaceOfAnEmptyFolderAndOfOneBehindALink) {
+  fs::create_directory(folder_ / "empty");
+  fs::create_directory_symlink("empty", folder_ / "link");
+  PendingFolder folder(folder_ / "link");
+  fill(folder);
+  folder.commit();
+  EXPECT_TRUE(fs::exists(folder_ / "empty/file0"));
+  EXPECT_TRUE(fs::is_symlink(folder_ / "link"));
+}
+
+TEST_F(PendingFolderTest, LeavesNothingWhenASignalEndsTheProgram) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      PendingFolder folder(folder_ / "new");
+      fill(folder, 300);  // more than one look into the folder shows
+      raise(signal);
+      _exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == signal) << signal;
+    EXPECT_TRUE(fs::is_empty(folder_)) << signal;
+  }
+}
+
+TEST_F(PendingFolderTest, IsRefusedWhereItCantBe) {
+  std::ofstream(folder_ / "there") << "before";
+  fs::create_symlink("nowhere", folder_ / "dangling");
+  for (const fs::path& path : {folder_ / "none/new", folder_, folder_ / "there", folder_ / "there/new",
+                               folder_ / "dangling", fs::path(), folder_ / std::string(5000, 'a')}) {
+    try {
+      const PendingFolder folder(path);
+      ADD_FAILURE() << path;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kIoError) << path;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fulgur
