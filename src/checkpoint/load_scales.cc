@@ -58,7 +58,7 @@ int64_t count_bad_groups(const std::byte* data, int64_t count) {
 
 void load(Task& task, const CatalogEntry& entry, const std::byte* data) {
   const auto count = static_cast<int64_t>(entry.bytes / size_bytes(entry.dtype));
-  if (task.role == ScaleRole::kGroups && count_bad_groups(data, count) == 0) return;
+  if (task.to == nullptr && count_bad_groups(data, count) == 0) return;
   for (int64_t i = 0; i < count; ++i) {
     const float value = value_at(entry, data, i);
     if (task.to != nullptr) task.to[i] = value;
@@ -159,6 +159,19 @@ LoadedScales load_scales(const LoadPlan& plan, const Catalog& catalog, LoadTeam&
   }
   if (!problems.empty()) throw Error(std::move(problems));
   return scales;
+}
+
+std::vector<float> read_scale(const PlannedScale& scale, const Catalog& catalog) {
+  const CatalogEntry& entry = catalog.entries[static_cast<size_t>(scale.entry)];
+  std::vector<float> values;
+  Task task{.entry = scale.entry, .role = scale.role};
+  if (scale.role != ScaleRole::kGroups) {
+    values.resize(entry.bytes / size_bytes(entry.dtype));
+    task.to = values.data();
+  }
+  load(task, entry, catalog.bytes(entry).data());
+  if (task.num_bad > 0) throw Error(describe_bad(task, catalog));
+  return values;
 }
 
 uint64_t scale_bytes(const LoadPlan& plan, const Catalog& catalog) {

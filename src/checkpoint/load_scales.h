@@ -18,6 +18,9 @@ struct LoadedScales {
 /// each tensor that holds a NaN, an infinity, a negative value, or a zero where it scales a whole matrix.
 LoadedScales load_scales(const LoadPlan& plan, const Catalog& catalog, LoadTeam& team, LoadedWeights& loaded);
 
+/// The values of one scale; none of kGroups, which are read where they lie. Throws the same bad_scale.
+std::vector<float> read_scale(const PlannedScale& scale, const Catalog& catalog);
+
 /// What load_scales() will read.
 uint64_t scale_bytes(const LoadPlan& plan, const Catalog& catalog);
 

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/catalog.h"
+#include "checkpoint/load_plan.h"
+#include "checkpoint/parameter.h"
+#include "checkpoint/recipe.h"
+
+namespace fulgur {
+
+/// Which spelling is written of a parameter that has two: the indexer's projection, fused or in its parts.
+enum class Spelling : uint8_t { kAsStored, kFused, kSeparate };
+
+struct ConversionTarget {
+  std::optional<Recipe> recipe;  // empty: each module in the form in which it is stored
+  Spelling spelling = Spelling::kAsStored;
+};
+
+/// Bytes of a tensor of the catalog.
+struct ByteRange {
+  int entry = 0;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
+/// Rows of a stored module.
+struct SourceRows {
+  const PlannedSource* source = nullptr;  // of the load plan
+  int64_t first_row = 0;
+  int64_t rows = 0;
+};
+
+/// A tensor to be written, and where its values come from.
+struct ConvertedTensor {
+  enum class Way : uint8_t {
+    kCopied,      // the ranges, one after the other
+    kReciprocal,  // of the one f32 that the range is
+    kComputed,    // by the module that it belongs to
+  };
+  std::string name;
+  std::string dtype;  // as headers spell it
+  uint64_t element_bytes = 1;
+  std::vector<int64_t> shape;
+  uint64_t bytes = 0;
+  Way way = Way::kCopied;
+  std::vector<ByteRange> ranges;
+};
+
+/// A module to be written: its weight, then its scales.
+struct ConvertedModule {
+  std::string name;  // without ".weight"
+  std::vector<ConvertedTensor> tensors;
+  const StorageForm* form = nullptr;  // null: no parameter's, carried over as it is
+  bool matrix = false;
+  /// What computed tensors are computed from: their rows one below the other. The tensors are then those of
+  /// store_as().
+  std::vector<SourceRows> sources;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  BlockScales scales = BlockScales::kF32;
+};
+
+/// What a checkpoint is rewritten as: a value, made from a load plan without problems. Every tensor of the
+/// catalog is in it once, but for scales of activations beside weights that change their form. What no
+/// parameter uses is carried over.
+///
+/// Without a recipe, and where it asks for the form that is stored, bytes are copied. A fused projection of
+/// halves whose bytes can't stand below one another (another form, block rows that both would share, factors
+/// of their own) becomes f32 where that holds both exactly, else bf16; so does a half of a fused one whose
+/// block rows begin in the other half.
+std::vector<ConvertedModule> plan_conversion(std::span<const Parameter> parameters, const LoadPlan& plan,
+                                             const Catalog& catalog, const ConversionTarget& target);
+
+}  // namespace fulgur

@@ -1,0 +1,96 @@
+#include "checkpoint/shard_writer.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "checkpoint/safetensors_layout.h"
+#include "checkpoint/shard_index.h"
+
+namespace fulgur {
+namespace {
+
+uint64_t module_bytes(const ConvertedModule& module) {
+  uint64_t bytes = 0;
+  for (const ConvertedTensor& tensor : module.tensors) bytes += tensor.bytes;
+  return bytes;
+}
+
+/// The modules of each file.
+std::vector<std::span<const ConvertedModule>> deal_out(std::span<const ConvertedModule> modules,
+                                                       uint64_t shard_bytes) {
+  std::vector<std::span<const ConvertedModule>> shards;
+  size_t first = 0;
+  uint64_t held = 0;
+  for (size_t i = 0; i < modules.size(); ++i) {
+    const uint64_t bytes = module_bytes(modules[i]);
+    if (i > first && held + bytes > shard_bytes) {
+      shards.push_back(modules.subspan(first, i - first));
+      first = i;
+      held = 0;
+    }
+    held += bytes;
+  }
+  shards.push_back(modules.subspan(first));
+  return shards;
+}
+
+SafetensorsLayout layout_of(std::span<const ConvertedModule> shard) {
+  std::vector<TensorToPlace> places;
+  for (const ConvertedModule& module : shard) {
+    for (const ConvertedTensor& tensor : module.tensors)
+      places.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes, tensor.element_bytes});
+  }
+  return lay_out(places, /*metadata=*/true);
+}
+
+void write_index(const PendingFolder& folder, const nlohmann::json& weight_map, uint64_t total_bytes) {
+  const nlohmann::json index = {{"metadata", {{"total_size", total_bytes}}}, {"weight_map", weight_map}};
+  const std::string text = index.dump(2) + "\n";
+  OutputFile file = folder.create(kIndexFile);
+  file.append(std::as_bytes(std::span(text)));
+  file.finish();
+}
+
+}  // namespace
+
+uint64_t converted_bytes(std::span<const ConvertedModule> modules) {
+  uint64_t bytes = 0;
+  for (const ConvertedModule& module : modules) bytes += module_bytes(module);
+  return bytes;
+}
+
+WrittenShards write_shards(const PendingFolder& folder, std::span<const ConvertedModule> modules,
+                           uint64_t shard_bytes, ModuleConverter& converter, const LoadProgress& progress) {
+  const uint64_t total = converted_bytes(modules);
+  uint64_t done = 0;
+  const auto shards = deal_out(modules, shard_bytes);
+  nlohmann::json weight_map = nlohmann::json::object();
+  WrittenShards written{.num_files = shards.size()};
+  for (size_t s = 0; s < shards.size(); ++s) {
+    const std::string name = shards.size() == 1
+                                 ? "model.safetensors"
+                                 : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
+    const SafetensorsLayout layout = layout_of(shards[s]);
+    OutputFile file = folder.create(name);
+    file.append(std::as_bytes(std::span(layout.head)));
+    auto offsets = layout.offsets.begin();
+    for (const ConvertedModule& module : shards[s]) {
+      converter.convert(module, [&](size_t tensor, uint64_t offset, std::span<const std::byte> bytes) {
+        file.write_at(offsets[static_cast<ptrdiff_t>(tensor)] + offset, bytes);
+        done += bytes.size();
+        if (progress) progress(done, total);
+      });
+      offsets += static_cast<ptrdiff_t>(module.tensors.size());
+      written.num_tensors += module.tensors.size();
+      for (const ConvertedTensor& tensor : module.tensors) weight_map[tensor.name] = name;
+    }
+    file.finish();
+  }
+  if (shards.size() > 1) write_index(folder, weight_map, total);
+  return written;
+}
+
+}  // namespace fulgur
