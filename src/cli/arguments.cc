@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "cli/byte_size.h"
 #include "tokenizer/utf8.h"
 
 namespace fulgur::cli {
@@ -31,6 +32,10 @@ std::string check_text(const std::string& given) {
   if (given.empty()) return "the text can't be empty";
   const size_t at = find_invalid_utf8(given);
   return at == std::string::npos ? "" : fmt::format("the text is not valid UTF-8 at byte {}", at);
+}
+
+std::string check_byte_size(const std::string& given) {
+  return parse_byte_size(given) ? "" : given + " is no size such as 5GB, 500MB or 4GiB";
 }
 
 }  // namespace
@@ -87,6 +92,11 @@ Option& Option::seed() {
 
 Option& Option::text() {
   option_->check(CLI::Validator(check_text, ""));
+  return *this;
+}
+
+Option& Option::byte_size() {
+  option_->check(CLI::Validator(check_byte_size, ""));
   return *this;
 }
 

@@ -32,8 +32,9 @@ class Option {
   Option& integer_range(int64_t least, int64_t most);
   Option& number_range(double least, double most);  // and not NaN
   Option& one_of(const std::vector<std::string>& names);
-  Option& seed();  // an integer from 0 to 2^64 - 1
-  Option& text();  // in UTF-8, not empty
+  Option& seed();       // an integer from 0 to 2^64 - 1
+  Option& text();       // in UTF-8, not empty
+  Option& byte_size();  // what cli/byte_size.h parses
 
  private:
   CLI::Option* option_;

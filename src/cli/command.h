@@ -30,6 +30,7 @@ std::function<int()> declare_tokenize(Arguments& args);
 std::function<int()> declare_eval(Arguments& args);
 std::function<int()> declare_logits(Arguments& args);
 std::function<int()> declare_inspect(Arguments& args);
+std::function<int()> declare_convert(Arguments& args);
 std::function<int()> declare_demo(Arguments& args);
 std::function<int()> declare_info(Arguments& args);
 

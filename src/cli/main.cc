@@ -26,6 +26,8 @@ constexpr std::array kCommands = {
     Command{"logits", "Write the model's numbers to a safetensors file", declare_logits},
     Command{"inspect", "What a checkpoint holds, how it would load, and what is wrong with it",
             declare_inspect},
+    Command{"convert", "Rewrite a checkpoint: another storage form, the indexer's projection fused or not",
+            declare_convert},
     Command{"demo",
             "Find a number in 4,000 tokens with the bundled model, and compare the indexer projections",
             declare_demo},

@@ -1,0 +1,101 @@
+// fulgur convert: a checkpoint in another storage form, its indexer's projection fused or not, in other
+// shards.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/log.h"
+#include "cli/byte_size.h"
+#include "cli/command.h"
+#include "cli/progress.h"
+#include "cli/streams.h"
+#include "model/conversion.h"
+
+namespace fulgur::cli {
+namespace {
+
+const std::map<std::string, BlockScales> kScales = {
+    {"f32", BlockScales::kF32}, {"f32-pow2", BlockScales::kF32Pow2}, {"e8m0", BlockScales::kE8m0}};
+
+struct Options {
+  std::string source;
+  std::string destination;
+  std::string to;      // empty: forms as they are
+  std::string scales;  // empty: f32
+  std::string shard_size;
+  bool fuse = false;
+  bool unfuse = false;
+  int threads = 0;
+};
+
+ConversionRequest request_of(const Options& options) {
+  ConversionRequest request;
+  for (const TargetForm form : kTargetForms) {
+    if (options.to == name(form)) request.target.recipe = Recipe{.form = form};
+  }
+  if (!options.scales.empty()) request.target.recipe->scales = kScales.at(options.scales);
+  if (options.fuse) request.target.spelling = Spelling::kFused;
+  if (options.unfuse) request.target.spelling = Spelling::kSeparate;
+  if (!options.shard_size.empty()) request.shard_bytes = *parse_byte_size(options.shard_size);
+  request.num_threads = options.threads > 0
+                            ? options.threads
+                            : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return request;
+}
+
+int run_convert(const Options& options) {
+  ConversionReport report;
+  {
+    Progress progress("converting", "B");
+    report = convert_folder(options.source, options.destination, request_of(options),
+                            [&](uint64_t done, uint64_t total) { progress.update(done, total); });
+  }
+  for (const std::string& notice : report.notices) log_notice(notice);
+  print_out("{}: {} tensors in {} file{}, {} bytes\n", options.destination, report.num_tensors,
+            report.num_files, report.num_files == 1 ? "" : "s", report.bytes);
+  return kExitDone;
+}
+
+}  // namespace
+
+std::function<int()> declare_convert(Arguments& args) {
+  auto options = std::make_shared<Options>();
+  args.add_option("SRC", options->source, "Folder of the checkpoint").required();
+  args.add_option("DST", options->destination, "Folder to be made; if it is there, it must be empty")
+      .required();
+  const Option fuse = args.add_flag("--fuse", options->fuse,
+                                    "Write the indexer's wk and weights_proj as one tensor, wk_weights_proj");
+  args.add_flag("--unfuse", options->unfuse, "Write them as two").excludes(fuse);
+  std::vector<std::string> forms;
+  for (const TargetForm form : kTargetForms) forms.emplace_back(name(form));
+  args.add_option("--to", options->to,
+                  "Storage form; what stays bf16 in it does in the published releases (default: as stored)")
+      .one_of(forms)
+      .type_name("");
+  args.add_option("--scales", options->scales, "Scales of --to fp8-block (default: f32)")
+      .one_of({"f32", "f32-pow2", "e8m0"})
+      .type_name("");
+  args.add_option("--shard-size", options->shard_size, "Most bytes of a file (default: 5GB)")
+      .byte_size()
+      .type_name("SIZE");
+  args.add_option("--threads", options->threads, "Threads to compute on (default: one a core)")
+      .integer_range(1, 1024)
+      .type_name("N");
+  args.finally([options] {
+    if (!options->scales.empty() && options->to != name(TargetForm::kFp8Block))
+      usage_error("--scales", "is for --to fp8-block alone");
+  });
+  args.footer(
+      "Examples:\n"
+      "  fulgur convert models/mini-v32 /tmp/mini-fused --fuse\n"
+      "  fulgur convert models/mini-v32 /tmp/mini-fp8 --to fp8-block --scales e8m0 --shard-size 2MB");
+  return [options] { return run_convert(*options); };
+}
+
+}  // namespace fulgur::cli

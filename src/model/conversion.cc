@@ -1,0 +1,154 @@
+#include "model/conversion.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+
+#include "base/mapped_file.h"
+#include "base/pending_folder.h"
+#include "base/text_file.h"
+#include "checkpoint/convert_module.h"
+#include "checkpoint/shard_writer.h"
+#include "model/conversion_config.h"
+#include "model/load.h"
+
+namespace fulgur {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kConfigFile = "config.json";
+constexpr const char* kHfQuantFile = "hf_quant_config.json";
+
+/// Weights, and indexes of them, of any format: what is converted, or would be a stale copy beside it.
+bool holds_weights(const fs::path& file) {
+  constexpr std::string_view kExtensions[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5"};
+  const std::string name = file.filename().string();
+  return name.ends_with(".index.json") || std::find(std::begin(kExtensions), std::end(kExtensions),
+                                                    file.extension().string()) != std::end(kExtensions);
+}
+
+void refuse_other_spelling(const Config& config, Spelling spelling) {
+  if (spelling == Spelling::kAsStored || config.sparse()) return;
+  throw Error(Problem{
+      .kind = ErrorKind::kBadRequest,
+      .message = fmt::format("There is no indexer to {} in a model of type {}.",
+                             spelling == Spelling::kFused ? "fuse" : "unfuse", name(config.model_type)),
+      .expected = "a deepseek_v32 or glm_moe_dsa model",
+      .found = std::string(name(config.model_type)),
+      .todo = "leave --fuse and --unfuse away"});
+}
+
+void check_room(const fs::path& destination, uint64_t bytes) {
+  const fs::path parent = fs::absolute(destination).parent_path();
+  std::error_code error;
+  const fs::space_info room = fs::space(fs::exists(parent, error) ? parent : fs::path("."), error);
+  if (error || room.available >= bytes) return;
+  throw Error(Problem{
+      .kind = ErrorKind::kIoError,
+      .file = destination.string(),
+      .message = fmt::format("'{}' can't be written: its disk has too little room.", destination.string()),
+      .expected = fmt::format("{} bytes for the tensors", bytes),
+      .found = fmt::format("{} bytes free", room.available),
+      .todo = "make room on the disk, or name a folder on another"});
+}
+
+void write_text(const PendingFolder& folder, const char* name, const std::string& text) {
+  OutputFile file = folder.create(name);
+  file.append(std::as_bytes(std::span(text)));
+  file.finish();
+}
+
+void copy_file(const PendingFolder& folder, const fs::path& source) {
+  const auto from = MappedFile::open(source);
+  OutputFile file = folder.create(source.filename().string());
+  file.append(from->bytes());
+  from->throw_if_damaged();
+  file.finish();
+}
+
+/// A mistake of ours must not become a checkpoint: what was written is read again, from its headers.
+void check_written(const PendingFolder& folder, Config config, const std::string& config_text,
+                   const ConversionRequest& request) {
+  const Config written = parse_config(config_text, kConfigFile);
+  if (request.target.recipe) config.quantization = written.quantization;
+  const Catalog catalog = read_catalog(folder.path());
+  const ModelPlan plan = plan_model(config, Precision::kNative, catalog, /*with_mtp=*/true);
+  if (plan.load.problems.empty()) return;
+  throw std::logic_error("what was written would not load: " + plan.load.problems.front().message);
+}
+
+SideFiles side_files_of(const fs::path& folder, std::vector<std::string>& notices) {
+  SideFiles files{.config = read_text_file(folder / kConfigFile)};
+  std::vector<std::string> folders;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    std::error_code error;
+    if (name.starts_with(".") || name == kConfigFile || holds_weights(entry.path())) continue;
+    if (name == kHfQuantFile) {
+      files.hf_quant_config = read_text_file(entry.path());
+    } else if (entry.is_directory(error)) {
+      folders.push_back(name);
+    } else {
+      files.others.push_back(entry.path());  // where it can't be read, copying says so
+    }
+  }
+  std::sort(files.others.begin(), files.others.end());
+  std::sort(folders.begin(), folders.end());
+  if (!folders.empty()) {
+    notices.push_back(fmt::format("Folders beside the checkpoint's files are not carried over: {}.",
+                                  fmt::join(folders, ", ")));
+  }
+  return files;
+}
+
+}  // namespace
+
+ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog, const SideFiles& side_files,
+                                    const fs::path& destination, const ConversionRequest& request,
+                                    const LoadProgress& progress) {
+  refuse_other_spelling(config, request.target.spelling);
+  const ModelPlan plan = plan_model(config, Precision::kNative, catalog, /*with_mtp=*/true);
+  const std::vector<ConvertedModule> modules =
+      plan_conversion(plan.parameters, plan.load, catalog, request.target);
+  const ModuleChanges changes = module_changes(modules, catalog);
+  const std::string config_text = converted_config(side_files.config, request.target, changes);
+  const std::string hf_quant_text =
+      converted_hf_quant_config(side_files.hf_quant_config, request.target, changes);
+
+  ConversionReport report{.bytes = converted_bytes(modules), .notices = plan.notices};
+  PendingFolder folder(destination);
+  check_room(destination, report.bytes);
+  ModuleConverter converter(catalog, request.num_threads);
+  const WrittenShards shards = write_shards(folder, modules, request.shard_bytes, converter, progress);
+  report.num_files = shards.num_files;
+  report.num_tensors = shards.num_tensors;
+  for (const fs::path& file : side_files.others) copy_file(folder, file);
+  if (!hf_quant_text.empty()) write_text(folder, kHfQuantFile, hf_quant_text);
+  check_written(folder, config, config_text, request);
+  write_text(folder, kConfigFile, config_text);  // without it nothing loads: the last
+  folder.commit();
+  return report;
+}
+
+ConversionReport convert_folder(const fs::path& source, const fs::path& destination,
+                                const ConversionRequest& request, const LoadProgress& progress) {
+  try {
+    const ModelFiles files = read_model_files(source);
+    if (!files.problems.empty()) throw Error(files.problems);
+    std::vector<std::string> notices;
+    const SideFiles side_files = side_files_of(source, notices);
+    ConversionReport report =
+        convert_checkpoint(*files.config, *files.catalog, side_files, destination, request, progress);
+    report.notices.insert(report.notices.end(), notices.begin(), notices.end());
+    return report;
+  } catch (Error& error) {
+    error.add_context(fmt::format("converting {}", source.string()));
+    throw;
+  }
+}
+
+}  // namespace fulgur

@@ -1,0 +1,286 @@
+"""fulgur convert (docs/spec/commands.md): what it writes, against numpy, and that it loads."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import stored_tensors as stored
+from fulgur_cli import MINI, ROOT, command, logits, output, run
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from test_commands import Terminal
+
+GOLDEN = ROOT / "tests" / "golden" / "data"
+FOLDERS = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
+WITH_INDEXER = [name for name in FOLDERS if not name.startswith("v3-")]
+FORMS = ["bf16", "fp8-block", "nvfp4-modelopt", "nvfp4-ct"]
+PROJECTIONS = ("wk", "weights_proj", "wk_weights_proj")
+EXPERTS = {"nvfp4-modelopt": r"\.mlp\.(experts\.\d+|shared_experts)\.\w+$", "nvfp4-ct": r"\.mlp\.experts\.\d+\.\w+$"}
+
+
+def convert(source, destination, **options):
+    """Converts, has the result inspected with all its values, and reads it."""
+    output("convert", source, destination, **options)
+    report = json.loads(output("inspect", destination, verify=True, json=True))
+    assert report["errors"] == []
+    for file in destination.glob("*.safetensors"):  # what others read of it
+        with safe_open(file, "np") as tensors:
+            assert tensors.metadata() == {"format": "pt"} and len(list(tensors.keys())) > 0
+    return stored.read(destination)
+
+
+def config_of(folder, name="config.json"):
+    return json.loads((folder / name).read_text())
+
+
+def modules_of(tensors):
+    return sorted(name.rsplit(".", 1)[0] for name, (_, array) in tensors.items()
+                  if name.endswith((".weight", ".weight_packed")) and array.ndim == 2)
+
+
+def prompt_of(folder):
+    return load_file(folder / "golden.safetensors")["p1.input_ids"]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_without_options_every_tensor_keeps_its_bytes(name, tmp_path):
+    before, after = stored.read(GOLDEN / name), convert(GOLDEN / name, tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert all(stored.same(before[tensor], after[tensor]) for tensor in before)
+    for file in ["config.json", "hf_quant_config.json"]:
+        assert (tmp_path / "out" / file).exists() == (GOLDEN / name / file).exists()
+        if (GOLDEN / name / file).exists():
+            assert (tmp_path / "out" / file).read_bytes() == (GOLDEN / name / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["v32-bf16", "glm-bf16"])
+def test_fusing_and_unfusing_bf16_gives_the_same_bytes(name, tmp_path):
+    before = stored.read(GOLDEN / name)
+    fused = convert(GOLDEN / name, tmp_path / "fused", fuse=True)
+    reference = stored.read(GOLDEN / f"{name}-fused")
+    assert fused.keys() == reference.keys()
+    assert all(stored.same(fused[tensor], reference[tensor]) for tensor in fused)
+    after = convert(tmp_path / "fused", tmp_path / "again", unfuse=True)
+    assert before.keys() == after.keys()
+    assert all(stored.same(before[tensor], after[tensor]) for tensor in before)
+
+
+def halves(tensors):
+    """The modules of every indexer in front of wk, weights_proj and wk_weights_proj."""
+    found = {}
+    for module in modules_of(tensors):
+        prefix, _, last = module.rpartition(".")
+        if last in PROJECTIONS:
+            found.setdefault(prefix, set()).add(last)
+    return found
+
+
+@pytest.mark.parametrize("name", WITH_INDEXER)
+@pytest.mark.parametrize("way", ["fuse", "unfuse"])
+def test_the_indexer_is_respelled_in_every_layer_and_answers_as_before(name, way, tmp_path):
+    before = stored.read(GOLDEN / name)
+    after = convert(GOLDEN / name, tmp_path / "out", **{way: True})
+    assert halves(after).keys() == halves(before).keys()
+    assert all(parts == ({"wk_weights_proj"} if way == "fuse" else {"wk", "weights_proj"}) for parts in halves(after).values())
+    prompt = prompt_of(GOLDEN / name)
+    # The fused matrix that the model computes with has the same bits, whichever way it is stored.
+    wanted = logits([prompt], model=GOLDEN / name)["logits.0"]
+    assert np.array_equal(logits([prompt], model=tmp_path / "out")["logits.0"], wanted)
+
+
+def test_unfusing_fp8_whose_block_rows_hold_both_halves_keeps_the_codes_of_wk(tmp_path):
+    before = stored.read(GOLDEN / "glm-fp8-fused")
+    after = convert(GOLDEN / "glm-fp8-fused", tmp_path / "out", unfuse=True)
+    for indexer in halves(before):
+        rows = after[f"{indexer}.wk.weight"][1].shape[0]
+        assert rows == 64
+        codes, scales = (before[f"{indexer}.wk_weights_proj.weight{end}"] for end in ("", "_scale_inv"))
+        assert stored.same(after[f"{indexer}.wk.weight"], (codes[0], codes[1][:rows]))
+        assert stored.same(after[f"{indexer}.wk.weight_scale_inv"], (scales[0], scales[1][:1]))
+        wanted = stored.to_bf16(stored.values(before, f"{indexer}.wk_weights_proj")[0][rows:])
+        assert stored.same(after[f"{indexer}.weights_proj.weight"], ("BF16", wanted))
+        assert f"{indexer}.weights_proj" in config_of(tmp_path / "out")["quantization_config"]["modules_to_not_convert"]
+
+
+def test_unfusing_fp8_halves_with_block_rows_of_their_own_loses_nothing(tmp_path):
+    before = stored.read(GOLDEN / "v32-fp8-fused")
+    apart = convert(GOLDEN / "v32-fp8-fused", tmp_path / "apart", unfuse=True)
+    assert all(apart[f"{indexer}.weights_proj.weight"][0] == "F8_E4M3" for indexer in halves(before))
+    again = convert(tmp_path / "apart", tmp_path / "again", fuse=True)
+    assert before.keys() == again.keys() and all(stored.same(before[tensor], again[tensor]) for tensor in before)
+
+
+def expected_form(form, module, shape):
+    """By the published recipes: docs/spec/commands.md, convert."""
+    if re.search(r"(embed_tokens|lm_head|shared_head\.head|mlp\.gate|eh_proj)$", module):
+        return "BF16"
+    if form == "fp8-block":
+        return "BF16" if module.endswith(".weights_proj") else "fp8"
+    return form if form in EXPERTS and re.search(EXPERTS[form], module) and shape[1] % 16 == 0 else "BF16"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["v32-bf16", "glm-bf16-fused", "v3-fp8", "glm-fp8", "v32-nvfp4", "glm-nvfp4-ct"])
+def test_a_form_holds_what_numpy_makes_of_the_values(name, form, tmp_path):
+    before = stored.read(GOLDEN / name)
+    after = convert(GOLDEN / name, tmp_path / "out", to=form)
+    assert modules_of(after) == modules_of(before)
+    for tensor, (dtype, array) in before.items():
+        if array.ndim == 1 and "scale" not in tensor:
+            assert stored.same(after[tensor], (dtype, array)), tensor
+    for module in modules_of(before):
+        wanted, was = stored.values(before, module)
+        given, now = stored.values(after, module)
+        assert now == expected_form(form, module, wanted.shape), module
+        if now == was and now != "BF16" or {now, was} == {"nvfp4-modelopt", "nvfp4-ct"}:
+            # Codes and scales are kept. A reciprocal in f32 is off by 2^-24 at most.
+            np.testing.assert_allclose(given, wanted, rtol=2.0**-23 if now != was else 0, atol=0)
+        elif now == "BF16":
+            assert np.array_equal(after[f"{module}.weight"][1], stored.to_bf16(wanted)), module
+        elif now == "fp8":
+            codes, scales = stored.quantize_fp8(wanted.astype(np.float32), False)
+            assert np.array_equal(after[f"{module}.weight"][1], codes), module
+            assert np.array_equal(after[f"{module}.weight_scale_inv"][1], scales), module
+        else:
+            codes, scales, stored_factor = stored.quantize_nvfp4(wanted.astype(np.float32), now == "nvfp4-ct")
+            names = ("weight_packed", "weight_global_scale") if now == "nvfp4-ct" else ("weight", "weight_scale_2")
+            assert np.array_equal(after[f"{module}.{names[0]}"][1], codes), module
+            assert np.array_equal(after[f"{module}.weight_scale"][1], scales), module
+            assert after[f"{module}.{names[1]}"][1].reshape(()) == stored_factor, module
+
+
+@pytest.mark.parametrize("scales, dtype", [("f32-pow2", "F32"), ("e8m0", "F8_E8M0")])
+@pytest.mark.parametrize("name", ["v32-bf16", "glm-fp8"])
+def test_power_of_two_scales_are_chosen_and_stored_as_asked(name, scales, dtype, tmp_path):
+    before = stored.read(GOLDEN / name)
+    after = convert(GOLDEN / name, tmp_path / "out", to="fp8-block", scales=scales)
+    assert config_of(tmp_path / "out")["quantization_config"]["scale_fmt"] == "ue8m0"
+    quantized = [module for module in modules_of(after) if after[f"{module}.weight"][0] == "F8_E4M3"]
+    assert quantized
+    for module in quantized:
+        kind, grid = after[f"{module}.weight_scale_inv"]
+        assert kind == dtype
+        assert (np.frexp(stored.scales_of(kind, grid))[0] == 0.5).all()
+        if name == "v32-bf16":
+            codes, wanted = stored.quantize_fp8(stored.values(before, module)[0].astype(np.float32), True)
+            assert np.array_equal(after[f"{module}.weight"][1], codes)
+            assert np.array_equal(stored.scales_of(kind, grid), wanted)
+
+
+def test_power_of_two_scales_in_f32_become_e8m0_without_loss(tmp_path):
+    before = convert(GOLDEN / "v32-bf16", tmp_path / "f32", to="fp8-block", scales="f32-pow2")
+    after = convert(tmp_path / "f32", tmp_path / "e8m0", to="fp8-block", scales="e8m0")
+    for module in modules_of(before):
+        assert stored.same(before[f"{module}.weight"], after[f"{module}.weight"])
+        assert np.array_equal(stored.values(before, module)[0], stored.values(after, module)[0])
+
+
+@pytest.mark.parametrize("name, options", [
+    ("v32-bf16", {"to": "fp8-block", "fuse": True}), ("glm-bf16", {"to": "fp8-block", "fuse": True, "scales": "e8m0"}),
+    ("v32-fp8", {"to": "fp8-block", "fuse": True}), ("glm-fp8-fused", {"to": "nvfp4-ct", "unfuse": True})])
+def test_a_form_and_a_spelling_at_once_stand_for_the_same_matrix(name, options, tmp_path):
+    before, after = stored.read(GOLDEN / name), convert(GOLDEN / name, tmp_path / "out", **options)
+
+    def projection(tensors, indexer):
+        parts = [part for part in ("wk", "weights_proj", "wk_weights_proj") if part in halves(tensors)[indexer]]
+        return np.concatenate([stored.values(tensors, f"{indexer}.{part}")[0] for part in parts])
+
+    for indexer in halves(before):
+        wanted, given = projection(before, indexer), projection(after, indexer)
+        # e4m3 has 3 bits after the point; with power-of-two scales the largest code is at least 224, so that codes below its
+        # least normal value, 2^-6, are off by at most 2^-10 / 224 of the block's largest value.
+        assert (np.abs(given - wanted) <= np.maximum(2.0**-4 * np.abs(wanted), 2.0**-17 * np.abs(wanted).max())).all()
+    if name == "v32-fp8":  # dI = 128: the rows of wk have blocks of their own, and keep them
+        for indexer in halves(before):
+            codes = after[f"{indexer}.wk_weights_proj.weight"]
+            assert stored.same((codes[0], codes[1][:128]), before[f"{indexer}.wk.weight"])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_form_computes_is_near_what_the_source_does(form, tmp_path):
+    convert(MINI, tmp_path / "out", to=form)
+    prompt = list(range(1, 200))
+    wanted = logits([prompt], model=MINI, precision="full", last=True)["logits.0"]
+    given = logits([prompt], model=tmp_path / "out", precision="full", last=True)["logits.0"]
+    # Not a bound but a sanity check: a scale that is off by a factor changes every logit by far more.
+    assert np.abs(given - wanted).mean() < (0 if form == "bf16" else 0.5) + 1e-6 and np.isfinite(given).all()
+
+
+def test_quantization_fields_follow_the_form(tmp_path):
+    convert(GOLDEN / "v32-nvfp4", tmp_path / "bf16", to="bf16")
+    assert "quantization_config" not in config_of(tmp_path / "bf16")
+    assert not (tmp_path / "bf16" / "hf_quant_config.json").exists()
+    convert(tmp_path / "bf16", tmp_path / "modelopt", to="nvfp4-modelopt")
+    fields = config_of(tmp_path / "modelopt", "hf_quant_config.json")["quantization"]
+    assert fields["quant_algo"] == "NVFP4" and fields["group_size"] == 16
+    tensors = stored.read(tmp_path / "modelopt")
+    plain = [module for module in modules_of(tensors) if stored.values(tensors, module)[1] == "BF16"]
+    assert fields["exclude_modules"] == plain == config_of(tmp_path / "modelopt")["quantization_config"]["ignore"]
+    convert(tmp_path / "modelopt", tmp_path / "ct", to="nvfp4-ct")
+    assert config_of(tmp_path / "ct")["quantization_config"]["format"] == "nvfp4-pack-quantized"
+    assert not (tmp_path / "ct" / "hf_quant_config.json").exists()
+
+
+def test_lists_of_modules_name_the_projection_as_it_is_spelled(tmp_path):
+    convert(GOLDEN / "v32-nvfp4", tmp_path / "fused", fuse=True)
+    lists = [config_of(tmp_path / "fused")["quantization_config"]["ignore"],
+             config_of(tmp_path / "fused", "hf_quant_config.json")["quantization"]["exclude_modules"]]
+    for names in lists:
+        spelled = {name.rpartition(".")[2] for name in names if ".indexer.w" in name and not name.endswith("wq_b")}
+        assert spelled == {"wk_weights_proj"} and names == sorted(names)
+    convert(tmp_path / "fused", tmp_path / "apart", unfuse=True)
+    assert config_of(tmp_path / "apart") == config_of(GOLDEN / "v32-nvfp4")
+
+
+def test_shards_are_no_larger_than_asked_and_the_index_lists_them(tmp_path):
+    most = 200_000
+    tensors = convert(GOLDEN / "v32-fp8", tmp_path / "out", shard_size="200KB")
+    index = config_of(tmp_path / "out", "model.safetensors.index.json")
+    assert index["weight_map"].keys() == tensors.keys()
+    assert index["metadata"]["total_size"] == sum(array.nbytes for _, array in tensors.values())
+    files = sorted(set(index["weight_map"].values()))
+    assert files == [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))] and len(files) > 2
+    for file in files:
+        held = [name for name, place in index["weight_map"].items() if place == file]
+        assert sum(tensors[name][1].nbytes for name in held) <= most
+        assert all(index["weight_map"][name.removesuffix("_scale_inv")] == file for name in held if name.endswith("_scale_inv"))
+
+
+def test_a_tensor_larger_than_a_shard_has_one_of_its_own(tmp_path):
+    tensors = convert(GOLDEN / "v3-bf16", tmp_path / "out", shard_size="1B")
+    index = config_of(tmp_path / "out", "model.safetensors.index.json")
+    assert len(set(index["weight_map"].values())) == len(tensors)
+
+
+def test_files_beside_the_weights_go_along(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(MINI, source)
+    (source / "pytorch_model.bin").write_bytes(b"stale")
+    (source / ".hidden").write_bytes(b"")
+    result = run("convert", source, tmp_path / "out", fuse=True)
+    assert result.returncode == 0 and "eval, expected, train" in result.stderr
+    kept = {file.name for file in source.iterdir() if file.is_file()} - {"pytorch_model.bin", ".hidden"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == kept
+    assert all((tmp_path / "out" / name).read_bytes() == (source / name).read_bytes() for name in kept - {"model.safetensors"})
+    options = {"max_tokens": 12}
+    assert output("generate", "In the beginning", model=tmp_path / "out", **options) == \
+        output("generate", "In the beginning", model=MINI, **options)
+
+
+def test_a_pipe_sees_no_progress_and_a_terminal_does(tmp_path):
+    result = run("convert", GOLDEN / "v32-bf16", tmp_path / "out")
+    assert result.stderr == "" and result.stdout.startswith(f"{tmp_path / 'out'}: ")
+    terminal = Terminal(*command("convert", GOLDEN / "v32-bf16", tmp_path / "again"))
+    terminal.read_until(r"converting \[[#.]+\] \d+/\d+ [\d.]+ \w*B/s \d+ s left")
+    assert terminal.status() == 0
+
+
+def test_the_examples_of_the_help_work(tmp_path):
+    text = output("convert", help=True)
+    examples = [line.split()[1:] for line in text.partition("Examples:")[2].splitlines() if line.startswith("  fulgur")]
+    assert len(examples) == 2
+    for arguments in examples:
+        here = [argument.replace("/tmp", str(tmp_path)).replace("models/mini-v32", str(MINI)) for argument in arguments]
+        output(*here)

@@ -1,0 +1,208 @@
+"""fulgur convert where it can't: usage, damaged sources, destinations in the way, full disks, signals. Nothing is left behind."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from fulgur_cli import ROOT, command, run
+
+GOLDEN = ROOT / "tests" / "golden" / "data"
+SOURCE = GOLDEN / "v32-bf16"
+
+
+def refused(*arguments, status=1, **options):
+    """What is said: a whole sentence first, and no mistake of the program's own."""
+    result = run("convert", *arguments, **options)
+    assert result.returncode == status and result.stdout == "", result.stderr
+    assert "mistake" not in result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--fuse", "--unfuse"], ["--to", "int8"], ["--scales", "f32"], ["--to", "bf16", "--scales", "e8m0"],
+    ["--to", "fp8-block", "--scales", "f16"], ["--shard-size", "0"], ["--shard-size", "5 parsecs"], ["--shard-size", "nan"],
+    ["--shard-size", "-1GB"], ["--threads", "0"], ["third"]], ids=" ".join)
+def test_usage(arguments, tmp_path):
+    assert refused(SOURCE, tmp_path / "out", *arguments, status=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_folders_are_needed():
+    assert "DST" in refused(SOURCE, status=2)
+
+
+def test_a_model_without_an_indexer_has_nothing_to_fuse(tmp_path):
+    assert refused(GOLDEN / "v3-bf16", tmp_path / "out", fuse=True).startswith("There is no indexer to fuse")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_destination_that_is_in_the_way_stays_as_it_is(tmp_path):
+    full, file, dangling = tmp_path / "full", tmp_path / "file", tmp_path / "dangling"
+    full.mkdir()
+    (full / "precious").write_text("mine")
+    file.write_text("mine")
+    dangling.symlink_to("nowhere")
+    for place, reason in [(full, "not empty"), (file, "no folder"), (dangling, "leads nowhere"), (SOURCE, "not empty"),
+                          (tmp_path / "none" / "out", "No such file"), (file / "out", "Not a directory")]:
+        text = refused(SOURCE, place)
+        assert "can't be written" in text.splitlines()[0] and reason in text.splitlines()[0], text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file", "full"]
+    assert (full / "precious").read_text() == file.read_text() == "mine"
+
+
+def test_an_empty_destination_is_filled_also_through_a_link_or_with_a_slash(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    assert run("convert", SOURCE, f"{tmp_path}/link/").returncode == 0
+    assert (tmp_path / "empty" / "config.json").exists() and (tmp_path / "link").is_symlink()
+    assert run("convert", SOURCE, f"{tmp_path}/new/").returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link", "new"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_parent_that_cannot_be_written(tmp_path):
+    tmp_path.chmod(0o500)
+    assert "Permission denied" in refused(SOURCE, tmp_path / "out").splitlines()[0]
+
+
+def rewritten(folder, change):
+    """A copy of SOURCE whose header and data a test changes."""
+    shutil.copytree(SOURCE, folder)
+    file = folder / "model.safetensors"
+    blob = file.read_bytes()
+    size = int.from_bytes(blob[:8], "little")
+    header, data = json.loads(blob[8:8 + size]), bytearray(blob[8 + size:])
+    change(header, data)
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return folder
+
+
+def test_a_source_that_would_not_load_is_refused_before_anything_is_written(tmp_path):
+    def rename(header, _):
+        header["model.nrm.weight"] = header.pop("model.norm.weight")
+
+    text = refused(rewritten(tmp_path / "bad", rename), tmp_path / "out")
+    assert "model.norm.weight is missing" in text and "model.nrm.weight" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+    assert "no such folder" in refused(tmp_path / "nowhere", tmp_path / "out").lower()
+
+
+@pytest.mark.parametrize("form, module", [("fp8-block", "self_attn.o_proj"), ("nvfp4-modelopt", "mlp.experts.3.up_proj")])
+def test_a_nan_that_would_have_to_be_quantized_is_named_by_its_place(form, module, tmp_path):
+    name = f"model.layers.1.{module}.weight"
+
+    def poison(header, data):
+        begin, columns = header[name]["data_offsets"][0], header[name]["shape"][1]
+        at = begin + 2 * (columns * 2 + 5)
+        data[at:at + 2] = b"\xc0\x7f"
+
+    text = refused(rewritten(tmp_path / "bad", poison), tmp_path / "out", to=form)
+    assert f"{name}[2, 5]" in text.splitlines()[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+def test_a_scale_that_is_nan_is_named(tmp_path):
+    shutil.copytree(GOLDEN / "v3-fp8", tmp_path / "bad")
+    file = tmp_path / "bad" / "model.safetensors"
+    blob = bytearray(file.read_bytes())
+    size = int.from_bytes(blob[:8], "little")
+    name = "model.layers.0.self_attn.o_proj.weight_scale_inv"
+    begin = 8 + size + json.loads(blob[8:8 + size])[name]["data_offsets"][0]
+    blob[begin:begin + 4] = np.float32("nan").tobytes()
+    file.write_bytes(blob)
+    assert name in refused(tmp_path / "bad", tmp_path / "out", to="bf16").splitlines()[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+def shell(line):
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+
+
+def test_a_file_that_may_not_grow_is_one_sentence_and_leaves_nothing(tmp_path):
+    result = shell(f"ulimit -f 100; {shlex.join(command('convert', SOURCE, tmp_path / 'out'))}")
+    assert result.returncode == 1 and result.stdout == ""
+    first = result.stderr.splitlines()[0]
+    assert str(tmp_path / "out" / "model.safetensors") in first and "can't be written: writing failed" in first
+    assert list(tmp_path.iterdir()) == []
+
+
+# 999,240 bytes of tensors: the first disk has no room for them, the second none for the headers and what else there is.
+@pytest.mark.parametrize("room, reason", [("500k", "too little room"), ("976k", "No space left on device")])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(room, reason, tmp_path):
+    if shell(f"unshare -m mount -t tmpfs none {tmp_path}").returncode != 0:
+        pytest.skip("no disk can be mounted here")
+    convert = shlex.join(command("convert", SOURCE, tmp_path / "out"))
+    result = shell(f"unshare -m bash -c {shlex.quote(f'mount -t tmpfs -o size={room} none {tmp_path} && {convert}; echo $?; ls -A {tmp_path}')}")
+    assert result.stdout == "1\n", result.stderr
+    assert reason in result.stderr.splitlines()[0] + result.stderr
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A source that takes long enough to be interrupted: 200 MB of zeros on no disk."""
+    folder = tmp_path_factory.mktemp("large")
+    shutil.copytree(SOURCE, folder, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    file = folder / "model.safetensors"
+    blob = file.read_bytes()
+    size = int.from_bytes(blob[:8], "little")
+    header, data = json.loads(blob[8:8 + size]), blob[8 + size:]
+    vocab = config["vocab_size"] = 300_000
+    old = {name: header.pop(name)["data_offsets"] for name in ["model.embed_tokens.weight", "lm_head.weight"]}
+    kept = b""
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, stop = entry["data_offsets"]
+            entry["data_offsets"] = [len(kept), len(kept) + stop - begin]
+            kept += data[begin:stop]
+    end = len(kept)
+    for name in old:
+        count = 2 * vocab * config["hidden_size"]
+        header[name] = {"dtype": "BF16", "shape": [vocab, config["hidden_size"]], "data_offsets": [end, end + count]}
+        end += count
+    text = json.dumps(header).encode()
+    with open(file, "wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text + kept)
+        out.truncate(8 + len(text) + end)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def stopped_in_the_middle(source, place):
+    """A conversion that stands still with a part of its tensors written."""
+    process = subprocess.Popen(command("convert", source, place / "out"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not any(file.stat().st_size for file in place.glob("out.*.partial/model*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGSTOP)
+    assert not (place / "out").exists()
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing(number, large, tmp_path):
+    process = stopped_in_the_middle(large, tmp_path)
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=30)
+    assert process.returncode == -number
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_leaves_what_does_not_load_and_is_in_nobodys_way(large, tmp_path):
+    process = stopped_in_the_middle(large, tmp_path)
+    process.kill()
+    process.communicate(timeout=30)
+    [leftover] = tmp_path.iterdir()
+    assert leftover.name.startswith("out.") and leftover.name.endswith(".partial")
+    result = run("inspect", leftover)
+    assert result.returncode == 1 and "config.json" in result.stderr.splitlines()[0]
+    assert run("convert", SOURCE, tmp_path / "out").returncode == 0
