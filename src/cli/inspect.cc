@@ -93,41 +93,56 @@ OrderedJson json_of(const Problem& problem) {
           {"todo", problem.todo}};
 }
 
-void print_json(const Inspection& inspection, const std::vector<Line>& lines, const Options& options) {
-  OrderedJson object = {{"model", nullptr},
-                        {"parameters", OrderedJson::array()},
-                        {"ignored", OrderedJson::array()},
-                        {"bytes", OrderedJson::object()},
-                        {"memory", nullptr},
-                        {"errors", OrderedJson::array()},
-                        {"notices", OrderedJson::array()}};
-  if (inspection.config) object["model"] = name(inspection.config->model_type);
-  if (inspection.plan) {
-    for (const Line& line : lines) {
-      object["parameters"].push_back({{"name", line.parameter->name},
-                                      {"shape", {line.parameter->rows, line.parameter->cols}},
-                                      {"form", name(line.planned->held)},
-                                      {"sources", line.sources},
-                                      {"steps", line.steps}});
-    }
-    for (const IgnoredTensor& ignored : inspection.plan->load.ignored) {
-      object["ignored"].push_back(
-          {{"name", inspection.catalog->entries[static_cast<size_t>(ignored.entry)].name},
-           {"rule", ignored.rule}});
-    }
-    object["bytes"] = stored_bytes(inspection.plan->load, *inspection.catalog);
-    const Memory memory = predict(inspection, options);
-    object["memory"] = {{"weights_mapped", memory.weights.mapped},
-                        {"weights_copied", memory.weights.copied},
-                        {"cache", memory.cache},
-                        {"total", memory.total()},
-                        {"context", memory.context},
-                        {"batch", options.batch}};
-    object["notices"] = inspection.plan->notices;
-  }
-  for (const Problem& problem : inspection.problems) object["errors"].push_back(json_of(problem));
+std::string text_of(const OrderedJson& value) {
   // A file's name need not be UTF-8.
-  write_out(object.dump(-1, ' ', /*ensure_ascii=*/false, OrderedJson::error_handler_t::replace) + "\n");
+  return value.dump(-1, ' ', /*ensure_ascii=*/false, OrderedJson::error_handler_t::replace);
+}
+
+/// `"name":[...],`, an element at a time: 60,000 parameters as one JSON value take as long to build as all
+/// headers to read.
+template <typename List, typename Element>
+void append_array(std::string& text, std::string_view name, const List& list, Element element) {
+  text += fmt::format("\"{}\":[", name);
+  for (bool first = true; const auto& item : list) {
+    if (!std::exchange(first, false)) text += ',';
+    text += text_of(element(item));
+  }
+  text += "],";
+}
+
+void print_json(const Inspection& inspection, const std::vector<Line>& lines, const Options& options) {
+  std::string text = "{\"model\":";
+  text += inspection.config ? text_of(name(inspection.config->model_type)) : "null";
+  text += ',';
+  append_array(text, "parameters", lines, [](const Line& line) -> OrderedJson {
+    return {{"name", line.parameter->name},
+            {"shape", {line.parameter->rows, line.parameter->cols}},
+            {"form", name(line.planned->held)},
+            {"sources", line.sources},
+            {"steps", line.steps}};
+  });
+  const auto ignored = inspection.plan ? inspection.plan->load.ignored : std::vector<IgnoredTensor>();
+  append_array(text, "ignored", ignored, [&](const IgnoredTensor& tensor) -> OrderedJson {
+    return {{"name", inspection.catalog->entries[static_cast<size_t>(tensor.entry)].name},
+            {"rule", tensor.rule}};
+  });
+  OrderedJson rest = {{"bytes", OrderedJson::object()},
+                      {"memory", nullptr},
+                      {"errors", OrderedJson::array()},
+                      {"notices", OrderedJson::array()}};
+  if (inspection.plan) {
+    rest["bytes"] = stored_bytes(inspection.plan->load, *inspection.catalog);
+    const Memory memory = predict(inspection, options);
+    rest["memory"] = {{"weights_mapped", memory.weights.mapped},
+                      {"weights_copied", memory.weights.copied},
+                      {"cache", memory.cache},
+                      {"total", memory.total()},
+                      {"context", memory.context},
+                      {"batch", options.batch}};
+    rest["notices"] = inspection.plan->notices;
+  }
+  for (const Problem& problem : inspection.problems) rest["errors"].push_back(json_of(problem));
+  write_out(text + text_of(rest).substr(1) + "\n");
 }
 
 std::string gibibytes(uint64_t bytes) {
