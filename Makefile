@@ -17,7 +17,7 @@ SOURCES = $(shell find src tests include bench -name '*.h' -o -name '*.cc' -o -n
 
 .PHONY: help build demo check check-long eval compare format tidy clean \
         packages-build packages-check packages-fuzz format-check release-all asan-all tsan-all \
-        check-release check-goldens-asan check-asan check-tsan check-fuzz
+        check-release check-goldens-asan check-bits check-asan check-tsan check-fuzz
 
 help:  ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -30,7 +30,7 @@ demo: build  ## Ask the bundled model for a number named once in 4,000 tokens
 
 check: packages-check $(VENV)/.stamp format-check check-release check-goldens-asan  ## All tests that fit in 20 minutes on 2 cores
 
-check-long: check check-asan check-tsan check-fuzz tidy  ## And the long ones: all under sanitizers, whole evaluation sets, every string, drawn checkpoints, fuzzing, clang-tidy
+check-long: check check-bits check-asan check-tsan check-fuzz tidy  ## And the long ones: all under sanitizers, whole evaluation sets, every string, drawn checkpoints, fuzzing, clang-tidy
 	RC_PARAMS="max_success=2000" build/release/tests/property/property_test
 	$(PYTEST) tests --long
 	$(VENV)/bin/python tools/eval_mini.py
@@ -92,6 +92,10 @@ check-goldens-asan: packages-check build/asan/build.ninja $(VENV)/.stamp
 	cmake --build build/asan --target fulgur
 	FULGUR=build/asan/bin/fulgur $(PYTEST) tests/golden -k 'not do_not_depend'
 
+# A bit of every byte of every header; check-release flips one in every 97th.
+check-bits: release-all
+	FULGUR_TEST_STRIDE=1 build/release/tests/fault/fault_test --gtest_brief=1 --gtest_filter='*HeaderBytes.*Flipped*'
+
 check-asan: asan-all $(VENV)/.stamp
 	ctest --test-dir build/asan $(CTEST_ARGS)
 	FULGUR=build/asan/bin/fulgur $(PYTEST) tests/golden tests/e2e
@@ -105,6 +109,6 @@ check-fuzz: packages-fuzz build/fuzz/build.ninja
 	cmake --build build/fuzz --target fuzz
 	for input in header index config tokenizer; do \
 	  mkdir -p build/fuzz/found/$$input; \
-	  build/fuzz/bin/$${input}_fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=10 -verbosity=0 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
+	  build/fuzz/bin/$${input}_fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=10 -verbosity=0 -print_funcs=0 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
 	    -dict=tests/fuzz/$$input.dict build/fuzz/found/$$input tests/fuzz/corpus/$$input; \
 	done

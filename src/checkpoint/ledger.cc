@@ -43,8 +43,10 @@ void Ledger::complain(int number, Problem problem) {
 void Ledger::conflict(const std::vector<int>& numbers) {
   const bool said = std::all_of(numbers.begin(), numbers.end(), [&](int number) { return faulty(number); });
   std::vector<std::string> names;
+  std::vector<std::string> found;
   for (const int number : numbers) {
     names.push_back(printable(entry(number).name));
+    found.push_back(described(number));
     state(number) = {.consumed = true, .faulty = true};
   }
   if (said) return;
@@ -53,6 +55,8 @@ void Ledger::conflict(const std::vector<int>& numbers) {
        .file = file_of(numbers.back()),
        .tensor = entry(numbers.front()).name,
        .message = fmt::format("{} exclude one another, but the checkpoint holds them all.", enumerate(names)),
+       .expected = "one form of this weight",
+       .found = enumerate(found),
        .todo = "keep one form of this weight and convert again"});
 }
 

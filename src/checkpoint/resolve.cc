@@ -159,7 +159,7 @@ class Resolver {
                     .tensor = absent.front(),
                     .message = std::move(message) + ".",
                     .expected = fmt::format("{}", fmt::join(alternatives, ", or ")),
-                    .found = enumerate(found),
+                    .found = found.empty() ? "none of them" : enumerate(found),
                     .todo = rivals.empty() ? "fetch the shard that holds it, or convert again"
                                            : "check that config.json belongs to this checkpoint"});
   }
@@ -206,6 +206,7 @@ class Resolver {
     ledger_.complain(
         number, {.kind = ErrorKind::kUnexpectedTensor,
                  .message = fmt::format("{} is a tensor that this model has no use for.", printable(e.name)),
+                 .expected = "the tensors that this model is made of, and those that a rule ignores",
                  .found = ledger_.described(number),
                  .todo = "check its name, and that config.json belongs to this checkpoint"});
   }

@@ -8,6 +8,7 @@
 #include "checkpoint/catalog.h"
 #include "model/config.h"
 #include "support/checkpoint_files.h"
+#include "whole_problem.h"
 
 namespace fulgur {
 namespace {
@@ -86,17 +87,7 @@ TEST_P(Refusals, SayWhatWasExpectedWhatWasFoundAndWhatToDo) {
   ASSERT_EQ(problems.size(), 1U) << summary(problems);
   const Problem& problem = problems.front();
   EXPECT_EQ(name(problem.kind), name(GetParam().kind)) << describe(problem);
-  EXPECT_FALSE(problem.file.empty()) << describe(problem);
-  EXPECT_TRUE(problem.message.ends_with('.') || problem.message.ends_with('?')) << describe(problem);
-  EXPECT_FALSE(problem.expected.empty()) << describe(problem);
-  EXPECT_FALSE(problem.found.empty()) << describe(problem);
-  EXPECT_FALSE(problem.todo.empty()) << describe(problem);
-  for (const std::string& line :
-       {problem.file, problem.message, problem.expected, problem.found, problem.todo}) {
-    EXPECT_LT(line.size(), 400U) << describe(problem);
-    EXPECT_TRUE(std::none_of(line.begin(), line.end(), [](char c) { return std::iscntrl(c) != 0; }))
-        << describe(problem);
-  }
+  expect_whole(problem);
 }
 
 constexpr auto kHeader = ErrorKind::kBadHeader;
