@@ -9,7 +9,13 @@ namespace {
 
 constexpr uint64_t kHighestId = (1 << 24) - 1;
 
+std::string advice(const std::string& file) {
+  return fmt::format("fetch {} again, or use the one that belongs to this checkpoint", file);
+}
+
 }  // namespace
+
+std::string described_ids() { return fmt::format("an integer from 0 to {}", kHighestId); }
 
 std::optional<int32_t> as_token_id(const Json& value) {
   if (!value.is_number_unsigned() || value.get<uint64_t>() > kHighestId) return std::nullopt;
@@ -20,8 +26,13 @@ JsonField JsonField::at(const std::string& key) const {
   const auto it = object().find(key);
   if (it == value_->end()) {
     std::string path = path_.empty() ? key : path_ + "." + key;
-    throw Error(Problem{
-        .kind = ErrorKind::kBadTokenizer, .file = *file_, .tensor = path, .message = path + " is missing."});
+    throw Error(Problem{.kind = ErrorKind::kBadTokenizer,
+                        .file = *file_,
+                        .tensor = path,
+                        .message = path + " is missing.",
+                        .expected = path,
+                        .found = "no such field",
+                        .todo = advice(*file_)});
   }
   return {*it, path_.empty() ? key : path_ + "." + key, *file_};
 }
@@ -59,7 +70,7 @@ bool JsonField::is_zero() const {
 
 int32_t JsonField::id() const {
   const std::optional<int32_t> id = as_token_id(*value_);
-  if (!id) bad("is not a token id.", fmt::format("an integer from 0 to {}", kHighestId));
+  if (!id) bad("is not a token id.", described_ids());
   return *id;
 }
 
@@ -88,7 +99,8 @@ void JsonField::bad(std::string_view what, std::string expected) const {
                       .tensor = path_,
                       .message = fmt::format("{} {}", path_.empty() ? "its top level" : path_, what),
                       .expected = std::move(expected),
-                      .found = brief(*value_)});
+                      .found = brief(*value_),
+                      .todo = advice(*file_)});
 }
 
 void JsonField::unsupported(std::string expected) const {
@@ -98,7 +110,8 @@ void JsonField::unsupported(std::string expected) const {
       .tensor = path_,
       .message = fmt::format("{} is {}, which this tokenizer does not support.", path_, brief(*value_)),
       .expected = std::move(expected),
-      .found = brief(*value_)});
+      .found = brief(*value_),
+      .todo = advice(*file_)});
 }
 
 }  // namespace fulgur

@@ -14,6 +14,8 @@ namespace fulgur {
 
 /// A token id, if the value is one: 0 to 2^24 - 1, far above any vocabulary, because ids index tables.
 std::optional<int32_t> as_token_id(const Json& value);
+/// "an integer from 0 to 16777215"
+std::string described_ids();
 
 /// A value of a JSON file that knows where it stands, for messages. Every access throws `bad_tokenizer` if
 /// the value is missing or of another type.
@@ -41,7 +43,7 @@ class JsonField {
   [[nodiscard]] const std::string& file() const { return *file_; }
 
   /// `what` continues the sentence that begins with the field's path.
-  [[noreturn]] void bad(std::string_view what, std::string expected = "") const;
+  [[noreturn]] void bad(std::string_view what, std::string expected) const;
   [[noreturn]] void unsupported(std::string expected) const;
 
  private:

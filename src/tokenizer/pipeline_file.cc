@@ -34,6 +34,9 @@ auto at_field(const JsonField& field, const Make& make) {
     problem.file = field.file();
     problem.tensor = field.path();
     problem.message = fmt::format("{}: {}.", field.path(), problem.message);
+    problem.expected = "a regex of the kind that published tokenizers have";
+    problem.found = brief(Json(field.text()));
+    problem.todo = "use the tokenizer that belongs to this checkpoint";
     throw Error(std::move(problem));
   }
 }
@@ -77,7 +80,7 @@ ByteLevelSettings read_byte_level(const JsonField& field) {
 
 int32_t read_known_id(const JsonField& field, const Vocabulary& vocabulary) {
   const int32_t id = field.id();
-  if (!vocabulary.has(id)) field.bad("is the id of no token.");
+  if (!vocabulary.has(id)) field.bad("is the id of no token.", "the id of a token");
   return id;
 }
 
@@ -95,7 +98,7 @@ std::vector<int32_t> read_template(const JsonField& field, const Vocabulary& voc
     }
     const JsonField name = piece.at("SpecialToken").at("id");
     const auto token = field.at("special_tokens").find(name.text());
-    if (!token) name.bad(fmt::format("is not in {}.special_tokens.", field.path()));
+    if (!token) name.bad(fmt::format("is not in {}.special_tokens.", field.path()), "one of them");
     for (const JsonField& id : token->at("ids").elements()) around.push_back(read_known_id(id, vocabulary));
   }
   return around;
@@ -138,7 +141,9 @@ PreTokenizer read_pre_tokenizer(const JsonField& top) {
                         .file = top.file(),
                         .tensor = "pre_tokenizer",
                         .message = "pre_tokenizer has no ByteLevel: only byte-level BPE is supported.",
-                        .expected = "ByteLevel, or a Sequence that ends in it"});
+                        .expected = "ByteLevel, or a Sequence that ends in it",
+                        .found = "no ByteLevel",
+                        .todo = "use the tokenizer that belongs to this checkpoint"});
   }
   return PreTokenizer(std::move(steps));
 }

@@ -34,7 +34,8 @@ void read_vocabulary(const JsonField& vocab, Vocabulary& vocabulary) {
     const std::optional<int32_t> id = as_token_id(*entry);
     if (!id || vocabulary.has(*id)) {
       const JsonField field(*entry, fmt::format("{}[{}]", vocab.path(), quote(entry.key())), vocab.file());
-      field.bad(id ? "has an id that another entry has too." : "is not a token id.");
+      field.bad(id ? "has an id that another entry has too." : "is not a token id.",
+                described_ids() + " of its own");
     }
     add_token(vocabulary, *id, entry.key(), decoded(entry.key()), false);
   }
@@ -52,7 +53,9 @@ std::array<int32_t, 256> read_byte_ids(const JsonField& vocab, const Vocabulary&
                           .message = fmt::format("{} has no entry for the byte {:#04x}: text would be lost.",
                                                  vocab.path(), byte),
                           .expected = fmt::format("an entry {} and one for each other byte (byte-level BPE)",
-                                                  quote(spelling))});
+                                                  quote(spelling)),
+                          .found = "no such entry",
+                          .todo = "use the tokenizer that belongs to this checkpoint"});
     }
     ids[byte] = known->second;
   }
@@ -89,7 +92,8 @@ std::vector<Merge> read_merges(const JsonField& field, const Vocabulary& vocabul
     const auto id_of = [&](const std::string& name) {
       const auto known = vocabulary.id_of.find(name);
       if (known == vocabulary.id_of.end()) {
-        refuse(fmt::format("needs the token {}, which is not in model.vocab.", quote(name)), "");
+        refuse(fmt::format("needs the token {}, which is not in model.vocab.", quote(name)),
+               "two tokens of model.vocab that together are a third");
       }
       return known->second;
     };
@@ -107,7 +111,7 @@ AddedToken read_added_token(const JsonField& field) {
                    .rstrip = field.at("rstrip").boolean(),
                    .normalized = field.at("normalized").boolean(),
                    .special = field.at("special").boolean()};
-  if (token.content.empty()) field.at("content").bad("is empty.");
+  if (token.content.empty()) field.at("content").bad("is empty.", "a text");
   return token;
 }
 
@@ -121,7 +125,8 @@ void read_added_tokens(const JsonField& field, TokenizerParts& parts) {
   auto next_id = static_cast<int32_t>(parts.vocabulary.id_of.size());
   for (const JsonField& entry : field.elements()) {
     const AddedToken token = read_added_token(entry);
-    if (!contents.insert(token.content).second) entry.at("content").bad("is there twice.");
+    if (!contents.insert(token.content).second)
+      entry.at("content").bad("is there twice.", "each content once");
     const auto known = parts.vocabulary.id_of.find(token.content);
     const int32_t id = known != parts.vocabulary.id_of.end() ? known->second : next_id++;
     if (token.id != id) {
@@ -130,12 +135,12 @@ void read_added_tokens(const JsonField& field, TokenizerParts& parts) {
           "the id of model.vocab, or the next free one");
     }
     if (known == parts.vocabulary.id_of.end() && parts.vocabulary.has(id)) {
-      entry.at("id").bad("is the id of an entry of model.vocab.");
+      entry.at("id").bad("is the id of an entry of model.vocab.", "an id that no entry has");
     }
     const std::string found_by = token.normalized && parts.nfc ? to_nfc(token.content) : token.content;
     add_token(parts.vocabulary, id, token.content, decoded(token.content), token.special);
     if (token.normalized && !normal_forms.insert(found_by).second) {
-      entry.at("content").bad("has the same normal form as another added token.");
+      entry.at("content").bad("has the same normal form as another added token.", "a normal form of its own");
     }
     (token.normalized ? normalized : raw).emplace_back(found_by, token);
   }
@@ -180,7 +185,7 @@ std::optional<int32_t> read_named_token(const JsonField& config, const char* key
   // A string, or an AddedToken written out.
   const JsonField name = field->is_text() ? *field : field->at("content");
   const auto known = vocabulary.id_of.find(name.text());
-  if (known == vocabulary.id_of.end()) name.bad("is not a token of tokenizer.json.");
+  if (known == vocabulary.id_of.end()) name.bad("is not a token of tokenizer.json.", "one of its tokens");
   return known->second;
 }
 

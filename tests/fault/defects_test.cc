@@ -169,5 +169,23 @@ TEST_P(Golden, ThatShrinksAfterItWasMappedIsAnIoError) {
   }
 }
 
+TEST_P(Golden, ThatShrinksWhileItIsLoadedIsAnIoError) {
+  GoldenCheckpoint c = GoldenCheckpoint::read(GetParam());
+  for (const std::string& file : c.files()) c.edit_header(file, [](std::string&) {});
+  const TemporaryFolder folder;
+  c.write(folder);
+  const Inspection inspection = inspect_model(folder.path(), Precision::kNative);
+  ASSERT_TRUE(inspection.problems.empty());
+  const std::string file = c.files().back();
+  const auto shrink = [&](uint64_t /*done*/, uint64_t /*total*/) {
+    std::filesystem::resize_file(folder / file, 0);
+  };
+  const ModelPlan& plan = *inspection.plan;
+  const auto problems =
+      problems_of([&] { execute(plan.load, plan.parameters, *inspection.catalog, 2, shrink); });
+  ASSERT_EQ(summary(problems), "io_error");
+  EXPECT_EQ(problems.front().file, file);
+}
+
 }  // namespace
 }  // namespace fulgur

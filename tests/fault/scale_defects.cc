@@ -144,6 +144,15 @@ Result both_scales_gone(Checkpoint& c) {
   return refused(kMissing, weight, {*groups, factor});
 }
 
+/// U8 means E8M0 only where the config says so.
+Result bytes_for_block_scales(Checkpoint& c) {
+  const auto scale = c.first(kBlocks);
+  if (!scale) return std::nullopt;
+  c.set("quantization_config.scale_fmt", "null");
+  c.store_as(*scale, "U8", c.at(*scale).shape);
+  return refused(kType, *scale, {*scale, "U8", "ue8m0"});
+}
+
 /// Codes that were not packed two to a byte.
 Result unpacked(Checkpoint& c) {
   const auto groups = c.first(kGroups);
@@ -224,6 +233,7 @@ std::vector<Defect> scale_defects() {
       {"codes that were not packed", unpacked},
       typed("block scales in F16", kBlocks, "F16"),
       typed("block scales in FP8", kBlocks, "F8_E4M3"),
+      {"block scales in U8 without a word of it", bytes_for_block_scales},
       typed("group scales in BF16", kGroups, "BF16"),
       typed("a factor in BF16", kFactor, "BF16"),
       typed("a divisor of a type that nobody knows", kDivisor, "Q4_0"),

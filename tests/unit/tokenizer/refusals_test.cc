@@ -156,6 +156,7 @@ TEST_P(DamagedTokenizer, IsRefusedByFileFieldAndValue) {
     EXPECT_EQ(problem.tensor, GetParam().field);
     EXPECT_NE(std::string(error.what()).find(GetParam().named), std::string::npos) << error.what();
     EXPECT_TRUE(problem.message.ends_with('.')) << problem.message;
+    EXPECT_FALSE(problem.expected.empty() || problem.found.empty() || problem.todo.empty()) << error.what();
   }
 }
 
