@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(room, reason, tmp_path):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A source that takes long enough to be interrupted: 200 MB of zeros on no disk."""
+    """A source that takes long enough to be interrupted: 400 MB of zeros in f32, on no disk."""
     folder = tmp_path_factory.mktemp("large")
     shutil.copytree(SOURCE, folder, dirs_exist_ok=True)
     config = json.loads((folder / "config.json").read_text())
@@ -164,8 +164,8 @@ def large(tmp_path_factory):
             kept += data[begin:stop]
     end = len(kept)
     for name in old:
-        count = 2 * vocab * config["hidden_size"]
-        header[name] = {"dtype": "BF16", "shape": [vocab, config["hidden_size"]], "data_offsets": [end, end + count]}
+        count = 4 * vocab * config["hidden_size"]
+        header[name] = {"dtype": "F32", "shape": [vocab, config["hidden_size"]], "data_offsets": [end, end + count]}
         end += count
     text = json.dumps(header).encode()
     with open(file, "wb") as out:
@@ -175,9 +175,14 @@ def large(tmp_path_factory):
     return folder
 
 
+def header_of(folder):
+    with open(folder / "model.safetensors", "rb") as file:
+        return json.loads(file.read(int.from_bytes(file.read(8), "little")))
+
+
 def stopped_in_the_middle(source, place):
     """A conversion that stands still with a part of its tensors written."""
-    process = subprocess.Popen(command("convert", source, place / "out"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command("convert", source, place / "out", to="bf16"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 30
     while not any(file.stat().st_size for file in place.glob("out.*.partial/model*")):
         assert process.poll() is None and time.monotonic() < deadline
@@ -206,3 +211,22 @@ def test_a_kill_leaves_what_does_not_load_and_is_in_nobodys_way(large, tmp_path)
     result = run("inspect", leftover)
     assert result.returncode == 1 and "config.json" in result.stderr.splitlines()[0]
     assert run("convert", SOURCE, tmp_path / "out").returncode == 0
+
+
+def test_a_source_that_shrinks_meanwhile_is_an_error(large, tmp_path):
+    file = large / "model.safetensors"
+    size = file.stat().st_size
+    process = stopped_in_the_middle(large, tmp_path)
+    os.truncate(file, size // 4)
+    process.send_signal(signal.SIGCONT)
+    _, said = process.communicate(timeout=30)
+    os.truncate(file, size)  # zeros again
+    assert process.returncode == 1 and b"model.safetensors" in said.splitlines()[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_bounded_by_a_part_of_a_tensor(large, tmp_path):
+    largest = max(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in header_of(large).values() if "shape" in entry)
+    assert largest > 150_000_000
+    line = shlex.join(command("convert", large, tmp_path / "out", to="bf16", threads=2))
+    assert shell(f"ulimit -d 100000; {line}").returncode == 0  # KiB of a process's own memory
