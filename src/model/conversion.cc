@@ -42,10 +42,9 @@ void refuse_other_spelling(const Config& config, Spelling spelling) {
       .todo = "leave --fuse and --unfuse away"});
 }
 
-void check_room(const fs::path& destination, uint64_t bytes) {
-  const fs::path parent = fs::absolute(destination).parent_path();
+void check_room(const PendingFolder& folder, const fs::path& destination, uint64_t bytes) {
   std::error_code error;
-  const fs::space_info room = fs::space(fs::exists(parent, error) ? parent : fs::path("."), error);
+  const fs::space_info room = fs::space(folder.path(), error);
   if (error || room.available >= bytes) return;
   throw Error(Problem{
       .kind = ErrorKind::kIoError,
@@ -121,7 +120,7 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
 
   ConversionReport report{.bytes = converted_bytes(modules), .notices = plan.notices};
   PendingFolder folder(destination);
-  check_room(destination, report.bytes);
+  check_room(folder, destination, report.bytes);
   ModuleConverter converter(catalog, request.num_threads);
   const WrittenShards shards = write_shards(folder, modules, request.shard_bytes, converter, progress);
   report.num_files = shards.num_files;
