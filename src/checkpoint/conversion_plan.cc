@@ -45,10 +45,11 @@ class Planner {
       : plan_(plan), catalog_(catalog), target_(target), written_(catalog.entries.size()) {
     for (const IgnoredTensor& ignored : plan_.ignored) {
       const auto [module, last] = split_last(entry(ignored.entry).name);
-      const bool inputs = std::any_of(kStorageForms.begin(), kStorageForms.end(), [&](const auto& form) {
+      const auto spells = [&, name = last](const StorageForm& form) {
         const ScaleSpelling* scale = activations_of(form);
-        return scale != nullptr && scale->name == last;
-      });
+        return scale != nullptr && scale->name == name;
+      };
+      const bool inputs = std::any_of(kStorageForms.begin(), kStorageForms.end(), spells);
       if (inputs) activations_.emplace(module, ignored.entry);
     }
   }
@@ -121,7 +122,10 @@ class Planner {
     const StorageForm& stored = form_of(rows.front());
     const bool matrix = part.shape.size() == 2;
     if (!matrix || (!target_.recipe && can_copy(rows))) return copied(part, rows, stored);
-    if (!target_.recipe) return computed(part, std::move(rows), plain_form_of(rows), BlockScales::kF32);
+    if (!target_.recipe) {
+      const StorageForm& form = plain_form_of(rows);
+      return computed(part, std::move(rows), form, BlockScales::kF32);
+    }
     const StorageForm& form = recipe_form(*target_.recipe, part, quantizable);
     const bool other_spelling = form.form == WeightForm::kNvfp4 && stored.form == WeightForm::kNvfp4 &&
                                 rows.size() == 1 && is_whole(rows.front());
