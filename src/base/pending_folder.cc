@@ -31,7 +31,7 @@ fs::path checked(const fs::path& given) {
   std::error_code error;
   const fs::file_status status = fs::status(given, error);
   if (status.type() == fs::file_type::not_found) {
-    const fs::path path = given.has_filename() ? given : given.parent_path();
+    fs::path path = given.has_filename() ? given : given.parent_path();
     if (fs::is_symlink(fs::symlink_status(path, error)))
       refuse(given, "it is a link that leads nowhere", "a link");
     return path;
