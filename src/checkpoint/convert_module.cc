@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "base/printable.h"
 #include "checkpoint/convert.h"
 #include "checkpoint/dequantize.h"
 #include "checkpoint/json_events.h"

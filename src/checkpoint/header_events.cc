@@ -6,6 +6,8 @@
 #include <limits>
 #include <utility>
 
+#include "base/printable.h"
+
 namespace fulgur {
 namespace {
 

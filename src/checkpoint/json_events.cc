@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/printable.h"
+
 namespace fulgur {
 
 std::string JsonEvents::parse(std::span<const std::byte> text) {
@@ -29,25 +31,6 @@ bool JsonEvents::parse_error(size_t position, const std::string& token, const nl
 bool JsonEvents::stop(std::string reason) {
   if (reason_.empty()) reason_ = std::move(reason);
   return false;
-}
-
-std::string printable(std::string_view text) {
-  constexpr size_t kMostShown = 200;
-  constexpr size_t kEndShown = 60;
-  if (text.size() > kMostShown) {
-    return fmt::format("{}...{}", printable(text.substr(0, kMostShown - kEndShown)),
-                       printable(text.substr(text.size() - kEndShown)));
-  }
-  std::string shown;
-  for (const char c : text) {
-    if (c < 0x20 ||
-        c > 0x7e) {  // char is signed: every non-ASCII byte too, so a cut character stays valid text
-      shown += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
-    } else {
-      shown += c;
-    }
-  }
-  return shown;
 }
 
 std::string beginning_of(std::span<const std::byte> text) {

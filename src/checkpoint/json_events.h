@@ -43,9 +43,6 @@ class JsonEvents : public nlohmann::json::json_sax_t {
   std::string reason_;
 };
 
-/// A name from a file as a message may show it: all but plain ASCII escaped, the middle of a very long one
-/// left out.
-std::string printable(std::string_view text);
 /// How a text that is not what it should be begins: "1234 bytes that begin with '<html>'".
 std::string beginning_of(std::span<const std::byte> text);
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/printable.h"
 #include "checkpoint/json_events.h"
 #include "checkpoint/safetensors_header.h"
 

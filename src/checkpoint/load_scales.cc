@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "base/printable.h"
 #include "checkpoint/json_events.h"
 
 namespace fulgur {

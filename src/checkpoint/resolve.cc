@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/printable.h"
 #include "checkpoint/json_events.h"
 #include "checkpoint/ledger.h"
 #include "checkpoint/load_plan.h"

@@ -7,6 +7,7 @@
 #include <span>
 #include <utility>
 
+#include "base/printable.h"
 #include "checkpoint/header_events.h"
 #include "checkpoint/json_events.h"
 

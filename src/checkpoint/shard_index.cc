@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "base/mapped_file.h"
+#include "base/printable.h"
 #include "checkpoint/json_events.h"
 #include "checkpoint/safetensors_header.h"
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "base/printable.h"
 #include "checkpoint/json_events.h"
 #include "checkpoint/safetensors_header.h"
 #include "checkpoint/storage_form.h"

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "base/printable.h"
 #include "checkpoint/convert.h"
 #include "checkpoint/json_events.h"
 

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
+
+#include "base/printable.h"
 
 namespace fulgur {
 namespace {
@@ -24,8 +27,8 @@ std::optional<int32_t> as_token_id(const Json& value) {
 
 JsonField JsonField::at(const std::string& key) const {
   const auto it = object().find(key);
+  std::string path = path_.empty() ? printable(key) : path_ + "." + printable(key);
   if (it == value_->end()) {
-    std::string path = path_.empty() ? key : path_ + "." + key;
     throw Error(Problem{.kind = ErrorKind::kBadTokenizer,
                         .file = *file_,
                         .tensor = path,
@@ -34,7 +37,7 @@ JsonField JsonField::at(const std::string& key) const {
                         .found = "no such field",
                         .todo = advice(*file_)});
   }
-  return {*it, path_.empty() ? key : path_ + "." + key, *file_};
+  return {*it, std::move(path), *file_};
 }
 
 std::optional<JsonField> JsonField::find(const std::string& key) const {

@@ -92,7 +92,8 @@ class MoeCase : public OpCase<MoeCase> {
     reference::Table factors(num_rows(), factors_.cols());
     for (int t = 0; t < num_rows(); ++t) {
       const reference::Routing& routing = twin.routing[static_cast<size_t>(t)];
-      ASSERT_GT(routing.gap.certain, 0) << "row " << t << ": a choice too close for this test; take another seed";
+      ASSERT_GT(routing.gap.certain, 0)
+          << "row " << t << ": a choice too close for this test; take another seed";
       std::ranges::copy(routing.weights, factors.row(t).begin());
       if (!variant_.observed) continue;
       std::vector<int32_t> chosen;

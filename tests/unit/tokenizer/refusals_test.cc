@@ -40,6 +40,11 @@ const Case kCases[] = {
     {"NullDecoder", [](Json& t) { t["decoder"] = nullptr; }, kUnsupported, "decoder", "null"},
     {"TopIsAnArray", [](Json& t) { t = Json::array(); }, kBad, "", "object"},
     {"UnknownTopKey", [](Json& t) { t["turbo"] = 1; }, kUnsupported, "turbo", "turbo"},
+    {"KeyOfControlCharacters",
+     [](Json& t) {
+       t["tur\rbo\x7f"] = {{"\x7f", 1}};
+     },
+     kUnsupported, "tur\\x0dbo\\x7f", R"(tur\x0dbo\x7f is {"\u007f":1})"},
     {"OtherVersion", [](Json& t) { t["version"] = "2.0"; }, kUnsupported, "version", "2.0"},
     {"Truncation",
      [](Json& t) {

@@ -1,0 +1,12 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace fulgur {
+
+/// A name from a file as a message may show it: all but plain ASCII escaped, the middle of a very long one
+/// left out.
+std::string printable(std::string_view text);
+
+}  // namespace fulgur
