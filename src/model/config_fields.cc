@@ -100,7 +100,7 @@ std::string ConfigFields::choice(std::string_view field, std::initializer_list<s
     refuse(field, list);
     return std::string(fallback);
   }
-  const auto text = value(field).get<std::string>();
+  auto text = value(field).get<std::string>();
   if (std::find(allowed.begin(), allowed.end(), text) == allowed.end()) {
     refuse(field, list, kind);
     return std::string(fallback);
