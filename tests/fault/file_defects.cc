@@ -101,6 +101,25 @@ void set_shape(std::string& entry, const char* shape) {
   entry.replace(begin, entry.find(']', begin) + 1 - begin, shape);
 }
 
+/// The product of an entry's dimensions.
+uint64_t elements_of(const std::string& entry) {
+  uint64_t product = 1;
+  for (size_t at = entry.find("\"shape\":[") + 9; entry[at - 1] != ']';
+       at = entry.find_first_of(",]", at) + 1)
+    product *= std::stoull(entry.substr(at));
+  return product;
+}
+
+/// Two dimensions below 2^63 whose product is `count` modulo 2^64, and above it in truth.
+std::string wrapping(uint64_t count) {
+  for (uint64_t odd = 3;; odd += 2) {
+    uint64_t inverse = odd;  // modulo 2^3, and each step doubles the exponent
+    for (int step = 0; step < 5; ++step) inverse *= 2 - odd * inverse;
+    const uint64_t other = count * inverse;
+    if (other > count && other >> 63 == 0) return fmt::format("[{},{}]", odd, other);
+  }
+}
+
 /// config.json with one field changed.
 Defect field(const char* name, ErrorKind kind, const char* field, std::optional<std::string> json) {
   return {name, [=](Checkpoint& c) -> Result {
@@ -188,7 +207,9 @@ std::vector<Defect> file_defects() {
       entry("dimensions whose product overflows", kHeader,
             [](std::string& entry, uint64_t, uint64_t) { set_shape(entry, "[4611686018427387905,4]"); }),
       entry("a product of dimensions that wraps to the right size", kHeader,
-            [](std::string& entry, uint64_t, uint64_t) { set_shape(entry, "[4294967296,4294967296]"); }),
+            [](std::string& entry, uint64_t, uint64_t) {
+              set_shape(entry, wrapping(elements_of(entry)).c_str());
+            }),
       entry("a dimension past 63 bits", kHeader,
             [](std::string& entry, uint64_t, uint64_t) { set_shape(entry, "[9223372036854775808]"); }),
       entry("a dimension below 0", kHeader,
