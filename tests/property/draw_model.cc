@@ -23,6 +23,11 @@ int64_t draw_width(const Pick& pick, int64_t least, int64_t most) {
   return pick(0, 3) == 3 ? width + pick(1, 15) : width;
 }
 
+/// Sometimes more columns than kernels sum at once.
+int64_t draw_long_width(const Pick& pick, int64_t least, int64_t most) {
+  return pick(0, 7) == 7 ? draw_width(pick, 512, 656) : draw_width(pick, least, most);
+}
+
 void draw_experts(const Pick& pick, ModelDraw& d) {
   d.num_groups = pick(1, 3);
   d.group_size = d.num_groups > 1 ? pick(2, 3) : pick(1, 6);
@@ -228,13 +233,13 @@ ModelDraw draw_model(const Pick& pick) {
   d.hidden = draw_width(pick, 16, 288);
   d.vocab = draw_width(pick, 16, 48);
   d.num_heads = pick(1, 3);
-  d.q_lora = draw_width(pick, 16, 160);
+  d.q_lora = draw_long_width(pick, 16, 160);
   if (!d.sparse() && pick(0, 1) == 0) d.q_lora = 0;
   d.kv_lora = draw_width(pick, 16, 160);
   d.nope = draw_width(pick, 16, 64);
   d.rope = 2 * pick(1, 8);
   d.value = draw_width(pick, 16, 64);
-  d.intermediate = draw_width(pick, 16, 160);
+  d.intermediate = draw_long_width(pick, 16, 160);
   draw_experts(pick, d);
   if (d.sparse()) draw_indexer(pick, d);
   d.rope_spelling = pick(0, 2);

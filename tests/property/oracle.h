@@ -24,7 +24,8 @@ class Oracle {
   Oracle(const ModelDraw& draw, const std::map<std::string, reference::Table>& tables,
          std::span<const int32_t> tokens);
 
-  /// A selection or route that rounding may honestly change: a comparison would say nothing.
+  /// A selection or route that rounding may honestly change, or logits that it changes so much that a
+  /// comparison would say nothing.
   [[nodiscard]] bool is_close_call() const;
   /// Where a run in full precision isn't what it must be; empty: nowhere.
   [[nodiscard]] std::string difference(const EngineRun& run) const;

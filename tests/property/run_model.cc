@@ -5,8 +5,8 @@
 namespace fulgur::property {
 namespace {
 
-std::vector<std::vector<int32_t>> rows_of(Matrix<const int32_t> matrix) {
-  std::vector<std::vector<int32_t>> rows;
+Choices rows_of(Matrix<const int32_t> matrix) {
+  Choices rows;
   for (int64_t r = 0; r < matrix.rows; ++r) {
     rows.emplace_back(matrix.row(r), matrix.row(r) + matrix.cols);
     std::erase(rows.back(), -1);
@@ -43,18 +43,28 @@ class Recorder final : public StepObserver {
 
 }  // namespace
 
-EngineRun run_engine(Session& session, std::span<const int32_t> tokens, bool record_all) {
+EngineRun run_engine(Session& session, std::span<const int32_t> tokens) {
   EngineRun run;
   Recorder recorder(run, static_cast<size_t>(session.config().num_hidden_layers));
-  if (record_all) session.set_observer(&recorder);
-  const int sequence = session.open();
-  const Work work{.sequence = sequence, .tokens = tokens, .logits = Wanted::kAll};
-  session.run(std::span(&work, 1), [&](int, int64_t, Matrix<const float> rows) {
-    run.logits.insert(run.logits.end(), rows.data, rows.data + rows.rows * rows.cols);
-  });
-  session.close(sequence);
+  session.set_observer(&recorder);
+  run.logits = run_in_chunks(session, tokens, tokens.size());
   session.set_observer(nullptr);
   return run;
+}
+
+std::vector<float> run_in_chunks(Session& session, std::span<const int32_t> tokens, size_t chunk) {
+  std::vector<float> logits;
+  const int sequence = session.open();
+  for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
+    const Work work{.sequence = sequence,
+                    .tokens = tokens.subspan(begin, std::min(chunk, tokens.size() - begin)),
+                    .logits = Wanted::kAll};
+    session.run(std::span(&work, 1), [&](int, int64_t, Matrix<const float> rows) {
+      logits.insert(logits.end(), rows.data, rows.data + rows.rows * rows.cols);
+    });
+  }
+  session.close(sequence);
+  return logits;
 }
 
 }  // namespace fulgur::property

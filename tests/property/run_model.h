@@ -8,16 +8,20 @@
 
 namespace fulgur::property {
 
+/// A list for each token, ascending.
+using Choices = std::vector<std::vector<int32_t>>;
+
 /// What the engine makes of a prompt.
 struct EngineRun {
   std::vector<float> logits;               // [T, V]
   std::vector<std::vector<float>> hidden;  // the residual stream after each layer [T, d]
-  std::vector<std::vector<std::vector<int32_t>>>
-      selected;  // per layer and token; none for layers without indexer
-  std::vector<std::vector<std::vector<int32_t>>> experts;  // per layer and token; none for dense layers
+  std::vector<Choices> selected;           // positions, per layer; none where it has no indexer of its own
+  std::vector<Choices> experts;            // per layer; none where it is dense
 };
 
-/// Only the logits are recorded, unless all is asked for.
-EngineRun run_engine(Session& session, std::span<const int32_t> tokens, bool record_all);
+/// The whole prompt in one step.
+EngineRun run_engine(Session& session, std::span<const int32_t> tokens);
+/// The logits alone, `chunk` tokens a step.
+std::vector<float> run_in_chunks(Session& session, std::span<const int32_t> tokens, size_t chunk);
 
 }  // namespace fulgur::property
