@@ -36,11 +36,14 @@ inline void check_printable(const std::string& text) {
   }
 }
 
-/// What is promised of a refusal: its first line is a whole sentence, which stands alone.
+/// What is promised of a refusal: its first line is a whole sentence, which stands alone; of a file, what was
+/// expected, what was found and what to do follow.
 inline void check_problem(const Problem& problem) {
   const std::string& message = problem.message;
   check(message.find(' ') != std::string::npos && (message.ends_with('.') || message.ends_with('?')),
         "This is no sentence", message);
+  const bool is_whole = !problem.expected.empty() && !problem.found.empty() && !problem.todo.empty();
+  check(problem.file.empty() || is_whole, "This says too little", describe(problem));
   for (const std::string& line : {problem.file, message, problem.expected, problem.found, problem.todo})
     check_printable(line);
 }
