@@ -85,7 +85,7 @@ struct Weight {
   [[nodiscard]] Weight take_rows(int64_t first, int64_t count) const {
     Weight part = *this;
     part.rows = count;
-    part.data = static_cast<const std::byte*>(data) + first * row_bytes(form, cols);
+    if (present()) part.data = static_cast<const std::byte*>(data) + first * row_bytes(form, cols);
     if (form == WeightForm::kFp8) part.first_row += first;
     if (form == WeightForm::kNvfp4) part.scales = group_scales(first);
     return part;

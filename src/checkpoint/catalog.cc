@@ -52,18 +52,14 @@ bool add_shard(const std::filesystem::path& path, bool listed, Catalog& catalog,
   return problems.size() == before;
 }
 
-std::string file_of(const Catalog& catalog, const CatalogEntry& entry) {
-  return catalog.files[static_cast<size_t>(entry.file)]->file_name();
-}
-
 /// No tensor may lie in two shards. Twice in one header is the header's fault, and said.
 void check_unique(const Catalog& catalog, std::vector<Problem>& problems) {
   for (size_t i = 1; i < catalog.entries.size(); ++i) {
     const CatalogEntry& entry = catalog.entries[i];
     const CatalogEntry& before = catalog.entries[i - 1];
     if (entry.name != before.name || entry.file == before.file) continue;
-    const std::string file = file_of(catalog, entry);
-    const std::string other = file_of(catalog, before);
+    const std::string file = catalog.file_of(entry);
+    const std::string other = catalog.file_of(before);
     problems.push_back(
         {.kind = ErrorKind::kBadIndex,
          .file = file,
@@ -85,17 +81,16 @@ void check_listed(const ShardList& list, const std::vector<bool>& read_well, con
     const CatalogEntry* first = catalog.find(tensor);
     const CatalogEntry* end = catalog.entries.data() + catalog.entries.size();
     const CatalogEntry* at = first;
-    while (at != nullptr && at != end && at->name == tensor && file_of(catalog, *at) != file) ++at;
+    while (at != nullptr && at != end && at->name == tensor && catalog.file_of(*at) != file) ++at;
     if (at != nullptr && at != end && at->name == tensor) continue;
-    problems.push_back(
-        {.kind = ErrorKind::kBadIndex,
-         .file = file,
-         .tensor = tensor,
-         .message =
-             fmt::format("The index places '{}' in this file, which does not hold it.", printable(tensor)),
-         .expected = "in " + file,
-         .found = first == nullptr ? "in none of the shards" : "in " + file_of(catalog, *first),
-         .todo = fmt::format("fetch this file and {} again", kIndexFile)});
+    problems.push_back({.kind = ErrorKind::kBadIndex,
+                        .file = file,
+                        .tensor = tensor,
+                        .message = fmt::format("The index places '{}' in this file, which does not hold it.",
+                                               printable(tensor)),
+                        .expected = "in " + file,
+                        .found = first == nullptr ? "in none of the shards" : "in " + catalog.file_of(*first),
+                        .todo = fmt::format("fetch this file and {} again", kIndexFile)});
   }
 }
 
@@ -131,6 +126,23 @@ const CatalogEntry* Catalog::find(std::string_view name) const {
 
 std::span<const std::byte> Catalog::bytes(const CatalogEntry& entry) const {
   return files[static_cast<size_t>(entry.file)]->bytes().subspan(entry.offset, entry.bytes);
+}
+
+std::string Catalog::file_of(const CatalogEntry& entry) const {
+  return entry.drawn ? source : files[static_cast<size_t>(entry.file)]->file_name();
+}
+
+void Catalog::throw_if_damaged(const CatalogEntry& entry) const {
+  if (!entry.drawn) files[static_cast<size_t>(entry.file)]->throw_if_damaged();
+}
+
+void Catalog::read(const CatalogEntry& entry, uint64_t begin, std::span<std::byte> to) const {
+  if (!entry.drawn) {
+    const std::span<const std::byte> from = bytes(entry).subspan(begin, to.size());
+    std::copy(from.begin(), from.end(), to.begin());
+  } else {
+    draw(*entry.drawn, entry.dtype, static_cast<int64_t>(begin / size_bytes(entry.dtype)), to);
+  }
 }
 
 Catalog read_catalog(const std::filesystem::path& folder) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,10 +13,11 @@
 #include "base/dtype.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
+#include "checkpoint/draw.h"
 
 namespace fulgur {
 
-/// Where one tensor lies.
+/// One tensor and where its bytes come from: a range of a file, or a generator.
 struct CatalogEntry {
   std::string name;
   std::string dtype_name;    // as the header spells it
@@ -25,6 +27,7 @@ struct CatalogEntry {
   int file = 0;         // index into Catalog::files
   uint64_t offset = 0;  // from the file's start
   uint64_t bytes = 0;
+  std::optional<Draw> drawn;  // the generator; then `file` and `offset` mean nothing
 };
 
 /// All tensors of a checkpoint folder, from its headers alone (docs/spec/checkpoints.md, section 1).
@@ -35,8 +38,14 @@ struct Catalog {
   std::vector<std::string> notices;   // worth a line, no error: an index that omits tensors, ...
 
   [[nodiscard]] const CatalogEntry* find(std::string_view name) const;
-  /// An entry's values, as they lie in its file: not aligned for their type.
+  /// The file it lies in, for messages; `source` for one that is drawn.
+  [[nodiscard]] std::string file_of(const CatalogEntry& entry) const;
+  /// io_error if that file changed since it was mapped.
+  void throw_if_damaged(const CatalogEntry& entry) const;
+  /// The values of an entry that lies in a file, as they lie there: not aligned for their type.
   [[nodiscard]] std::span<const std::byte> bytes(const CatalogEntry& entry) const;
+  /// Whole elements of any entry, from its byte `begin` on, copied or drawn.
+  void read(const CatalogEntry& entry, uint64_t begin, std::span<std::byte> to) const;
 };
 
 /// Reads every header of the folder's safetensors files. All structural problems are reported together: an

@@ -22,9 +22,13 @@ namespace {
 constexpr int64_t kSlabBytes = int64_t{32} << 20;
 constexpr int64_t kChunkElements = int64_t{1} << 18;  // of a thread: 1 MiB of f32
 
-/// The one place where a conversion reads what it converts.
-std::span<const std::byte> source_bytes(const Catalog& catalog, int entry) {
-  return catalog.bytes(catalog.entries[static_cast<size_t>(entry)]);
+/// All of a tensor: where it lies in its file, or drawn into `drawn`.
+const std::byte* all_bytes(const Catalog& catalog, int number, std::vector<std::byte>& drawn) {
+  const CatalogEntry& entry = catalog.entries[static_cast<size_t>(number)];
+  if (!entry.drawn) return catalog.bytes(entry).data();
+  drawn.resize(entry.bytes);
+  catalog.read(entry, 0, drawn);
+  return drawn.data();
 }
 
 const CatalogEntry& weight_of(const Catalog& catalog, const SourceRows& rows) {
@@ -35,6 +39,8 @@ const CatalogEntry& weight_of(const Catalog& catalog, const SourceRows& rows) {
 struct StoredRows {
   Weight weight;
   std::vector<float> block_scales;
+  std::vector<std::byte> drawn_weight;  // of tensors that lie in no file
+  std::vector<std::byte> drawn_groups;
 };
 
 StoredRows stored_rows(const Catalog& catalog, const SourceRows& rows) {
@@ -42,9 +48,9 @@ StoredRows stored_rows(const Catalog& catalog, const SourceRows& rows) {
   StoredRows stored{.weight = {.form = rows.source->form->form,
                                .rows = entry.shape.front(),
                                .cols = entry.shape.back(),
-                               .data = source_bytes(catalog, rows.source->entry).data(),
                                .block_rows = rows.source->block_rows,
                                .block_cols = rows.source->block_cols}};
+  stored.weight.data = all_bytes(catalog, rows.source->entry, stored.drawn_weight);
   if (stored.weight.form == WeightForm::kNvfp4) stored.weight.cols *= kNvfp4CodesPerByte;
   for (const PlannedScale& scale : rows.source->scales) {
     std::vector<float> values = read_scale(scale, catalog);
@@ -52,7 +58,8 @@ StoredRows stored_rows(const Catalog& catalog, const SourceRows& rows) {
       stored.block_scales = std::move(values);
       stored.weight.scales = stored.block_scales.data();  // a move of the vector leaves them where they are
     }
-    if (scale.role == ScaleRole::kGroups) stored.weight.scales = source_bytes(catalog, scale.entry).data();
+    if (scale.role == ScaleRole::kGroups)
+      stored.weight.scales = all_bytes(catalog, scale.entry, stored.drawn_groups);
     if (scale.role == ScaleRole::kFactor) stored.weight.global = static_cast<double>(values.front());
     if (scale.role == ScaleRole::kDivisor) stored.weight.global = 1 / static_cast<double>(values.front());
   }
@@ -275,7 +282,7 @@ class ModuleConverter::Computation {
     const std::string index = fmt::format("[{}, {}]", at->first_row + row, bad_ % cols_);
     throw Error(Problem{
         .kind = ErrorKind::kBadValue,
-        .file = catalog_.files[static_cast<size_t>(entry.file)]->file_name(),
+        .file = catalog_.file_of(entry),
         .tensor = entry.name,
         .message = fmt::format("{}{} is not a finite number, or is none in the form that it is to have.",
                                printable(entry.name), index),
@@ -293,14 +300,27 @@ class ModuleConverter::Computation {
   std::atomic<int64_t> bad_{-1};  // the first value that can't be written
 };
 
-void ModuleConverter::copy(const ConvertedTensor& tensor, size_t number, const TensorSink& sink) const {
+std::span<const std::byte> ModuleConverter::piece_of(const CatalogEntry& entry, uint64_t begin,
+                                                     uint64_t bytes) {
+  if (!entry.drawn) return catalog_.bytes(entry).subspan(begin, bytes);
+  constexpr int64_t kWholeElements = 64;
+  drawn_.resize(bytes);
+  team_.run([&](int member) {
+    const Share share = share_of(static_cast<int64_t>(bytes), member, team_.size(), kWholeElements);
+    catalog_.read(entry, begin + static_cast<uint64_t>(share.begin),
+                  std::span(drawn_).subspan(static_cast<size_t>(share.begin),
+                                            static_cast<size_t>(share.end - share.begin)));
+  });
+  return drawn_;
+}
+
+void ModuleConverter::copy(const ConvertedTensor& tensor, size_t number, const TensorSink& sink) {
   uint64_t offset = 0;
   for (const ByteRange& range : tensor.ranges) {
-    const std::span<const std::byte> bytes =
-        source_bytes(catalog_, range.entry).subspan(range.offset, range.bytes);
-    for (size_t at = 0; at < bytes.size(); at += kSlabBytes) {
-      const auto piece = bytes.subspan(at, std::min<size_t>(kSlabBytes, bytes.size() - at));
-      sink(number, offset + at, piece);
+    const CatalogEntry& entry = catalog_.entries[static_cast<size_t>(range.entry)];
+    for (uint64_t at = 0; at < range.bytes; at += kSlabBytes) {
+      const uint64_t bytes = std::min<uint64_t>(kSlabBytes, range.bytes - at);
+      sink(number, offset + at, piece_of(entry, range.offset + at, bytes));
     }
     offset += range.bytes;
   }
@@ -310,13 +330,14 @@ void ModuleConverter::write_reciprocal(const ConvertedTensor& tensor, size_t num
                                        const TensorSink& sink) const {
   const int entry_number = tensor.ranges.front().entry;
   float value = 0;
-  std::memcpy(&value, source_bytes(catalog_, entry_number).data(), sizeof value);
+  catalog_.read(catalog_.entries[static_cast<size_t>(entry_number)], 0,
+                std::as_writable_bytes(std::span(&value, 1)));
   const float reciprocal = 1 / value;
   if (!std::isfinite(reciprocal) || !(reciprocal > 0)) {
     const CatalogEntry& entry = catalog_.entries[static_cast<size_t>(entry_number)];
     throw Error(
         Problem{.kind = ErrorKind::kBadScale,
-                .file = catalog_.files[static_cast<size_t>(entry.file)]->file_name(),
+                .file = catalog_.file_of(entry),
                 .tensor = entry.name,
                 .message = fmt::format("{} is {}, whose reciprocal no scale can be.", printable(entry.name),
                                        std::isnan(value) ? "nan" : fmt::format("{}", value)),
@@ -331,18 +352,14 @@ void ModuleConverter::convert(const ConvertedModule& module, const TensorSink& s
     const ConvertedTensor& tensor = module.tensors[i];
     if (tensor.way == ConvertedTensor::Way::kCopied) copy(tensor, i, sink);
     if (tensor.way == ConvertedTensor::Way::kReciprocal) write_reciprocal(tensor, i, sink);
-    for (const ByteRange& range : tensor.ranges) {
-      const CatalogEntry& entry = catalog_.entries[static_cast<size_t>(range.entry)];
-      catalog_.files[static_cast<size_t>(entry.file)]->throw_if_damaged();
-    }
+    for (const ByteRange& range : tensor.ranges)
+      catalog_.throw_if_damaged(catalog_.entries[static_cast<size_t>(range.entry)]);
   }
   if (!module.sources.empty()) Computation(module, catalog_, team_, sink).run();
   for (const SourceRows& rows : module.sources) {
-    catalog_.files[static_cast<size_t>(weight_of(catalog_, rows).file)]->throw_if_damaged();
-    for (const PlannedScale& scale : rows.source->scales) {
-      const CatalogEntry& entry = catalog_.entries[static_cast<size_t>(scale.entry)];
-      catalog_.files[static_cast<size_t>(entry.file)]->throw_if_damaged();
-    }
+    catalog_.throw_if_damaged(weight_of(catalog_, rows));
+    for (const PlannedScale& scale : rows.source->scales)
+      catalog_.throw_if_damaged(catalog_.entries[static_cast<size_t>(scale.entry)]);
   }
 }
 

@@ -28,11 +28,14 @@ class ModuleConverter {
 
  private:
   class Computation;
-  void copy(const ConvertedTensor& tensor, size_t number, const TensorSink& sink) const;
+  void copy(const ConvertedTensor& tensor, size_t number, const TensorSink& sink);
+  /// Where they lie in a file, or drawn: until the next call.
+  std::span<const std::byte> piece_of(const CatalogEntry& entry, uint64_t begin, uint64_t bytes);
   void write_reciprocal(const ConvertedTensor& tensor, size_t number, const TensorSink& sink) const;
 
   const Catalog& catalog_;
   ThreadTeam team_;
+  std::vector<std::byte> drawn_;
 };
 
 }  // namespace fulgur

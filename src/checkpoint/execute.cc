@@ -21,11 +21,17 @@ constexpr int64_t kTaskElements =
 /// One piece of work: rows of a source on their way into memory.
 struct Task {
   const Parameter* parameter = nullptr;
-  Weight from;  // those rows as stored
+  Weight from;                          // those rows as stored
+  const CatalogEntry* drawn = nullptr;  // holds them, from byte `begin` on, where they have no memory yet
+  uint64_t begin = 0;
   WeightForm held{};
   std::byte* to = nullptr;
   uint64_t bytes = 0;  // that the progress counts
 };
+
+size_t stored_bytes(const Weight& rows) {
+  return static_cast<size_t>(rows.rows * row_bytes(rows.form, rows.cols));
+}
 
 [[noreturn]] void misdeclared(const Parameter& parameter) {
   throw std::logic_error(
@@ -60,17 +66,36 @@ void transpose(const std::byte* from, int64_t rows, int64_t cols, std::byte* to)
   }
 }
 
-void perform(const Task& task, std::byte* scratch) {
+/// What a thread needs beside sources and results.
+struct Scratch {
+  std::vector<std::byte> drawn;  // a task's rows as they are stored
+  std::vector<std::byte> uk;     // one head's UK, converted
+};
+
+void place_rows(const Task& task, const Weight& from, Scratch& scratch) {
   if (task.parameter->arrangement != Arrangement::kUkTransposed) {
-    convert_rows(task.from, task.held, task.to);
+    convert_rows(from, task.held, task.to);
     return;
   }
-  convert_rows(task.from, task.held, scratch);
+  convert_rows(from, task.held, scratch.uk.data());
   if (task.held == WeightForm::kBf16) {
-    transpose<uint16_t>(scratch, task.from.rows, task.from.cols, task.to);
+    transpose<uint16_t>(scratch.uk.data(), from.rows, from.cols, task.to);
   } else {
-    transpose<uint32_t>(scratch, task.from.rows, task.from.cols, task.to);
+    transpose<uint32_t>(scratch.uk.data(), from.rows, from.cols, task.to);
   }
+}
+
+void perform(const Task& task, const Catalog& catalog, Scratch& scratch) {
+  if (task.drawn == nullptr) return place_rows(task, task.from, scratch);
+  const auto bytes = stored_bytes(task.from);
+  if (!is_plain(task.held)) {  // stays as it is stored
+    catalog.read(*task.drawn, task.begin, {task.to, bytes});
+    return;
+  }
+  Weight from = task.from;
+  from.data = scratch.drawn.data();
+  catalog.read(*task.drawn, task.begin, std::span(scratch.drawn).first(bytes));
+  place_rows(task, from, scratch);
 }
 
 class Executor {
@@ -86,9 +111,11 @@ class Executor {
     loaded_.files = catalog_.files;
     scales_ = load_scales(plan_, catalog_, team_, loaded_);
     for (size_t i = 0; i < parameters_.size(); ++i) place(plan_.parameters[i], parameters_[i]);
-    std::vector<std::byte> scratch(scratch_bytes_ * static_cast<size_t>(team_.size()));
+    std::vector<Scratch> scratch(
+        static_cast<size_t>(team_.size()),
+        {.drawn = std::vector<std::byte>(drawn_bytes_), .uk = std::vector<std::byte>(uk_bytes_)});
     team_.run(tasks_.size(), [&](size_t i, int member) {
-      perform(tasks_[i], scratch.data() + static_cast<size_t>(member) * scratch_bytes_);
+      perform(tasks_[i], catalog_, scratch[static_cast<size_t>(member)]);
       return tasks_[i].bytes;
     });
     for (const auto& file : loaded_.files) file->throw_if_damaged();
@@ -109,13 +136,13 @@ class Executor {
     return catalog_.entries[static_cast<size_t>(source.entry)];
   }
 
-  /// A source as it lies in its file, with its scales.
+  /// A source as it is stored, with its scales; without data where it is drawn.
   [[nodiscard]] Weight stored(const PlannedSource& source) const {
     const CatalogEntry& entry = entry_of(source);
     Weight weight{.form = source.form->form,
                   .rows = entry.shape.size() == 2 ? entry.shape.front() : 1,
                   .cols = entry.shape.back(),
-                  .data = catalog_.bytes(entry).data(),
+                  .data = entry.drawn ? nullptr : catalog_.bytes(entry).data(),
                   .block_rows = source.block_rows,
                   .block_cols = source.block_cols};
     if (weight.form == WeightForm::kNvfp4) weight.cols *= kNvfp4CodesPerByte;
@@ -140,8 +167,9 @@ class Executor {
       team_.add(entry_of(first).bytes);
       return;
     }
+    const bool as_drawn = first.steps.front() == StepKind::kDraw;
     for (const PlannedSource& source : planned.sources) {
-      if (!can_place(planned.held, source.form->form)) {
+      if (!as_drawn && !can_place(planned.held, source.form->form)) {
         throw std::logic_error(fmt::format("{} can't be held as {}", parameter.name, name(planned.held)));
       }
     }
@@ -150,12 +178,24 @@ class Executor {
     loaded_.copied_bytes += bytes;
     std::byte* to = loaded_.memory.back().get();
     loaded_.weights.push_back(
-        {.form = planned.held, .rows = parameter.rows, .cols = parameter.cols, .data = to});
+        as_drawn ? stored(first)
+                 : Weight{.form = planned.held, .rows = parameter.rows, .cols = parameter.cols});
+    loaded_.weights.back().data = to;
     if (parameter.arrangement == Arrangement::kRows) {
       add_runs(planned, parameter, to);
     } else {
       add_heads(planned, parameter, to);
     }
+  }
+
+  /// A task for the rows of an entry from `row` on.
+  void add(Task task, const CatalogEntry& entry, int64_t row) {
+    if (entry.drawn) {
+      task.drawn = &entry;
+      task.begin = static_cast<uint64_t>(row * row_bytes(task.from.form, task.from.cols));
+      drawn_bytes_ = std::max(drawn_bytes_, stored_bytes(task.from));
+    }
+    tasks_.push_back(task);
   }
 
   /// Rows of `from` become task after task of at most so many rows.
@@ -170,8 +210,12 @@ class Executor {
       const int64_t rows = std::max<int64_t>(kTaskElements / from.cols / grain, 1) * grain;
       for (int64_t row = 0; row < from.rows; row += rows) {
         const Weight part = from.take_rows(row, std::min(rows, from.rows - row));
-        tasks_.push_back({&parameter, part, planned.held, to,
-                          static_cast<uint64_t>(part.rows * row_bytes(part.form, part.cols))});
+        add({.parameter = &parameter,
+             .from = part,
+             .held = planned.held,
+             .to = to,
+             .bytes = stored_bytes(part)},
+            entry_of(source), row);
         to += part.rows * row_bytes(planned.held, part.cols);
       }
     }
@@ -188,11 +232,15 @@ class Executor {
                          : parameter.rows == parameter.num_heads * rows && parameter.cols == from.cols;
     if (!fits || from.rows != parameter.num_heads * head_rows) misdeclared(parameter);
     const auto held_bytes = static_cast<size_t>(rows * row_bytes(planned.held, from.cols));
-    if (uk) scratch_bytes_ = std::max(scratch_bytes_, held_bytes);
+    if (uk) uk_bytes_ = std::max(uk_bytes_, held_bytes);
     for (int64_t head = 0; head < parameter.num_heads; ++head) {
-      const Weight part = from.take_rows(head * head_rows + (uk ? 0 : parameter.nope), rows);
-      tasks_.push_back({&parameter, part, planned.held, to,
-                        static_cast<uint64_t>(head_rows * row_bytes(from.form, from.cols))});
+      const int64_t row = head * head_rows + (uk ? 0 : parameter.nope);
+      add({.parameter = &parameter,
+           .from = from.take_rows(row, rows),
+           .held = planned.held,
+           .to = to,
+           .bytes = static_cast<uint64_t>(head_rows * row_bytes(from.form, from.cols))},
+          entry_of(planned.sources.front()), row);
       to += held_bytes;
     }
   }
@@ -204,7 +252,8 @@ class Executor {
   LoadedScales scales_;
   LoadedWeights loaded_;
   std::vector<Task> tasks_;
-  size_t scratch_bytes_ = 0;  // of a thread: one head's UK, converted
+  size_t drawn_bytes_ = 0;  // of a thread's scratch
+  size_t uk_bytes_ = 0;
 };
 
 }  // namespace

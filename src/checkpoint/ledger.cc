@@ -25,9 +25,7 @@ int Ledger::find(std::string_view name) const {
   return at == by_name_.end() ? -1 : at->second;
 }
 
-std::string Ledger::file_of(int number) const {
-  return catalog_.files[static_cast<size_t>(entry(number).file)]->file_name();
-}
+std::string Ledger::file_of(int number) const { return catalog_.file_of(entry(number)); }
 
 std::string Ledger::described(int number) const {
   const CatalogEntry& e = entry(number);

@@ -19,6 +19,7 @@ namespace fulgur {
 /// What is done with one source tensor. In the order of the enumerators, each where needed.
 enum class StepKind {
   kMap,         // used where it lies in the file
+  kDraw,        // drawn at random into memory, in its stored form
   kCopy,        // copied as it is: misaligned for its type, or to stand beside other parts
   kConvert,     // to another plain type
   kDequantize,  // to the plain form it is held in

@@ -21,7 +21,9 @@ constexpr size_t kAlignment = 64;
 struct Task {
   int entry = 0;
   ScaleRole role{};
-  float* to = nullptr;  // kBlocks, kFactor, kDivisor
+  /// Floats, but for kGroups, which stay where they lie; of a tensor that lies in no file, its values as they
+  /// are drawn (floats too, or group scales).
+  std::byte* memory = nullptr;
   int64_t num_bad = 0;
   int64_t first_bad = 0;
 };
@@ -57,12 +59,23 @@ int64_t count_bad_groups(const std::byte* data, int64_t count) {
   return std::count_if(data, data + count, [](std::byte code) { return code == kNan || code > kMinusZero; });
 }
 
-void load(Task& task, const CatalogEntry& entry, const std::byte* data) {
+/// The tensor's values as they are stored.
+const std::byte* data_of(const Task& task, const Catalog& catalog) {
+  const CatalogEntry& entry = catalog.entries[static_cast<size_t>(task.entry)];
+  return entry.drawn ? task.memory : catalog.bytes(entry).data();
+}
+
+void load(Task& task, const Catalog& catalog) {
+  const CatalogEntry& entry = catalog.entries[static_cast<size_t>(task.entry)];
+  if (entry.drawn) catalog.read(entry, 0, {task.memory, entry.bytes});
+  const std::byte* data = data_of(task, catalog);
   const auto count = static_cast<int64_t>(entry.bytes / size_bytes(entry.dtype));
-  if (task.to == nullptr && count_bad_groups(data, count) == 0) return;
+  if (task.role == ScaleRole::kGroups && count_bad_groups(data, count) == 0) return;
   for (int64_t i = 0; i < count; ++i) {
     const float value = value_at(entry, data, i);
-    if (task.to != nullptr) task.to[i] = value;
+    if (task.memory != nullptr && data != task.memory) {
+      std::memcpy(task.memory + static_cast<size_t>(i) * sizeof value, &value, sizeof value);
+    }
     if (is_bad(value, task.role) && task.num_bad++ == 0) task.first_bad = i;
   }
 }
@@ -82,13 +95,13 @@ std::string value_text(float value) { return std::isnan(value) ? "nan" : fmt::fo
 
 Problem describe_bad(const Task& task, const Catalog& catalog) {
   const CatalogEntry& entry = catalog.entries[static_cast<size_t>(task.entry)];
-  const std::string value = value_text(value_at(entry, catalog.bytes(entry).data(), task.first_bad));
+  const std::string value = value_text(value_at(entry, data_of(task, catalog), task.first_bad));
   const std::string index = index_text(entry, task.first_bad);
   const bool of_matrix = task.role == ScaleRole::kFactor || task.role == ScaleRole::kDivisor;
   std::string message = fmt::format("{}{} is {}, which no scale can be", printable(entry.name), index, value);
   if (task.num_bad > 1) message += fmt::format("; {} more of its values are bad too", task.num_bad - 1);
   return {.kind = ErrorKind::kBadScale,
-          .file = catalog.files[static_cast<size_t>(entry.file)]->file_name(),
+          .file = catalog.file_of(entry),
           .tensor = entry.name,
           .message = message + ".",
           .expected = of_matrix ? "a finite number above 0" : "finite numbers, none below 0",
@@ -111,23 +124,27 @@ std::vector<Task> list_tasks(const LoadPlan& plan, size_t num_entries) {
   return tasks;
 }
 
-/// A place for each tensor of floats, in one piece of memory.
+size_t memory_bytes(const Task& task, const CatalogEntry& entry) {
+  if (task.role != ScaleRole::kGroups) return entry.bytes / size_bytes(entry.dtype) * sizeof(float);
+  return entry.drawn ? entry.bytes : 0;
+}
+
+/// A place for each tensor that doesn't stay where it lies, in one piece of memory.
 void place(std::vector<Task>& tasks, const Catalog& catalog, LoadedWeights& loaded) {
   std::vector<size_t> offsets;
   size_t bytes = 0;
   for (const Task& task : tasks) {
     offsets.push_back(bytes);
-    if (task.role == ScaleRole::kGroups) continue;
-    const CatalogEntry& entry = catalog.entries[static_cast<size_t>(task.entry)];
-    const size_t needed = entry.bytes / size_bytes(entry.dtype) * sizeof(float);
+    const size_t needed = memory_bytes(task, catalog.entries[static_cast<size_t>(task.entry)]);
     bytes += (needed + kAlignment - 1) / kAlignment * kAlignment;
   }
+  offsets.push_back(bytes);
   if (bytes == 0) return;
   loaded.memory.push_back(allocate_weights(bytes));
   loaded.copied_bytes += bytes;
   std::byte* memory = loaded.memory.back().get();
   for (size_t i = 0; i < tasks.size(); ++i) {
-    if (tasks[i].role != ScaleRole::kGroups) tasks[i].to = reinterpret_cast<float*>(memory + offsets[i]);
+    if (offsets[i + 1] > offsets[i]) tasks[i].memory = memory + offsets[i];
   }
 }
 
@@ -138,9 +155,8 @@ LoadedScales load_scales(const LoadPlan& plan, const Catalog& catalog, LoadTeam&
   std::vector<Task> tasks = list_tasks(plan, catalog.entries.size());
   place(tasks, catalog, loaded);
   team.run(tasks.size(), [&](size_t i, int) {
-    const CatalogEntry& entry = catalog.entries[static_cast<size_t>(tasks[i].entry)];
-    load(tasks[i], entry, catalog.bytes(entry).data());
-    return entry.bytes;
+    load(tasks[i], catalog);
+    return catalog.entries[static_cast<size_t>(tasks[i].entry)].bytes;
   });
   for (const auto& file : catalog.files) file->throw_if_damaged();
 
@@ -150,13 +166,16 @@ LoadedScales load_scales(const LoadPlan& plan, const Catalog& catalog, LoadTeam&
   for (const Task& task : tasks) {
     if (task.num_bad > 0) problems.push_back(describe_bad(task, catalog));
     const auto entry = static_cast<size_t>(task.entry);
-    scales.data[entry] = task.to;
-    if (task.role == ScaleRole::kGroups) {
-      scales.data[entry] = catalog.bytes(catalog.entries[entry]).data();
+    scales.data[entry] = task.memory;
+    if (task.memory == nullptr) {
+      scales.data[entry] = data_of(task, catalog);
       loaded.mapped_bytes += catalog.entries[entry].bytes;
     }
-    if (task.role == ScaleRole::kFactor) scales.factors[entry] = static_cast<double>(*task.to);
-    if (task.role == ScaleRole::kDivisor) scales.factors[entry] = 1 / static_cast<double>(*task.to);
+    const bool is_factor = task.role == ScaleRole::kFactor;
+    if (!is_factor && task.role != ScaleRole::kDivisor) continue;
+    float factor = 0;
+    std::memcpy(&factor, task.memory, sizeof factor);
+    scales.factors[entry] = is_factor ? static_cast<double>(factor) : 1 / static_cast<double>(factor);
   }
   if (!problems.empty()) throw Error(std::move(problems));
   return scales;
@@ -168,9 +187,11 @@ std::vector<float> read_scale(const PlannedScale& scale, const Catalog& catalog)
   Task task{.entry = scale.entry, .role = scale.role};
   if (scale.role != ScaleRole::kGroups) {
     values.resize(entry.bytes / size_bytes(entry.dtype));
-    task.to = values.data();
+    task.memory = reinterpret_cast<std::byte*>(values.data());
+  } else if (entry.drawn) {
+    return values;  // never bad
   }
-  load(task, entry, catalog.bytes(entry).data());
+  load(task, catalog);
   if (task.num_bad > 0) throw Error(describe_bad(task, catalog));
   return values;
 }

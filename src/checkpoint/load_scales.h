@@ -10,7 +10,7 @@ namespace fulgur {
 
 /// The scales of a plan as kernels read them, by their entries in the catalog.
 struct LoadedScales {
-  std::vector<const void*> data;  // kBlocks: floats; kGroups: e4m3, where they lie in the file
+  std::vector<const void*> data;  // kBlocks: floats; kGroups: e4m3, where they lie or were drawn
   std::vector<double> factors;    // kFactor; kDivisor: its reciprocal
 };
 

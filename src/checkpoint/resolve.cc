@@ -49,12 +49,12 @@ WeightForm choose_held(const std::vector<WeightForm>& held_as, const std::vector
 }
 
 /// Steps of a scale: FP8's are widened to f32, NVFP4's lie as kernels read them.
-std::vector<StepKind> scale_steps(ScaleRole role, DType stored) {
+std::vector<StepKind> scale_steps(ScaleRole role, const CatalogEntry& stored) {
   switch (role) {
     case ScaleRole::kBlocks:
-      return {stored == DType::kF32 ? StepKind::kCopy : StepKind::kConvert};
+      return {stored.dtype == DType::kF32 ? StepKind::kCopy : StepKind::kConvert};
     case ScaleRole::kGroups:
-      return {StepKind::kMap};
+      return {stored.drawn ? StepKind::kDraw : StepKind::kMap};
     case ScaleRole::kFactor:
       return {StepKind::kMultiplyBy};
     case ScaleRole::kDivisor:
@@ -179,7 +179,8 @@ class Resolver {
       if (source.form->form != result.held) {
         source.steps.push_back(is_plain(source.form->form) ? StepKind::kConvert : StepKind::kDequantize);
       } else if (alone) {
-        source.steps.push_back(e.offset % size_bytes(e.dtype) == 0 ? StepKind::kMap : StepKind::kCopy);
+        const bool aligned = e.offset % size_bytes(e.dtype) == 0;
+        source.steps.push_back(e.drawn ? StepKind::kDraw : aligned ? StepKind::kMap : StepKind::kCopy);
       } else if (parameter.arrangement == Arrangement::kRows) {
         source.steps.push_back(StepKind::kCopy);
       }
@@ -187,7 +188,7 @@ class Resolver {
       if (parameter.arrangement == Arrangement::kUkTransposed) source.steps.push_back(StepKind::kTranspose);
       if (parameter.arrangement == Arrangement::kUv) source.steps.push_back(StepKind::kSplitHeads);
       for (PlannedScale& scale : source.scales)
-        scale.steps = scale_steps(scale.role, ledger_.entry(scale.entry).dtype);
+        scale.steps = scale_steps(scale.role, ledger_.entry(scale.entry));
     }
     return result;
   }

@@ -9,6 +9,8 @@ std::string text(StepKind kind, std::string_view from, std::string_view to) {
   switch (kind) {
     case StepKind::kMap:
       return "map";
+    case StepKind::kDraw:
+      return "draw";
     case StepKind::kCopy:
       return "copy";
     case StepKind::kConvert:

@@ -13,13 +13,9 @@
 namespace fulgur {
 namespace {
 
-const MappedFile& file_of(const Catalog& catalog, const CatalogEntry& entry) {
-  return *catalog.files[static_cast<size_t>(entry.file)];
-}
-
 [[noreturn]] void refuse_dtype(const Catalog& catalog, const CatalogEntry& entry, std::string_view expected) {
   throw Error(Problem{.kind = ErrorKind::kUnknownDType,
-                      .file = file_of(catalog, entry).file_name(),
+                      .file = catalog.file_of(entry),
                       .tensor = entry.name,
                       .message = fmt::format("{} is stored as {}, which can't stand here.",
                                              printable(entry.name), printable(entry.dtype_name)),
@@ -60,7 +56,7 @@ std::vector<int64_t> read_integers(const Catalog& catalog, const CatalogEntry& e
   } else {
     refuse_dtype(catalog, entry, "I16, I32 or I64");
   }
-  file_of(catalog, entry).throw_if_damaged();
+  catalog.throw_if_damaged(entry);
   return values;
 }
 
@@ -71,7 +67,7 @@ std::vector<float> read_floats(const Catalog& catalog, const CatalogEntry& entry
   std::vector<float> values(entry.bytes / size_bytes(entry.dtype));
   convert(entry.dtype, catalog.bytes(entry).data(), DType::kF32, reinterpret_cast<std::byte*>(values.data()),
           static_cast<int64_t>(values.size()));
-  file_of(catalog, entry).throw_if_damaged();
+  catalog.throw_if_damaged(entry);
   return values;
 }
 

@@ -84,9 +84,10 @@ bool all_zero(const uint8_t* codes, int64_t count, uint8_t magnitude) {
   return std::none_of(codes, codes + count, [&](uint8_t code) { return (code & magnitude) != 0; });
 }
 
-/// The first element in these rows whose block has a scale of 0, though not all of it is 0.
-int64_t find_unscaled(const Tensor& t, const std::byte* data, int64_t first_row, int64_t num_rows) {
-  const auto* codes = reinterpret_cast<const uint8_t*>(data);
+/// The first element in these rows, which begin at `rows`, whose block has a scale of 0, though not all of it
+/// is 0.
+int64_t find_unscaled(const Tensor& t, const std::byte* rows, int64_t first_row, int64_t num_rows) {
+  const auto* codes = reinterpret_cast<const uint8_t*>(rows);
   const bool fp8 = t.source->form->form == WeightForm::kFp8;
   const int64_t width = fp8 ? t.source->block_cols : kNvfp4Group;
   const int64_t blocks = (t.cols + width - 1) / width;
@@ -94,7 +95,8 @@ int64_t find_unscaled(const Tensor& t, const std::byte* data, int64_t first_row,
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t begin = b * width;
       const int64_t count = std::min(width, t.cols - begin);
-      const uint8_t* block = fp8 ? codes + r * t.cols + begin : codes + (r * t.cols + begin) / 2;
+      const int64_t at = (r - first_row) * t.cols + begin;
+      const uint8_t* block = fp8 ? codes + at : codes + at / 2;
       const bool zero = fp8 ? static_cast<const float*>(t.scales)[r / t.source->block_rows * blocks + b] == 0
                             : (static_cast<const uint8_t*>(t.scales)[r * blocks + b] & 0x7f) == 0;
       if (zero && !(fp8 ? all_zero(block, count, 0x7f) : all_zero(block, count / 2, 0x77)))
@@ -104,18 +106,25 @@ int64_t find_unscaled(const Tensor& t, const std::byte* data, int64_t first_row,
   return kNone;
 }
 
-uint64_t check(const Task& task, const Catalog& catalog) {
+uint64_t row_bytes(const Tensor& t) { return t.entry->bytes / static_cast<uint64_t>(t.rows); }
+
+uint64_t check(const Task& task, const Catalog& catalog, std::vector<std::byte>& scratch) {
   Tensor& t = *task.tensor;
-  const std::byte* data = catalog.bytes(*t.entry).data();
-  const uint64_t row_bytes = t.entry->bytes / static_cast<uint64_t>(t.rows);
-  const int64_t bad = find_bad(t.entry->dtype, data + static_cast<uint64_t>(task.first_row) * row_bytes,
-                               task.num_rows * t.cols);
+  const uint64_t begin = static_cast<uint64_t>(task.first_row) * row_bytes(t);
+  const uint64_t bytes = static_cast<uint64_t>(task.num_rows) * row_bytes(t);
+  const std::byte* rows = scratch.data();
+  if (t.entry->drawn) {
+    catalog.read(*t.entry, begin, std::span(scratch).first(bytes));
+  } else {
+    rows = catalog.bytes(*t.entry).data() + begin;
+  }
+  const int64_t bad = find_bad(t.entry->dtype, rows, task.num_rows * t.cols);
   if (bad != kNone) keep_first(t.first_bad, task.first_row * t.cols + bad);
   if (t.scales != nullptr) {
-    const int64_t unscaled = find_unscaled(t, data, task.first_row, task.num_rows);
+    const int64_t unscaled = find_unscaled(t, rows, task.first_row, task.num_rows);
     if (unscaled != kNone) keep_first(t.first_unscaled, unscaled);
   }
-  return row_bytes * static_cast<uint64_t>(task.num_rows);
+  return bytes;
 }
 
 std::string place(const Tensor& t, int64_t index) {
@@ -186,18 +195,25 @@ std::vector<Problem> verify(const LoadPlan& plan, const Catalog& catalog, int nu
 
   const std::vector<std::unique_ptr<Tensor>> tensors = list_tensors(plan, catalog, scales);
   std::vector<Task> tasks;
+  size_t drawn_bytes = 0;  // of the largest task
   for (const auto& tensor : tensors) {
-    const auto row_bytes = static_cast<int64_t>(tensor->entry->bytes) / tensor->rows;
-    const int64_t step = std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, row_bytes));
+    const auto of_row = static_cast<int64_t>(row_bytes(*tensor));
+    const int64_t step = std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, of_row));
     for (int64_t row = 0; row < tensor->rows; row += step)
       tasks.push_back({tensor.get(), row, std::min(step, tensor->rows - row)});
+    if (tensor->entry->drawn)
+      drawn_bytes = std::max(drawn_bytes, static_cast<size_t>(std::min(step, tensor->rows) * of_row));
   }
-  team.run(tasks.size(), [&](size_t i, int) { return check(tasks[i], catalog); });
+  std::vector<std::vector<std::byte>> scratch(static_cast<size_t>(team.size()),
+                                              std::vector<std::byte>(drawn_bytes));
+  team.run(tasks.size(), [&](size_t i, int member) {
+    return check(tasks[i], catalog, scratch[static_cast<size_t>(member)]);
+  });
   for (const auto& file : catalog.files) file->throw_if_damaged();
 
   for (const auto& tensor : tensors) {
     const auto add = [&](Problem problem) {
-      problem.file = catalog.files[static_cast<size_t>(tensor->entry->file)]->file_name();
+      problem.file = catalog.file_of(*tensor->entry);
       problem.tensor = tensor->entry->name;
       problem.todo = "fetch this file again, or convert again";
       problems.push_back(std::move(problem));

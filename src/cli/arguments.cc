@@ -60,6 +60,11 @@ Option& Option::excludes(const Option& other) {
   return *this;
 }
 
+Option& Option::needs(const Option& other) {
+  option_->needs(other.option_);
+  return *this;
+}
+
 Option& Option::comma_separated() {
   option_->delimiter(',');
   return *this;

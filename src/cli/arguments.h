@@ -25,6 +25,7 @@ class Option {
   Option& group(const std::string& name);      // under which heading --help shows it
   Option& required();
   Option& excludes(const Option& other);
+  Option& needs(const Option& other);
   Option& comma_separated();  // several values in one argument
   Option& one_at_a_time();    // several values, the option's name before each
 

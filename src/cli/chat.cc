@@ -134,13 +134,14 @@ class Conversation {
 };
 
 int run_chat(Options options) {
-  const OpenedModel model = open_model(options.model);
-  const std::optional<Tokenizer> tokenizer = open_tokenizer(model.folder);
+  FoundModel found = find_model(options.model);
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(found);
   if (!tokenizer) throw Error(ErrorKind::kBadRequest, "This model has no tokenizer.json, so it can't chat.");
   const std::string system =
       options.system_file.empty() ? options.system : read_text_file(options.system_file);
-  options.context = std::min(options.context, model.loaded.config.max_position_embeddings);
-  Session session(model.loaded, session_options(options.model, model, options.context));
+  options.context = std::min(options.context, found.config().max_position_embeddings);
+  const OpenedModel model = open_model(std::move(found), options.model, options.context);
+  Session session(model.loaded, session_options(options.model, model));
   Conversation conversation(session, *tokenizer, options, system);
 
   const bool terminal = isatty(STDIN_FILENO) == 1;

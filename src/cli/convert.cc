@@ -14,6 +14,7 @@
 #include "cli/byte_size.h"
 #include "cli/command.h"
 #include "cli/progress.h"
+#include "cli/random_options.h"
 #include "cli/streams.h"
 #include "model/conversion.h"
 
@@ -24,8 +25,9 @@ const std::map<std::string, BlockScales> kScales = {
     {"f32", BlockScales::kF32}, {"f32-pow2", BlockScales::kF32Pow2}, {"e8m0", BlockScales::kE8m0}};
 
 struct Options {
-  std::string source;
+  std::string source;  // with --random-weights the destination
   std::string destination;
+  RandomOptions random;
   std::string to;      // empty: forms as they are
   std::string scales;  // empty: f32
   std::string shard_size;
@@ -50,15 +52,23 @@ ConversionRequest request_of(const Options& options) {
 }
 
 int run_convert(const Options& options) {
+  const bool random = options.random.chosen();
+  if (random && !options.destination.empty())
+    usage_error("--random-weights", "stands in the place of SRC: DST alone is named");
+  const std::string& destination = random ? options.source : options.destination;
+  if (options.source.empty()) usage_required(random ? "DST" : "SRC, or --random-weights,");
+  if (destination.empty()) usage_required("DST");
   ConversionReport report;
   {
     Progress progress("converting", "B");
-    report = convert_folder(options.source, options.destination, request_of(options),
-                            [&](uint64_t done, uint64_t total) { progress.update(done, total); });
+    const auto show = [&](uint64_t done, uint64_t total) { progress.update(done, total); };
+    report =
+        random ? convert_random_model(random_weights(options.random), destination, request_of(options), show)
+               : convert_folder(options.source, destination, request_of(options), show);
   }
   for (const std::string& notice : report.notices) log_notice(notice);
-  print_out("{}: {} tensors in {} file{}, {} bytes\n", options.destination, report.num_tensors,
-            report.num_files, report.num_files == 1 ? "" : "s", report.bytes);
+  print_out("{}: {} tensors in {} file{}, {} bytes\n", destination, report.num_tensors, report.num_files,
+            report.num_files == 1 ? "" : "s", report.bytes);
   return kExitDone;
 }
 
@@ -66,9 +76,9 @@ int run_convert(const Options& options) {
 
 std::function<int()> declare_convert(Arguments& args) {
   auto options = std::make_shared<Options>();
-  args.add_option("SRC", options->source, "Folder of the checkpoint").required();
-  args.add_option("DST", options->destination, "Folder to be made; if it is there, it must be empty")
-      .required();
+  args.add_option("SRC", options->source, "Folder of the checkpoint");
+  args.add_option("DST", options->destination, "Folder to be made; if it is there, it must be empty");
+  add_random_options(args, options->random);
   const Option fuse = args.add_flag("--fuse", options->fuse,
                                     "Write the indexer's wk and weights_proj as one tensor, wk_weights_proj");
   args.add_flag("--unfuse", options->unfuse, "Write them as two").excludes(fuse);
@@ -94,7 +104,9 @@ std::function<int()> declare_convert(Arguments& args) {
   args.footer(
       "Examples:\n"
       "  fulgur convert models/mini-v32 /tmp/mini-fused --fuse\n"
-      "  fulgur convert models/mini-v32 /tmp/mini-fp8 --to fp8-block --scales e8m0 --shard-size 2MB");
+      "  fulgur convert models/mini-v32 /tmp/mini-fp8 --to fp8-block --scales e8m0 --shard-size 2MB\n"
+      "  fulgur convert --random-weights models/mini-v32/config.json --weights-form nvfp4-ct "
+      "/tmp/mini-random");
   return [options] { return run_convert(*options); };
 }
 

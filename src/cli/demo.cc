@@ -11,6 +11,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -219,18 +220,20 @@ bool compare_projections(Session& session, const Question& question, int64_t ste
 }
 
 int run_demo(const ModelOptions& options) {
-  const OpenedModel model = open_model(options);
-  const Config& config = model.loaded.config;
-  const std::optional<Tokenizer> tokenizer = open_tokenizer(model.folder);
-  if (!tokenizer || !config.sparse())
+  FoundModel found = find_model(options);
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(found);
+  if (!tokenizer || !found.config().sparse())
     throw Error(ErrorKind::kBadRequest, "The demo needs mini-v32 or a model like it.");
-  const Question question = read_question(model.folder, *tokenizer);
+  const std::filesystem::path folder = found.folder;
+  const Question question = read_question(folder, *tokenizer);
   const auto prompt_tokens = static_cast<int64_t>(question.ids.size());
 
-  SessionOptions session_opts = session_options(options, model, prompt_tokens + kDecodeTokens);
+  const OpenedModel model = open_model(std::move(found), options, prompt_tokens + kDecodeTokens);
+  const Config& config = model.loaded.config;
+  SessionOptions session_opts = session_options(options, model);
   session_opts.profile = true;
   Session session(model.loaded, session_opts);
-  print_out("model      {}: {} layers, DeepSeek-V3.2 architecture, {}\n", model.folder.filename().string(),
+  print_out("model      {}: {} layers, DeepSeek-V3.2 architecture, {}\n", folder.filename().string(),
             config.num_hidden_layers, session.backend().name);
   print_out("prompt     {} tokens of prose, with {} secret numbers strewn in, each named once\n",
             with_commas(prompt_tokens), question.num_numbers);

@@ -205,14 +205,15 @@ nlohmann::ordered_json score_rows(Session& session, const Rows& rows) {
 }
 
 int run_eval(const Options& options) {
-  const OpenedModel model = open_model(options.model);
-  const std::optional<Tokenizer> tokenizer = open_tokenizer(model.folder);
-  const Rows rows = read_rows(options, model.loaded.config, tokenizer ? &*tokenizer : nullptr);
+  FoundModel found = find_model(options.model);
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(found);
+  const Rows rows = read_rows(options, found.config(), tokenizer ? &*tokenizer : nullptr);
   int64_t longest = 0;
   for (const Row& row : rows.rows) longest = std::max(longest, static_cast<int64_t>(row.ids.size()));
   if (!rows.likelihood) longest += options.max_tokens;
-  const int64_t cache_tokens = std::min(longest, model.loaded.config.max_position_embeddings);
-  Session session(model.loaded, session_options(options.model, model, cache_tokens));
+  const int64_t cache_tokens = std::min(longest, found.config().max_position_embeddings);
+  const OpenedModel model = open_model(std::move(found), options.model, cache_tokens);
+  Session session(model.loaded, session_options(options.model, model));
 
   const nlohmann::ordered_json result =
       rows.likelihood ? score_rows(session, rows) : answer_rows(session, options, rows, *tokenizer);

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -128,16 +129,16 @@ int run_generate(const Options& options) {
   if (!options.prompt && options.file.empty() && options.ids.empty()) {
     usage_required("PROMPT, --file or --ids");
   }
-  const OpenedModel model = open_model(options.model);
-  const Config& config = model.loaded.config;
-  const std::optional<Tokenizer> tokenizer = open_tokenizer(model.folder);
+  FoundModel found = find_model(options.model);
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(found);
   if (!tokenizer && !options.stops.empty()) {
     throw Error(ErrorKind::kBadRequest, "--stop needs a model with a tokenizer.json.");
   }
-  const std::vector<int32_t> prompt = prompt_ids(options, config, tokenizer ? &*tokenizer : nullptr);
+  const std::vector<int32_t> prompt = prompt_ids(options, found.config(), tokenizer ? &*tokenizer : nullptr);
   const auto prompt_tokens = static_cast<int64_t>(prompt.size());
-  const int64_t max_tokens = new_tokens(options, config, prompt_tokens);
-  Session session(model.loaded, session_options(options.model, model, prompt_tokens + max_tokens));
+  const int64_t max_tokens = new_tokens(options, found.config(), prompt_tokens);
+  const OpenedModel model = open_model(std::move(found), options.model, prompt_tokens + max_tokens);
+  Session session(model.loaded, session_options(options.model, model));
 
   std::optional<TextStream> text;
   if (tokenizer) text.emplace(*tokenizer, options);
@@ -146,7 +147,7 @@ int run_generate(const Options& options) {
                                          {.prompt = prompt,
                                           .max_tokens = max_tokens,
                                           .sampling = options.sampling,
-                                          .stop_ids = config.eos_token_ids},
+                                          .stop_ids = session.config().eos_token_ids},
                                          [&](int32_t token) {
                                            if (text) return text->push(token);
                                            if (!options.json) print_out("{}{}", first ? "" : " ", token);

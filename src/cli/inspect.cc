@@ -18,9 +18,11 @@
 #include "checkpoint/verify.h"
 #include "cli/command.h"
 #include "cli/progress.h"
+#include "cli/random_options.h"
 #include "cli/streams.h"
 #include "model/inspection.h"
-#include "runtime/cache_pool.h"
+#include "ops/token_batch.h"
+#include "runtime/memory_need.h"
 
 namespace fulgur::cli {
 namespace {
@@ -29,6 +31,7 @@ using OrderedJson = nlohmann::ordered_json;
 
 struct Options {
   std::string folder;
+  RandomOptions random;  // instead of the folder
   std::string parameter = "*";
   Precision precision = Precision::kNative;
   int64_t context = 0;  // 0: all that the model has positions for
@@ -38,22 +41,15 @@ struct Options {
   bool json = false;
 };
 
-/// What running it would take, with `--context` and `--batch`.
-struct Memory {
-  WeightBytes weights;
-  int64_t context = 0;
-  uint64_t cache = 0;  // paged caches of the main model
-  [[nodiscard]] uint64_t total() const { return weights.mapped + weights.copied + cache; }
-};
+int64_t context_of(const Inspection& inspection, const Options& options) {
+  return options.context > 0 ? options.context : inspection.config->max_position_embeddings;
+}
 
-Memory predict(const Inspection& inspection, const Options& options) {
-  const Config& config = *inspection.config;
-  Memory memory{.weights = weight_bytes(*inspection.plan, *inspection.catalog)};
-  memory.context = options.context > 0 ? options.context : config.max_position_embeddings;
-  const int64_t pages = (memory.context + kPageTokens - 1) / kPageTokens;
-  const DType dtype = options.precision == Precision::kFull ? DType::kF32 : DType::kBf16;
-  memory.cache = static_cast<uint64_t>(pages * options.batch) * cache_page_bytes(config, dtype);
-  return memory;
+/// What running it would take, with `--context` and `--batch`.
+MemoryNeed predict(const Inspection& inspection, const Options& options) {
+  const int64_t pages = (context_of(inspection, options) + kPageTokens - 1) / kPageTokens;
+  return memory_need(*inspection.config, options.precision, *inspection.plan, *inspection.catalog,
+                     pages * kPageTokens * options.batch);
 }
 
 /// One parameter in words: what it is made from and how.
@@ -132,12 +128,12 @@ void print_json(const Inspection& inspection, const std::vector<Line>& lines, co
                       {"notices", OrderedJson::array()}};
   if (inspection.plan) {
     rest["bytes"] = stored_bytes(inspection.plan->load, *inspection.catalog);
-    const Memory memory = predict(inspection, options);
+    const MemoryNeed memory = predict(inspection, options);
     rest["memory"] = {{"weights_mapped", memory.weights.mapped},
                       {"weights_copied", memory.weights.copied},
                       {"cache", memory.cache},
                       {"total", memory.total()},
-                      {"context", memory.context},
+                      {"context", context_of(inspection, options)},
                       {"batch", options.batch}};
     rest["notices"] = inspection.plan->notices;
   }
@@ -229,8 +225,10 @@ void print_table(const Inspection& inspection, const std::vector<Line>& lines, c
   if (inspection.catalog) {
     uint64_t bytes = 0;
     for (const CatalogEntry& entry : inspection.catalog->entries) bytes += entry.bytes;
-    print_out("checkpoint  {} tensors in {} file{}, {}\n", inspection.catalog->entries.size(),
-              inspection.catalog->files.size(), inspection.catalog->files.size() == 1 ? "" : "s",
+    const size_t files = inspection.catalog->files.size();
+    print_out("checkpoint  {} tensors {}, {}\n", inspection.catalog->entries.size(),
+              options.random.chosen() ? "drawn at random"
+                                      : fmt::format("in {} file{}", files, files == 1 ? "" : "s"),
               gibibytes(bytes));
   }
   if (!inspection.plan) return;
@@ -244,16 +242,20 @@ void print_table(const Inspection& inspection, const std::vector<Line>& lines, c
   for (const auto& [rule, count] : ignored) {
     print_out("{:<10}  {} tensors: {}\n", std::exchange(label, ""), count, rule);
   }
-  const Memory memory = predict(inspection, options);
+  const MemoryNeed memory = predict(inspection, options);
   print_out("memory      {}: weights {} mapped and {} copied, caches {} for {} x {} tokens\n",
             gibibytes(memory.total()), gibibytes(memory.weights.mapped), gibibytes(memory.weights.copied),
-            gibibytes(memory.cache), options.batch, memory.context);
+            gibibytes(memory.cache), options.batch, context_of(inspection, options));
   for (const std::string& notice : inspection.plan->notices) print_out("notice      {}\n", notice);
   if (!lines.empty()) print_parameters(lines, *inspection.catalog);
 }
 
 int inspect(const Options& options) {
-  Inspection inspection = inspect_model(options.folder, options.precision);
+  if (options.folder.empty() && !options.random.chosen()) usage_required("DIR or --random-weights");
+  Inspection inspection =
+      inspect_model(options.random.chosen() ? read_model_files(random_weights(options.random))
+                                            : read_model_files(options.folder),
+                    options.precision);
   std::vector<Line> lines;
   if (inspection.plan) {
     lines = chosen_lines(inspection, options.parameter);
@@ -284,7 +286,8 @@ int inspect(const Options& options) {
 
 std::function<int()> declare_inspect(Arguments& args) {
   auto options = std::make_shared<Options>();
-  args.add_option("DIR", options->folder, "Checkpoint folder").required();
+  const Option folder = args.add_option("DIR", options->folder, "Checkpoint folder");
+  add_random_options(args, options->random, &folder);
   args.add_flag("--verify", options->verify, "Read and check all values too: NaN, infinities, scales");
   args.add_option("--parameter", options->parameter, "Only parameters whose names match").type_name("GLOB");
   args.add_option("--context", options->context,
@@ -302,7 +305,8 @@ std::function<int()> declare_inspect(Arguments& args) {
       "Examples:\n"
       "  fulgur inspect models/mini-v32\n"
       "  fulgur inspect models/mini-v32 --parameter '*.indexer.*'\n"
-      "  fulgur inspect models/mini-v32 --verify --json");
+      "  fulgur inspect models/mini-v32 --verify --json\n"
+      "  fulgur inspect --random-weights models/configs/glm-5.json --context 8192");
   return [options] { return inspect(*options); };
 }
 

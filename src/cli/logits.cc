@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -244,8 +245,8 @@ void run_prompt(Session& session, const Options& options, size_t prompt, const s
 int run_logits(const Options& options) {
   check_writable(options.out);
   const auto prompts = parse_token_lists(read_text_file(options.tokens), options.tokens);
-  OpenedModel model = open_model(options.model);
-  const Config& config = model.loaded.config;
+  FoundModel found = find_model(options.model);
+  const Config& config = found.config();
   int64_t longest = 0;
   for (const auto& prompt : prompts) longest = std::max(longest, static_cast<int64_t>(prompt.size()));
   if (longest + options.greedy > config.max_position_embeddings) {
@@ -263,7 +264,8 @@ int run_logits(const Options& options) {
     injected = read_safetensors(options.inject_topk);
   }
 
-  SessionOptions session_opts = session_options(options.model, model, longest + options.greedy);
+  const OpenedModel model = open_model(std::move(found), options.model, longest + options.greedy);
+  SessionOptions session_opts = session_options(options.model, model);
   session_opts.step_tokens = options.chunk;
   Session session(model.loaded, session_opts);
   std::vector<OutputTensor> out;
@@ -271,7 +273,7 @@ int run_logits(const Options& options) {
   for (size_t i = 0; i < prompts.size(); ++i) {
     SelectionSource* selection = model.selection.get();
     if (injected) {
-      injection.set(read_injected(*injected, config, i, static_cast<int64_t>(prompts[i].size())));
+      injection.set(read_injected(*injected, session.config(), i, static_cast<int64_t>(prompts[i].size())));
       selection = &injection;
     }
     run_prompt(session, options, i, prompts[i], selection, out);

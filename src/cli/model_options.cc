@@ -6,6 +6,7 @@
 #include <chrono>
 #include <map>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -13,6 +14,7 @@
 #include "cli/progress.h"
 #include "cli/streams.h"
 #include "model/config_sections.h"
+#include "runtime/memory_need.h"
 #include "runtime/selection.h"
 
 namespace fulgur::cli {
@@ -43,10 +45,13 @@ int num_threads(const ModelOptions& options) {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));  // 0 where it isn't known
 }
 
-LoadedModel load_with_progress(const std::filesystem::path& folder, const ModelOptions& options) {
-  Progress progress("loading", "B");
-  return load_model(folder, options.precision, num_threads(options),
-                    [&](uint64_t done, uint64_t total) { progress.update(done, total); });
+ModelFiles read_files(const ModelOptions& options, const std::filesystem::path& folder) {
+  return options.random.chosen() ? read_model_files(random_weights(options.random))
+                                 : read_model_files(folder);
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 std::unique_ptr<SelectionSource> make_selection(const ModelOptions& options) {
@@ -61,9 +66,9 @@ std::unique_ptr<SelectionSource> make_selection(const ModelOptions& options) {
 
 void add_model_options(Arguments& args, ModelOptions& options) {
   const char* group = "Model";
-  args.add_option("--model", options.model, "Folder of the checkpoint (default: the bundled mini-v32)")
-      .type_name("DIR")
-      .group(group);
+  Option folder =
+      args.add_option("--model", options.model, "Folder of the checkpoint (default: the bundled mini-v32)");
+  folder.type_name("DIR").group(group);
   args.add_option("--threads", options.threads, "Threads to compute on (default: one a core)")
       .integer_range(1, 1024)
       .type_name("N")
@@ -87,6 +92,7 @@ void add_model_options(Arguments& args, ModelOptions& options) {
       "native: weights as stored, bf16 activations and caches; full: everything in f32 (default: native)",
       group);
   args.add_flag("--profile", options.profile, "Print the cost of each op to stderr").group(group);
+  add_random_options(args, options.random, &folder);
   args.finally([&options] {
     if (options.selection_seed && options.selection != "random") {
       usage_error("--selection-seed", "is for --selection random alone");
@@ -111,42 +117,62 @@ std::filesystem::path model_folder(const ModelOptions& options) {
                       .todo = "name a checkpoint with --model DIR"});
 }
 
-OpenedModel open_model(const ModelOptions& options) {
+FoundModel find_model(const ModelOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const std::filesystem::path folder = model_folder(options);
-  OpenedModel opened{
-      .folder = folder, .loaded = load_with_progress(folder, options), .selection = make_selection(options)};
-  if (options.index_topk) override_index_topk(opened.loaded.config, *options.index_topk);
-  for (const std::string& notice : opened.loaded.notices) log_notice(notice);
-  if (!opened.loaded.config.sparse() && options.selection != "indexer") {
+  FoundModel found;
+  if (!options.random.chosen()) found.folder = model_folder(options);
+  found.planned = plan_loading(read_files(options, found.folder), options.precision);
+  Config& config = found.planned.config;
+  if (options.index_topk) override_index_topk(config, *options.index_topk);
+  if (!config.sparse() && options.selection != "indexer") {
     throw Error(
         Problem{.kind = ErrorKind::kBadRequest,
                 .message = fmt::format("--selection {} needs a model with an indexer.", options.selection),
-                .found = fmt::format("model_type {}", name(opened.loaded.config.model_type)),
+                .found = fmt::format("model_type {}", name(config.model_type)),
                 .todo = "leave --selection away, or choose a deepseek_v32 or glm_moe_dsa model"});
   }
-  opened.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  found.plan_s = seconds_since(start);
+  return found;
+}
+
+OpenedModel open_model(FoundModel found, const ModelOptions& options, int64_t cache_tokens) {
+  const auto start = std::chrono::steady_clock::now();
+  const double plan_s = found.plan_s;
+  const std::string name = found.planned.name;
+  if (options.random.chosen()) {
+    check_fits(memory_need(found.config(), options.precision, found.planned.plan, found.planned.catalog,
+                           cache_tokens));
+  }
+  OpenedModel opened{.selection = make_selection(options), .cache_tokens = cache_tokens};
+  {
+    Progress progress("loading", "B");
+    opened.loaded = load(std::move(found.planned), num_threads(options),
+                         [&](uint64_t done, uint64_t total) { progress.update(done, total); });
+  }
+  for (const std::string& notice : opened.loaded.notices) log_notice(notice);
+  opened.load_s = plan_s + seconds_since(start);
   const LoadedWeights& memory = opened.loaded.memory;
   log_detail(
       fmt::format("{}: {} parameters, {:.1f} MB mapped from {} file{} and {:.1f} MB copied, in {:.0f} ms",
-                  folder.string(), memory.weights.size(), static_cast<double>(memory.mapped_bytes) / 1e6,
+                  name, memory.weights.size(), static_cast<double>(memory.mapped_bytes) / 1e6,
                   memory.files.size(), memory.files.size() == 1 ? "" : "s",
                   static_cast<double>(memory.copied_bytes) / 1e6, 1000 * opened.load_s));
   return opened;
 }
 
-std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder) {
+std::optional<Tokenizer> open_tokenizer(const FoundModel& found) {
+  if (found.folder.empty()) return std::nullopt;
   std::error_code error;  // a file that is there and can't be looked at is for the loader to refuse
-  const auto status = std::filesystem::symlink_status(folder / "tokenizer.json", error);
+  const auto status = std::filesystem::symlink_status(found.folder / "tokenizer.json", error);
   if (status.type() == std::filesystem::file_type::not_found) return std::nullopt;
-  return Tokenizer::load(folder);
+  return Tokenizer::load(found.folder);
 }
 
-SessionOptions session_options(const ModelOptions& options, const OpenedModel& model, int64_t cache_tokens) {
+SessionOptions session_options(const ModelOptions& options, const OpenedModel& model) {
   return {.threads = num_threads(options),
           .precision = options.precision,
           .projection = options.projection,
-          .cache_tokens = cache_tokens,
+          .cache_tokens = model.cache_tokens,
           .selection = model.selection.get(),
           .profile = options.profile};
 }

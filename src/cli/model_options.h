@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cli/arguments.h"
+#include "cli/random_options.h"
 #include "model/load.h"
 #include "runtime/session.h"
 #include "tokenizer/tokenizer.h"
@@ -23,6 +24,7 @@ struct ModelOptions {
   IndexerProjection projection = IndexerProjection::kFused;
   Precision precision = Precision::kNative;
   bool profile = false;
+  RandomOptions random;  // instead of `model`
 };
 
 void add_model_options(Arguments& args, ModelOptions& options);
@@ -31,19 +33,31 @@ void add_model_options(Arguments& args, ModelOptions& options);
 /// share/fulgur/models/mini-v32 beside its bin folder.
 std::filesystem::path model_folder(const ModelOptions& options);
 
+/// A model that a command is about to load, once it knows how much of the caches it needs. All that can be
+/// refused without reading a weight has been.
+struct FoundModel {
+  std::filesystem::path folder;  // empty where the weights are drawn at random
+  PlannedModel planned;
+  double plan_s = 0;
+
+  [[nodiscard]] const Config& config() const { return planned.config; }
+};
+FoundModel find_model(const ModelOptions& options);
+
 /// A model that a command has loaded, with what stands in for its indexer.
 struct OpenedModel {
-  std::filesystem::path folder;
   LoadedModel loaded;
   std::unique_ptr<SelectionSource> selection;  // null: the indexer's own choice
+  int64_t cache_tokens = 0;
   double load_s = 0;
 };
 
-/// Loads with a progress bar; notices go to stderr.
-OpenedModel open_model(const ModelOptions& options);
+/// Loads with a progress bar; notices go to stderr. Weights drawn at random that don't fit in memory with
+/// caches for `cache_tokens` are refused before any is drawn.
+OpenedModel open_model(FoundModel found, const ModelOptions& options, int64_t cache_tokens);
 /// The folder's tokenizer.json, if there is one.
-std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder);
-SessionOptions session_options(const ModelOptions& options, const OpenedModel& model, int64_t cache_tokens);
+std::optional<Tokenizer> open_tokenizer(const FoundModel& found);
+SessionOptions session_options(const ModelOptions& options, const OpenedModel& model);
 
 /// The --profile table on stderr: cost by op.
 void print_profile(const Session& session);

@@ -191,17 +191,7 @@ ModelType read_model_type(ConfigFields& fields) {
   throw Error(fields.problems());
 }
 
-Config read_document(const Json& document, const std::string& file) {
-  if (!document.is_object()) {
-    throw Error(Problem{.kind = ErrorKind::kBadConfig,
-                        .file = file,
-                        .message = fmt::format("The top level must be an object, not {}.", brief(document)),
-                        .expected = "{\"model_type\": ..., ...}",
-                        .found = brief(document),
-                        .todo = fmt::format("use the {} that belongs to this checkpoint", file)});
-  }
-  std::vector<Problem> problems;
-  ConfigFields fields(document, file, problems);
+Config read_all(ConfigFields& fields) {
   Config config;
   config.model_type = read_model_type(fields);
   read_sizes(fields, config);
@@ -213,6 +203,21 @@ Config read_document(const Json& document, const std::string& file) {
   check_labels(fields, config);
   config.quantization = read_quantization(fields);
   check_products(fields, config);
+  return config;
+}
+
+Config read_document(const Json& document, const std::string& file) {
+  if (!document.is_object()) {
+    throw Error(Problem{.kind = ErrorKind::kBadConfig,
+                        .file = file,
+                        .message = fmt::format("The top level must be an object, not {}.", brief(document)),
+                        .expected = "{\"model_type\": ..., ...}",
+                        .found = brief(document),
+                        .todo = fmt::format("use the {} that belongs to this checkpoint", file)});
+  }
+  std::vector<Problem> problems;
+  ConfigFields fields(document, file, problems);
+  Config config = read_all(fields);
   if (!problems.empty()) throw Error(std::move(problems));
   return config;
 }
@@ -256,6 +261,14 @@ std::string_view name(ModelType type) { return family(type).name; }
 
 Config parse_config(std::string_view json, const std::string& file) {
   return read_document(parse_json(json, ErrorKind::kBadConfig, file), file);
+}
+
+std::set<std::string, std::less<>> config_field_names() {
+  const Json document = {{"model_type", kFamilies[0].name}};
+  std::vector<Problem> ignored;  // it lacks all else
+  ConfigFields fields(document, "", ignored);
+  (void)read_all(fields);
+  return fields.looked_for();
 }
 
 Config read_config(const std::filesystem::path& folder) {

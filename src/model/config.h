@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,7 @@ struct Quantization {
   std::string method;     // quant_method; "modelopt" where only hf_quant_config.json says so
   std::string algorithm;  // quant_algo, modelopt's: "NVFP4", "FP8"; empty where there is none
   Fp8Scheme fp8;
+  std::string format;  // compressed-tensors': "nvfp4-pack-quantized", "float-quantized"
 };
 
 /// A checked config.json: every value is in range and none contradicts another, so the rest of the engine may
@@ -93,5 +95,7 @@ void override_index_topk(Config& config, int64_t index_topk);
 Config read_config(const std::filesystem::path& folder);
 /// The same from text; `file` is the name used in messages.
 Config parse_config(std::string_view json, const std::string& file);
+/// Every field that is read of a config.json.
+std::set<std::string, std::less<>> config_field_names();
 
 }  // namespace fulgur

@@ -39,6 +39,11 @@ ConfigFields::ConfigFields(const Json& object, std::string file, std::vector<Pro
                            std::string prefix)
     : object_(object), file_(std::move(file)), problems_(problems), prefix_(std::move(prefix)) {}
 
+bool ConfigFields::absent(std::string_view field) const {
+  looked_for_.emplace(field);
+  return !object_.contains(field);
+}
+
 bool ConfigFields::has(std::string_view field) const { return !absent(field) && !value(field).is_null(); }
 
 int64_t ConfigFields::integer(std::string_view field, IntegerRange range) {

@@ -37,6 +37,8 @@ class ConfigFields {
   [[nodiscard]] const Json& value(std::string_view field) const { return object_.at(field); }
   [[nodiscard]] const std::string& file() const { return file_; }
   [[nodiscard]] std::vector<Problem>& problems() const { return problems_; }
+  /// Every field that was looked for, whether it was there or not.
+  [[nodiscard]] const std::set<std::string, std::less<>>& looked_for() const { return looked_for_; }
 
   int64_t integer(std::string_view field, IntegerRange range);  // required
   int64_t integer(std::string_view field, IntegerRange range, int64_t fallback);
@@ -63,13 +65,14 @@ class ConfigFields {
               std::string found);
 
  private:
-  [[nodiscard]] bool absent(std::string_view field) const { return !object_.contains(field); }
+  [[nodiscard]] bool absent(std::string_view field) const;
 
   const Json& object_;
   std::string file_;
   std::vector<Problem>& problems_;
   std::string prefix_;
   std::set<std::string, std::less<>> refused_;
+  mutable std::set<std::string, std::less<>> looked_for_;
 };
 
 /// "an integer from 1 to 1000".

@@ -100,7 +100,7 @@ std::optional<Quantization> read_quantization(ConfigFields& config) {
       .algorithm = read_choice(fields, "quant_algo", {"NVFP4", "FP8"})};
   read_choice(fields, "fmt", {"e4m3"});
   read_choice(fields, "activation_scheme", {"dynamic", "static"});
-  const std::string format = read_choice(fields, "format", {"nvfp4-pack-quantized", "float-quantized"});
+  quantization.format = read_choice(fields, "format", {"nvfp4-pack-quantized", "float-quantized"});
   for (const std::string_view hints : {"modules_to_not_convert", "ignore", "exclude_modules"})
     (void)fields.nullable_strings(hints);
 
@@ -112,7 +112,7 @@ std::optional<Quantization> read_quantization(ConfigFields& config) {
     fp8 = groups;
   } else if (quantization.algorithm == "FP8") {
     fp8 = {.block_scales = false, .tensor_scales = true};
-  } else if (format == "float-quantized") {
+  } else if (quantization.format == "float-quantized") {
     fp8 = {.block_scales = false, .row_scales = true, .tensor_scales = true};
   }
   fp8.u8_scales = read_choice(fields, "scale_fmt", {"ue8m0"}) == "ue8m0";

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "model/config.h"
@@ -19,6 +20,9 @@ RopeConfig read_rope(ConfigFields& config);
 /// Which layers own an indexer, by section 5's schedule: the first of indexer_types, index_topk_pattern,
 /// index_topk_freq that applies. num_layers = 0: the fields are checked, but don't schedule anything.
 std::vector<bool> read_full_indexers(ConfigFields& config, int64_t num_layers);
+
+/// The fields that say something of each layer: lists, or a string with a letter for each.
+inline constexpr std::string_view kLayerLists[] = {"indexer_types", "index_topk_pattern", "mlp_layer_types"};
 
 /// Which layers are MoE (section 1): mlp_layer_types, else first_k_dense_replace and moe_layer_freq.
 std::vector<bool> read_moe_layers(ConfigFields& config, int64_t num_layers);

@@ -150,4 +150,11 @@ ConversionReport convert_folder(const fs::path& source, const fs::path& destinat
   }
 }
 
+ConversionReport convert_random_model(const RandomWeights& wanted, const fs::path& destination,
+                                      const ConversionRequest& request, const LoadProgress& progress) {
+  const RandomModel model = make_random_model(wanted);
+  const SideFiles side_files{.config = model.config_text, .hf_quant_config = model.hf_quant_config};
+  return convert_checkpoint(model.config, model.catalog, side_files, destination, request, progress);
+}
+
 }  // namespace fulgur

@@ -10,6 +10,7 @@
 #include "checkpoint/conversion_plan.h"
 #include "checkpoint/load_plan.h"
 #include "model/config.h"
+#include "model/random_model.h"
 
 namespace fulgur {
 
@@ -48,5 +49,10 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
 /// of any format; its folders don't.
 ConversionReport convert_folder(const std::filesystem::path& source, const std::filesystem::path& destination,
                                 const ConversionRequest& request, const LoadProgress& progress = nullptr);
+
+/// The same of a model without weights, whose tensors are drawn as they are written.
+ConversionReport convert_random_model(const RandomWeights& wanted, const std::filesystem::path& destination,
+                                      const ConversionRequest& request,
+                                      const LoadProgress& progress = nullptr);
 
 }  // namespace fulgur

@@ -5,8 +5,7 @@
 
 namespace fulgur {
 
-Inspection inspect_model(const std::filesystem::path& folder, Precision precision) {
-  ModelFiles files = read_model_files(folder);
+Inspection inspect_model(ModelFiles files, Precision precision) {
   Inspection inspection{.config = std::move(files.config),
                         .catalog = std::move(files.catalog),
                         .problems = std::move(files.problems)};
@@ -51,7 +50,7 @@ WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog) {
         seen[number] = true;
         const CatalogEntry& entry = catalog.entries[number];
         if (scale.role == ScaleRole::kGroups) {
-          bytes.mapped += entry.bytes;
+          (entry.drawn ? bytes.copied : bytes.mapped) += entry.bytes;
         } else {
           bytes.copied += entry.bytes / size_bytes(entry.dtype) * sizeof(float);
         }

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <optional>
 #include <string>
@@ -22,8 +21,8 @@ struct Inspection {
   std::vector<Problem> problems;
 };
 
-/// Reads headers only. Never throws for what a folder holds: that is a problem.
-Inspection inspect_model(const std::filesystem::path& folder, Precision precision);
+/// Never throws for what the files hold: that is a problem.
+Inspection inspect_model(ModelFiles files, Precision precision);
 
 /// Bytes of a checkpoint as it is stored, by storage form ("fp8-block 128x128", its scales included); what is
 /// ignored is not among them.

@@ -57,7 +57,7 @@ std::vector<Problem> refuse_too_many_experts(const Config& config, const Catalog
     if (entry != nullptr && !entry->shape.empty() && entry->shape.front() != config.n_routed_experts) {
       problems.push_back(
           {.kind = ErrorKind::kShapeMismatch,
-           .file = catalog.files[static_cast<size_t>(entry->file)]->file_name(),
+           .file = catalog.file_of(*entry),
            .tensor = router,
            .message = fmt::format("{} has another shape than config.json's n_routed_experts says.", router),
            .expected = fmt::format("{} rows (n_routed_experts)", config.n_routed_experts),
@@ -166,7 +166,7 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
 }
 
 ModelFiles read_model_files(const std::filesystem::path& folder) {
-  ModelFiles files;
+  ModelFiles files{.name = folder.string()};
   const auto keep = [&](const Error& error) {
     files.problems.insert(files.problems.end(), error.problems().begin(), error.problems().end());
   };
@@ -184,26 +184,39 @@ ModelFiles read_model_files(const std::filesystem::path& folder) {
   return files;
 }
 
-LoadedModel load_model(const std::filesystem::path& folder, Precision precision, int num_threads,
-                       const LoadProgress& progress) {
+PlannedModel plan_loading(ModelFiles files, Precision precision) {
   try {
-    const ModelFiles files = read_model_files(folder);
-    if (!files.problems.empty()) throw Error(files.problems);
-    const Config& config = *files.config;
-    const Catalog& catalog = *files.catalog;
-    ModelPlan plan = plan_model(config, precision, catalog, /*with_mtp=*/false);
-    if (!plan.load.problems.empty()) throw Error(std::move(plan.load.problems));
-    LoadedModel model{.config = config,
-                      .memory = execute(plan.load, plan.parameters, catalog, num_threads, progress),
+    if (!files.problems.empty()) throw Error(std::move(files.problems));
+    PlannedModel planned{
+        .name = files.name, .config = std::move(*files.config), .catalog = std::move(*files.catalog)};
+    planned.plan = plan_model(planned.config, precision, planned.catalog, /*with_mtp=*/false);
+    if (!planned.plan.load.problems.empty()) throw Error(std::move(planned.plan.load.problems));
+    return planned;
+  } catch (Error& error) {
+    error.add_context(fmt::format("loading {}", files.name));
+    throw;
+  }
+}
+
+LoadedModel load(PlannedModel planned, int num_threads, const LoadProgress& progress) {
+  try {
+    ModelPlan& plan = planned.plan;
+    LoadedModel model{.config = std::move(planned.config),
+                      .memory = execute(plan.load, plan.parameters, planned.catalog, num_threads, progress),
                       .notices = std::move(plan.notices)};
     for (size_t i = 0; i < plan.slots.size(); ++i) *plan.slots[i] = model.memory.weights[i];
     model.weights = std::move(*plan.weights);
     share_weights(model.weights);
     return model;
   } catch (Error& error) {
-    error.add_context(fmt::format("loading {}", folder.string()));
+    error.add_context(fmt::format("loading {}", planned.name));
     throw;
   }
+}
+
+LoadedModel load_model(const std::filesystem::path& folder, Precision precision, int num_threads,
+                       const LoadProgress& progress) {
+  return load(plan_loading(read_model_files(folder), precision), num_threads, progress);
 }
 
 }  // namespace fulgur

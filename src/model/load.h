@@ -30,6 +30,7 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
 
 /// What a checkpoint folder holds before anything is made of it.
 struct ModelFiles {
+  std::string name;                // of the folder, or what stands for it
   std::optional<Config> config;    // empty where a problem says why
   std::optional<Catalog> catalog;  // likewise
   std::vector<Problem> problems;   // of both together
@@ -45,8 +46,19 @@ struct LoadedModel {
   std::vector<std::string> notices;  // each a sentence for the user
 };
 
-/// Reads a checkpoint folder, without its MTP layer. Throws an Error with every structural problem, before a
-/// byte of weights is read.
+/// A model that is about to be loaded, without its MTP layer.
+struct PlannedModel {
+  std::string name;
+  Config config;
+  Catalog catalog;
+  ModelPlan plan;  // without problems
+};
+
+/// Throws an Error with every structural problem, before a byte of weights is read.
+PlannedModel plan_loading(ModelFiles files, Precision precision);
+LoadedModel load(PlannedModel planned, int num_threads, const LoadProgress& progress = nullptr);
+
+/// Both for a checkpoint folder.
 LoadedModel load_model(const std::filesystem::path& folder, Precision precision, int num_threads,
                        const LoadProgress& progress = nullptr);
 

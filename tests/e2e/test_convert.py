@@ -280,7 +280,7 @@ def test_a_pipe_sees_no_progress_and_a_terminal_does(tmp_path):
 def test_the_examples_of_the_help_work(tmp_path):
     text = output("convert", help=True)
     examples = [line.split()[1:] for line in text.partition("Examples:")[2].splitlines() if line.startswith("  fulgur")]
-    assert len(examples) == 2
+    assert len(examples) == 3
     for arguments in examples:
         here = [argument.replace("/tmp", str(tmp_path)).replace("models/mini-v32", str(MINI)) for argument in arguments]
         output(*here)

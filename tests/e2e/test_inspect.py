@@ -10,7 +10,7 @@ from fulgur_cli import MINI, ROOT, output, run
 
 GOLDEN = ROOT / "tests" / "golden" / "data"
 FOLDERS = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
-PUBLISHED = ROOT / "tests" / "unit" / "model" / "data"
+PUBLISHED = ROOT / "models" / "configs"
 
 
 def inspect(folder, *arguments):

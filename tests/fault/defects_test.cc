@@ -14,7 +14,7 @@ namespace {
 
 /// What `fulgur inspect --verify` finds.
 std::vector<Problem> problems_in(const std::filesystem::path& folder) {
-  const Inspection inspection = inspect_model(folder, Precision::kNative);
+  const Inspection inspection = inspect_model(read_model_files(folder), Precision::kNative);
   if (!inspection.problems.empty()) return inspection.problems;
   return verify(inspection.plan->load, *inspection.catalog, /*num_threads=*/1);
 }
@@ -153,7 +153,7 @@ TEST_P(Golden, ThatShrinksAfterItWasMappedIsAnIoError) {
   for (const double left : {0.999, 0.5, 0.0}) {
     const TemporaryFolder folder;
     c.write(folder);
-    const Inspection inspection = inspect_model(folder.path(), Precision::kNative);
+    const Inspection inspection = inspect_model(read_model_files(folder.path()), Precision::kNative);
     ASSERT_TRUE(inspection.problems.empty());
     const std::string file = c.files().back();
     const auto size = static_cast<double>(std::filesystem::file_size(folder / file));
@@ -174,7 +174,7 @@ TEST_P(Golden, ThatShrinksWhileItIsLoadedIsAnIoError) {
   for (const std::string& file : c.files()) c.edit_header(file, [](std::string&) {});
   const TemporaryFolder folder;
   c.write(folder);
-  const Inspection inspection = inspect_model(folder.path(), Precision::kNative);
+  const Inspection inspection = inspect_model(read_model_files(folder.path()), Precision::kNative);
   ASSERT_TRUE(inspection.problems.empty());
   const std::string file = c.files().back();
   // After the last byte: earlier, a look between the steps may notice it.

@@ -17,7 +17,7 @@ constexpr auto kBad = ErrorKind::kBadConfig;
 constexpr auto kUnsupported = ErrorKind::kUnsupported;
 
 Json base_config(const std::string& family) {
-  const std::filesystem::path data = std::filesystem::path(FULGUR_SOURCE_DIR) / "tests/unit/model/data";
+  const std::filesystem::path data = std::filesystem::path(FULGUR_SOURCE_DIR) / "models/configs";
   return read_json(data / (family + ".json"), kBad);
 }
 
@@ -311,16 +311,16 @@ TEST(ConfigRefusals, ComeForRopeObjectsThatDontSayTheirType) {
 }
 
 TEST(ConfigRefusals, ComeForFieldsThatTheModelDoesNotUse) {
-  for (const Case& c : {Case{"index_topk", 0, kBad, "an integer", "deepseek-v3"},
-                        Case{"index_n_heads", "64", kBad, "an integer", "deepseek-v3"},
-                        Case{"index_head_dim", nullptr, kBad, "an integer", "deepseek-v3"},
-                        Case{"indexer_types", {"some"}, kBad, "\"full\"", "deepseek-v3"},
-                        Case{"index_topk_pattern", "Q", kBad, "\"F\"", "deepseek-v3"},
-                        Case{"indexer_rope_interleave", 1, kBad, "true or false", "deepseek-v3"},
+  for (const Case& c : {Case{"index_topk", 0, kBad, "an integer", "deepseek-r1"},
+                        Case{"index_n_heads", "64", kBad, "an integer", "deepseek-r1"},
+                        Case{"index_head_dim", nullptr, kBad, "an integer", "deepseek-r1"},
+                        Case{"indexer_types", {"some"}, kBad, "\"full\"", "deepseek-r1"},
+                        Case{"index_topk_pattern", "Q", kBad, "\"F\"", "deepseek-r1"},
+                        Case{"indexer_rope_interleave", 1, kBad, "true or false", "deepseek-r1"},
                         Case{"rope_theta", -5, kBad, "a number above 1", "glm-5"}}) {
     expect_refused(c);
   }
-  Json dense = base_config("deepseek-v3");
+  Json dense = base_config("deepseek-r1");
   dense["index_topk"] = 2048;
   dense["index_head_dim"] = 8;          // below dr, but there is no indexer
   dense["indexer_types"] = {"shared"};  // nor a schedule

@@ -17,7 +17,7 @@ using std::filesystem::path;
 const path kSource = FULGUR_SOURCE_DIR;
 
 Json read_data(const std::string& file) {
-  return read_json(kSource / "tests/unit/model/data" / file, ErrorKind::kBadConfig);
+  return read_json(kSource / "models/configs" / file, ErrorKind::kBadConfig);
 }
 
 Config parse(const Json& document) { return parse_config(document.dump(), "config.json"); }
@@ -39,7 +39,7 @@ std::vector<int> moe_layers(const Config& config) {
 }
 
 TEST(Config, ReadsDeepseekV3) {
-  const Config c = parse(read_data("deepseek-v3.json"));
+  const Config c = parse(read_data("deepseek-r1.json"));
   EXPECT_EQ(c.model_type, ModelType::kDeepseekV3);
   EXPECT_EQ(c.vocab_size, 129280);
   EXPECT_EQ(c.hidden_size, 7168);
@@ -195,13 +195,13 @@ TEST(Config, TakesNullForAFieldThatHasASayNothingValue) {
   }
   const Config c = parse(document);
   EXPECT_EQ(full_layers(c).size(), 78U);
-  Json dense = read_data("deepseek-v3.json");
+  Json dense = read_data("deepseek-r1.json");
   dense["q_lora_rank"] = nullptr;
   EXPECT_EQ(parse(dense).q_lora_rank, 0);
 }
 
 TEST(Config, IgnoresFieldsItDoesNotKnow) {
-  Json document = read_data("deepseek-v3.json");
+  Json document = read_data("deepseek-r1.json");
   document["head_dim"] = "anything";
   document["pad_token_id"] = -1;
   document["moe_router_dtype"] = {1, 2, 3};
@@ -297,7 +297,7 @@ class ConfigFolder : public testing::Test {
 };
 
 TEST_F(ConfigFolder, AddsTheEndTokensOfGenerationConfig) {
-  write("config.json", read_data("deepseek-v3.json").dump());
+  write("config.json", read_data("deepseek-r1.json").dump());
   EXPECT_EQ(read_config(folder_).eos_token_ids, std::vector<int64_t>{1});
   write("generation_config.json", R"({"eos_token_id": [7, 1, 7], "temperature": 0.6})");
   EXPECT_EQ(read_config(folder_).eos_token_ids, (std::vector<int64_t>{1, 7}));
@@ -347,7 +347,7 @@ TEST(Config, OverridesIndexTopkWithinTheSameRange) {
   EXPECT_EQ(kind_of(sparse, 0), ErrorKind::kBadRequest);
   EXPECT_EQ(kind_of(sparse, -1), ErrorKind::kBadRequest);
   EXPECT_EQ(kind_of(sparse, (1 << 24) + 1), ErrorKind::kBadRequest);
-  EXPECT_EQ(kind_of(parse(read_data("deepseek-v3.json")), 64), ErrorKind::kBadRequest);
+  EXPECT_EQ(kind_of(parse(read_data("deepseek-r1.json")), 64), ErrorKind::kBadRequest);
 }
 
 }  // namespace

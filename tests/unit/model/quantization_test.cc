@@ -15,7 +15,7 @@ const std::filesystem::path kSource = FULGUR_SOURCE_DIR;
 
 /// A good config.json with this quantization_config; none for null.
 std::string config_with(const Json& quantization) {
-  Json document = read_json(kSource / "tests/unit/model/data/glm-5.json", ErrorKind::kBadConfig);
+  Json document = read_json(kSource / "models/configs/glm-5.json", ErrorKind::kBadConfig);
   document["quantization_config"] = quantization;
   return document.dump();
 }

@@ -11,7 +11,7 @@ namespace fulgur {
 namespace {
 
 Config read(const std::string& file) {
-  const auto path = std::filesystem::path(FULGUR_SOURCE_DIR) / "tests/unit/model/data" / file;
+  const auto path = std::filesystem::path(FULGUR_SOURCE_DIR) / "models/configs" / file;
   return parse_config(read_json(path, ErrorKind::kBadConfig).dump(), "config.json");
 }
 
