@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -175,6 +176,22 @@ MappedFile::~MappedFile() {
   }
   if (slot_ >= 0) ranges[static_cast<size_t>(slot_)].taken.store(false, std::memory_order_release);
   if (descriptor_ >= 0) close(descriptor_);
+}
+
+void MappedFile::populate(uint64_t offset, uint64_t bytes) const {
+  const uint64_t first = offset & ~(page_bytes - 1);
+  const uint64_t end = std::min<uint64_t>(size_, offset + bytes);
+  if (first >= end) return;
+  // The system reads ahead in small steps for faults; this asks for all at once.
+  posix_fadvise(descriptor_, static_cast<off_t>(first), static_cast<off_t>(end - first), POSIX_FADV_WILLNEED);
+#ifdef MADV_POPULATE_READ
+  auto* begin = const_cast<std::byte*>(data_ + first);
+  if (madvise(begin, end - first, MADV_POPULATE_READ) == 0) return;
+#endif
+  // An older system, or a file that has shrunk: then the touch raises the signal that flags it.
+  for (uint64_t at = first; at < end; at += page_bytes) {
+    static_cast<void>(*static_cast<const volatile std::byte*>(data_ + at));
+  }
 }
 
 bool MappedFile::damaged() const {

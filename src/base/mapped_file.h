@@ -22,6 +22,8 @@ class MappedFile {
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  /// Reads a part of it now, so that no one who uses it waits for its pages.
+  void populate(uint64_t offset, uint64_t bytes) const;
   /// The last component of the path, for messages.
   [[nodiscard]] std::string file_name() const { return path_.filename().string(); }
 

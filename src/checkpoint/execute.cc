@@ -11,6 +11,7 @@
 #include "checkpoint/load_plan.h"
 #include "checkpoint/load_scales.h"
 #include "checkpoint/load_team.h"
+#include "checkpoint/mapped_pages.h"
 
 namespace fulgur {
 namespace {
@@ -105,12 +106,14 @@ class Executor {
       : plan_(plan),
         parameters_(parameters),
         catalog_(catalog),
+        mapped_(catalog),
         team_(num_threads, total_bytes(plan, catalog), progress) {}
 
   LoadedWeights execute() {
     loaded_.files = catalog_.files;
     scales_ = load_scales(plan_, catalog_, team_, loaded_);
     for (size_t i = 0; i < parameters_.size(); ++i) place(plan_.parameters[i], parameters_[i]);
+    mapped_.read(team_);
     std::vector<Scratch> scratch(
         static_cast<size_t>(team_.size()),
         {.drawn = std::vector<std::byte>(drawn_bytes_), .uk = std::vector<std::byte>(uk_bytes_)});
@@ -164,7 +167,7 @@ class Executor {
       const Weight& weight = loaded_.weights.back();
       if (weight.rows != parameter.rows || weight.cols != parameter.cols) misdeclared(parameter);
       loaded_.mapped_bytes += entry_of(first).bytes;
-      team_.add(entry_of(first).bytes);
+      mapped_.add(entry_of(first));
       return;
     }
     const bool as_drawn = first.steps.front() == StepKind::kDraw;
@@ -248,6 +251,7 @@ class Executor {
   const LoadPlan& plan_;
   std::span<const Parameter> parameters_;
   const Catalog& catalog_;
+  MappedPages mapped_;
   LoadTeam team_;
   LoadedScales scales_;
   LoadedWeights loaded_;

@@ -1,0 +1,57 @@
+#include "checkpoint/mapped_pages.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "base/available_memory.h"
+
+namespace fulgur {
+namespace {
+
+/// Read at once by one thread: enough for the disk's queue, and the progress bar still moves.
+constexpr uint64_t kPieceBytes = 8 << 20;
+
+}  // namespace
+
+void MappedPages::add(const CatalogEntry& entry) {
+  if (entry.bytes == 0) return;
+  parts_.push_back({entry.file, entry.offset, entry.offset + entry.bytes});
+  bytes_ += entry.bytes;
+}
+
+/// Neighbours as one, in the files' order, cut to pieces.
+std::vector<MappedPages::Part> MappedPages::pieces() const {
+  std::vector<Part> sorted = parts_;
+  std::sort(sorted.begin(), sorted.end(), [](const Part& a, const Part& b) {
+    return std::tie(a.file, a.begin) < std::tie(b.file, b.begin);
+  });
+  std::vector<Part> pieces;
+  for (Part part : sorted) {
+    while (part.begin < part.end) {
+      const bool joins = !pieces.empty() && pieces.back().file == part.file &&
+                         pieces.back().end == part.begin &&
+                         pieces.back().end - pieces.back().begin < kPieceBytes;
+      if (!joins) pieces.push_back({part.file, part.begin, part.begin});
+      Part& last = pieces.back();
+      last.end = std::min(part.end, last.begin + kPieceBytes);
+      part.begin = last.end;
+    }
+  }
+  return pieces;
+}
+
+void MappedPages::read(LoadTeam& team) {
+  const std::optional<uint64_t> available = available_memory_bytes();
+  if (bytes_ == 0 || (available && bytes_ > *available)) {
+    team.add(bytes_);
+    return;
+  }
+  const std::vector<Part> all = pieces();
+  team.run(all.size(), [&](size_t i, int) {
+    const Part& piece = all[i];
+    catalog_.files[static_cast<size_t>(piece.file)]->populate(piece.begin, piece.end - piece.begin);
+    return piece.end - piece.begin;
+  });
+}
+
+}  // namespace fulgur
