@@ -54,14 +54,23 @@ StoredRows stored_rows(const Catalog& catalog, const SourceRows& rows) {
   if (stored.weight.form == WeightForm::kNvfp4) stored.weight.cols *= kNvfp4CodesPerByte;
   for (const PlannedScale& scale : rows.source->scales) {
     std::vector<float> values = read_scale(scale, catalog);
-    if (scale.role == ScaleRole::kBlocks) {
-      stored.block_scales = std::move(values);
-      stored.weight.scales = stored.block_scales.data();  // a move of the vector leaves them where they are
+    switch (scale.role) {
+      case ScaleRole::kBlocks:
+        stored.block_scales = std::move(values);
+        stored.weight.scales = stored.block_scales.data();  // a move of the vector leaves them where they are
+        break;
+      case ScaleRole::kGroups:
+        stored.weight.scales = all_bytes(catalog, scale.entry, stored.drawn_groups);
+        break;
+      case ScaleRole::kFactor:
+        stored.weight.global = static_cast<double>(values.front());
+        break;
+      case ScaleRole::kDivisor:
+        stored.weight.global = 1 / static_cast<double>(values.front());
+        break;
+      case ScaleRole::kActivations:
+        break;
     }
-    if (scale.role == ScaleRole::kGroups)
-      stored.weight.scales = all_bytes(catalog, scale.entry, stored.drawn_groups);
-    if (scale.role == ScaleRole::kFactor) stored.weight.global = static_cast<double>(values.front());
-    if (scale.role == ScaleRole::kDivisor) stored.weight.global = 1 / static_cast<double>(values.front());
   }
   stored.weight = stored.weight.take_rows(rows.first_row, rows.rows);
   return stored;
