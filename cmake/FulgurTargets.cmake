@@ -6,7 +6,8 @@ add_library(fulgur_options INTERFACE)
 target_compile_options(fulgur_options INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers -ffp-contract=off)
 if(FULGUR_SANITIZE)
   # Null pointers trap without a check of their own, which costs a quarter of the compile time.
-  target_compile_options(fulgur_options INTERFACE -fsanitize=${FULGUR_SANITIZE} -fno-sanitize=null -fno-omit-frame-pointer)
+  target_compile_options(fulgur_options INTERFACE -fsanitize=${FULGUR_SANITIZE} -fno-sanitize=null -fno-sanitize-recover=all
+    -fno-omit-frame-pointer)
   target_link_options(fulgur_options INTERFACE -fsanitize=${FULGUR_SANITIZE})
 endif()
 
