@@ -38,6 +38,8 @@ std::string check_byte_size(const std::string& given) {
   return parse_byte_size(given) ? "" : given + " is no size such as 5GB, 500MB or 4GiB";
 }
 
+std::string check_path(const std::string& given) { return given.empty() ? "the name can't be empty" : ""; }
+
 }  // namespace
 
 Option& Option::type_name(const std::string& name) {
@@ -102,6 +104,11 @@ Option& Option::text() {
 
 Option& Option::byte_size() {
   option_->check(CLI::Validator(check_byte_size, ""));
+  return *this;
+}
+
+Option& Option::path() {
+  option_->check(CLI::Validator(check_path, ""));
   return *this;
 }
 

@@ -35,6 +35,7 @@ class Option {
   Option& one_of(const std::vector<std::string>& names);
   Option& seed();       // an integer from 0 to 2^64 - 1
   Option& text();       // in UTF-8, not empty
+  Option& path();       // not empty, as a shell variable that is not set
   Option& byte_size();  // what cli/byte_size.h parses
 
  private:

@@ -119,6 +119,7 @@ class Conversation {
     const bool ended = std::ranges::find(session_.config().eos_token_ids, answer.ids.back()) !=
                        session_.config().eos_token_ids.end();
     if (!ended) {
+      if (interrupted == 0) print_log("(cut after {} tokens)\n", answer.ids.size());
       const std::vector<int32_t> end = encode(chat::end_of_answer(), tokenizer_);
       pending_.insert(pending_.end(), end.begin(), end.end());
     }
@@ -152,7 +153,8 @@ int run_chat(Options options) {
   while (true) {
     if (terminal) print_log("> ");
     interrupted = 0;
-    const std::optional<std::string> line = read_input_line();
+    std::optional<std::string> line = read_input_line();
+    if (line && line->ends_with('\r')) line->pop_back();  // lines of a file that was written on Windows
     if (!line || line == "/exit") break;
     if (line->find_first_not_of(" \t\r") == std::string::npos) continue;
     if (line == "/clear") {
@@ -179,6 +181,7 @@ std::function<int()> declare_chat(Arguments& args) {
   Option system =
       args.add_option("--system", options->system, "What the conversation begins with").type_name("TEXT");
   args.add_option("--system-file", options->system_file, "The same from a file")
+      .path()
       .type_name("F")
       .excludes(system);
   args.add_option("--max-tokens", options->max_tokens, "Most tokens of an answer (default: 512)")

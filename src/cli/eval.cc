@@ -193,6 +193,14 @@ nlohmann::ordered_json score_rows(Session& session, const Rows& rows) {
       }
     });
     session.close(sequence);
+    if (!std::isfinite(row_nats)) {
+      throw Error(Problem{
+          .kind = ErrorKind::kBadValue,
+          .message = fmt::format("The model's logits over row {} are NaN or infinite.", row.id.dump()),
+          .expected = "finite logits",
+          .found = fmt::format("{} nats", row_nats),
+          .todo = "look for damaged weights with fulgur inspect DIR --verify"});
+    }
     nats += row_nats;
     tokens += row.ids.size() - 1;
     items.push_back({{"id", row.id}, {"nats", row_nats}, {"tokens", row.ids.size() - 1}});

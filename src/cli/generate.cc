@@ -47,7 +47,11 @@ uint64_t peak_rss_bytes() {
 }
 
 std::vector<int32_t> prompt_ids(const Options& options, const Config& config, const Tokenizer* tokenizer) {
-  if (!options.ids.empty()) return parse_id_list(options.ids, "--ids");
+  if (!options.ids.empty()) {
+    std::vector<int32_t> ids = parse_ids(options.ids, "--ids");
+    if (ids.empty()) throw Error(ErrorKind::kBadRequest, "--ids holds no token id.");
+    return ids;
+  }
   if (tokenizer == nullptr) {
     throw Error(Problem{.kind = ErrorKind::kBadRequest,
                         .message = "This model has no tokenizer.json, so it can't read text.",
@@ -184,8 +188,10 @@ std::function<int()> declare_generate(Arguments& args) {
   auto options = std::make_shared<Options>();
   Option prompt =
       args.add_option("PROMPT", options->prompt, "The prompt's text; - reads standard input").type_name("");
-  Option file =
-      args.add_option("--file", options->file, "Read the prompt from a file").type_name("F").excludes(prompt);
+  Option file = args.add_option("--file", options->file, "Read the prompt from a file")
+                    .path()
+                    .type_name("F")
+                    .excludes(prompt);
   args.add_option("--ids", options->ids, "The prompt as token ids")
       .type_name("1,2,3")
       .excludes(prompt)

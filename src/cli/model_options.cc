@@ -68,7 +68,7 @@ void add_model_options(Arguments& args, ModelOptions& options) {
   const char* group = "Model";
   Option folder =
       args.add_option("--model", options.model, "Folder of the checkpoint (default: the bundled mini-v32)");
-  folder.type_name("DIR").group(group);
+  folder.path().type_name("DIR").group(group);
   args.add_option("--threads", options.threads, "Threads to compute on (default: one a core)")
       .integer_range(1, 1024)
       .type_name("N")

@@ -24,6 +24,22 @@ constexpr const char* kOneOrMoreLists =
                       .todo = "make the ids with fulgur tokenize --json"});
 }
 
+/// From `1,2,3`.
+std::vector<int32_t> parse_plain(std::string_view text, const std::string& name) {
+  std::vector<int32_t> ids;
+  const char* at = text.data();
+  const char* end = at + text.size();
+  while (true) {
+    int32_t id = 0;
+    const auto [next, error] = std::from_chars(at, end, id);
+    if (error != std::errc() || id < 0 || (next != end && *next != ','))
+      refuse(name, "integers from 0, as 1,2,3", fmt::format("'{}'", text));
+    ids.push_back(id);
+    if (next == end) return ids;
+    at = next + 1;
+  }
+}
+
 }  // namespace
 
 std::vector<int32_t> token_list(const Json& value, const std::string& name) {
@@ -52,19 +68,13 @@ std::vector<std::vector<int32_t>> parse_token_lists(std::string_view json, const
   return lists;
 }
 
-std::vector<int32_t> parse_id_list(std::string_view text, const std::string& name) {
-  std::vector<int32_t> ids;
-  const char* at = text.data();
-  const char* end = at + text.size();
-  while (true) {
-    int32_t id = 0;
-    const auto [next, error] = std::from_chars(at, end, id);
-    if (error != std::errc() || id < 0 || (next != end && *next != ','))
-      refuse(name, "integers from 0, as 1,2,3", fmt::format("'{}'", text));
-    ids.push_back(id);
-    if (next == end) return ids;
-    at = next + 1;
+std::vector<int32_t> parse_ids(std::string_view text, const std::string& name) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  const size_t begin = text.find_first_not_of(kSpace);
+  if (begin == std::string_view::npos || text[begin] == '[') {
+    return token_list(parse_json(text, ErrorKind::kBadRequest, name), name);
   }
+  return parse_plain(text.substr(begin, text.find_last_not_of(kSpace) + 1 - begin), name);
 }
 
 }  // namespace fulgur::cli

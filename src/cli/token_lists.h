@@ -14,7 +14,7 @@ std::vector<int32_t> token_list(const Json& value, const std::string& name);
 /// Token ids from JSON text: one array, or an array of arrays, none empty. `name` is how messages call the
 /// source.
 std::vector<std::vector<int32_t>> parse_token_lists(std::string_view json, const std::string& name);
-/// Token ids from `1,2,3`.
-std::vector<int32_t> parse_id_list(std::string_view text, const std::string& name);
+/// Token ids from `1,2,3` or `[1, 2, 3]`.
+std::vector<int32_t> parse_ids(std::string_view text, const std::string& name);
 
 }  // namespace fulgur::cli

@@ -57,16 +57,6 @@ std::vector<int32_t> encode(const Tokenizer& tokenizer, const Options& options, 
   return ids;
 }
 
-/// Ids as `[1, 2, 3]` or `1,2,3`.
-std::vector<int32_t> read_ids(std::string_view text, const std::string& name) {
-  constexpr std::string_view kSpace = " \t\r\n";
-  const size_t begin = text.find_first_not_of(kSpace);
-  if (begin == std::string_view::npos || text[begin] == '[') {
-    return token_list(parse_json(text, ErrorKind::kBadRequest, name), name);
-  }
-  return parse_id_list(text.substr(begin, text.find_last_not_of(kSpace) + 1 - begin), name);
-}
-
 /// JSON text in ASCII, so that a line stays a line for every reader.
 std::string json_text(const Json& value) { return value.dump(-1, ' ', /*ensure_ascii=*/true); }
 
@@ -112,7 +102,7 @@ int run_tokenize(const Options& options) {
   if (options.jsonl) {
     convert_lines(tokenizer, options, input);
   } else if (options.decode) {
-    const std::string text = tokenizer.decode(read_ids(input.text, input.name));
+    const std::string text = tokenizer.decode(parse_ids(input.text, input.name));
     // Without --json the text alone, to the byte; a terminal's prompt goes on a line of its own.
     if (options.json) {
       print_out("{}\n", json_text(text));
@@ -134,7 +124,7 @@ std::function<int()> declare_tokenize(Arguments& args) {
   auto options = std::make_shared<Options>();
   Arguments input = args.one_of_these("Input", "One of these");
   input.add_option("TEXT", options->text, "The text; - reads standard input").type_name("");
-  input.add_option("--file", options->file, "Read the text from a file").type_name("F");
+  input.add_option("--file", options->file, "Read the text from a file").path().type_name("F");
   Option json = args.add_flag("--json", options->json, "Print one JSON array of ids");
   args.add_flag("--jsonl", options->jsonl,
                 "Each input line is a JSON string, each output line its array of ids")
@@ -145,6 +135,7 @@ std::function<int()> declare_tokenize(Arguments& args) {
   args.add_flag("--add-bos", options->add_bos, "Put BOS in front unless the text begins with it")
       .excludes(decode);
   args.add_option("--model", options->model.model, "Folder of the checkpoint (default: the bundled mini-v32)")
+      .path()
       .type_name("DIR");
   args.footer(
       "Examples:\n"

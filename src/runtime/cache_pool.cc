@@ -38,12 +38,6 @@ size_t cache_page_bytes(const Config& config, DType dtype) {
   return total;
 }
 
-size_t CachePool::bytes() const {
-  size_t total = 0;
-  for (const BackendBuffer& buffer : buffers_) total += buffer.bytes();
-  return total;
-}
-
 int CachePool::take() {
   const int page = free_.back();
   free_.pop_back();

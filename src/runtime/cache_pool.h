@@ -18,7 +18,6 @@ class CachePool {
 
   [[nodiscard]] std::span<const LayerCache> layers() const { return layers_; }
   [[nodiscard]] int num_free() const { return static_cast<int>(free_.size()); }
-  [[nodiscard]] size_t bytes() const;
 
   /// A page that nobody holds. There must be one.
   int take();

@@ -58,8 +58,8 @@ class Session {
 
   /// Appends each work's tokens to its sequence (each named once), in steps of at most step_tokens. Returns,
   /// for each work with `sampling`, the token that was drawn, else -1. Throws bad_request where the caches or
-  /// max_position_embeddings don't have the room, before anything is run, and bad_value where a score or
-  /// logit is NaN.
+  /// max_position_embeddings don't have the room, before anything is run, and bad_value where a score is
+  /// NaN, or a logit that a token is drawn from.
   std::vector<int32_t> run(std::span<const Work> works, const LogitsSink& sink = nullptr);
 
   [[nodiscard]] const Config& config() const { return model_.config; }
@@ -71,7 +71,6 @@ class Session {
   /// The same for who looks on and who selects; null: nobody, the indexer.
   void set_observer(StepObserver* observer) { options_.observer = observer; }
   void set_selection(SelectionSource* selection) { options_.selection = selection; }
-  [[nodiscard]] size_t cache_bytes() const { return pool_.bytes(); }
 
  private:
   struct Sequence {

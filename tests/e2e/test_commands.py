@@ -83,7 +83,9 @@ def test_options_that_come_with_the_runtime_are_unknown_until_then(option):
                                        ["generate", "--precision", "half", "x"], ["generate", "--selection", "best", "x"],
                                        ["generate", "--indexer-projection", "sideways", "x"], ["generate", "--threads", "0", "x"],
                                        ["generate", "--temperature", "-1", "x"], ["generate", "--top-p", "2", "x"],
-                                       ["logits", "--tokens", "a.json"], ["logits", "--out", "a.safetensors"]],
+                                       ["logits", "--tokens", "a.json"], ["logits", "--out", "a.safetensors"],
+                                       ["generate", "--model", "", "x"], ["generate", "--file", ""], ["tokenize", "--file", ""],
+                                       ["chat", "--system-file", ""]],
                          ids=" ".join)
 def test_wrong_usage_exits_with_2(arguments):
     result = run(*arguments)
@@ -400,3 +402,20 @@ def test_chat_reads_piped_questions():
     assert result.returncode == 0, result.stderr
     assert row["solution"] in result.stdout
     assert "\x1b" not in result.stdout
+
+
+def test_chat_knows_its_commands_in_lines_that_end_as_on_windows():
+    result = run("chat", stdin="What is 2?\r\n/exit\r\nHello\r\n", max_tokens=5)
+    assert result.returncode == 0 and result.stdout.count("\n") == 1, result.stdout
+
+
+def test_chat_says_that_it_cut_an_answer():
+    row = json.loads((MINI / "eval" / "arithmetic.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert "cut" in run("chat", stdin=row["user"] + "\n", max_tokens=2).stderr
+    assert "cut" not in run("chat", stdin=row["user"] + "\n").stderr
+
+
+def test_generate_takes_the_ids_that_tokenize_prints():
+    ids = output("tokenize", "In the beginning", "--json").strip()
+    assert output("generate", ids=ids, max_tokens=4) == output("generate", ids=ids.strip("[]"), max_tokens=4)
+    assert run("generate", ids="[]").returncode == 1

@@ -209,3 +209,18 @@ def test_the_program_works_without_proc():
     assert "unknown" in without_proc("info").stdout
     assert "--model" in without_proc("generate", "x").stderr
     assert without_proc("generate", "x", max_tokens=2, model=MINI).returncode == 0
+
+
+@pytest.mark.parametrize("bits", [0x7fc0, 0x7f80], ids=["nan", "infinity"])
+def test_the_likelihood_of_a_model_with_damaged_weights_is_no_result(bits, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    linked_mini(model, "model.safetensors")
+    blob = bytearray((MINI / "model.safetensors").read_bytes())
+    size = int.from_bytes(blob[:8], "little")
+    begin = json.loads(blob[8:8 + size])["lm_head.weight"]["data_offsets"][0] + 8 + size
+    blob[begin:begin + 2] = bits.to_bytes(2, "little")
+    (model / "model.safetensors").write_bytes(blob)
+    (tmp_path / "rows.jsonl").write_text('{"ids": [0, 5, 6, 7]}\n')
+    result = run("eval", tmp_path / "rows.jsonl", model=model, json=True)
+    assert "row 0" in refused(result) and "--verify" in result.stderr

@@ -29,13 +29,17 @@ TEST(TokenLists, RefuseEverythingElseAndNameTheFile) {
 }
 
 TEST(IdList, IsCommaSeparatedNumbers) {
-  EXPECT_EQ(parse_id_list("0,17,5", "--ids"), (std::vector<int32_t>{0, 17, 5}));
+  EXPECT_EQ(parse_ids("0,17,5", "--ids"), (std::vector<int32_t>{0, 17, 5}));
+}
+
+TEST(IdList, IsWhatTokenizePrints) {
+  EXPECT_EQ(parse_ids("[0, 17, 5]\n", "--ids"), (std::vector<int32_t>{0, 17, 5}));
 }
 
 TEST(IdList, RefusesEverythingElse) {
   for (const char* text :
-       {"", ",", "1,", ",1", "1,,2", "1 2", "-1", "+1", "1.0", "a", "2147483648", "1, 2"}) {
-    EXPECT_THROW(parse_id_list(text, "--ids"), Error) << text;
+       {"", ",", "1,", ",1", "1,,2", "1 2", "-1", "+1", "1.0", "a", "2147483648", "1, 2", "[1", "[-1]"}) {
+    EXPECT_THROW(parse_ids(text, "--ids"), Error) << text;
   }
 }
 
