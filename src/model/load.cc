@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/printable.h"
 
 namespace fulgur {
 namespace {
@@ -35,7 +36,7 @@ std::optional<Problem> refuse_indexer_of_dense_model(const Config& config, const
       .tensor = "model_type",
       .message = fmt::format("model_type is \"{}\", which has no indexer, but the checkpoint holds {} "
                              "indexer tensors, the first being {}.",
-                             name(config.model_type), count, first->name),
+                             name(config.model_type), count, printable(first->name)),
       .expected = fmt::format("\"{}\" or \"{}\"", name(ModelType::kDeepseekV32), name(ModelType::kGlmMoeDsa)),
       .found = fmt::format("\"{}\"", name(config.model_type)),
       .todo = "use the config.json that belongs to this checkpoint"};

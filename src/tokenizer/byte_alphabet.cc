@@ -17,7 +17,7 @@ bool spells_itself(int byte) {
 
 struct Table {
   std::array<char32_t, kNumBytes> character{};
-  std::array<int16_t, 2 * kNumBytes> byte{};  // by code point; -1: none
+  std::array<int16_t, size_t{2} * kNumBytes> byte{};  // by code point; -1: none
 };
 
 Table make_table() {

@@ -163,7 +163,7 @@ std::string IncrementalDecoder::push(int32_t id) {
     if (step.kind == Utf8Step::kIncomplete) break;
     certain += step.length;
   }
-  const std::string text = to_valid_utf8(std::string_view(held_).substr(0, certain));
+  std::string text = to_valid_utf8(std::string_view(held_).substr(0, certain));
   held_.erase(0, certain);
   return text;
 }

@@ -156,6 +156,7 @@ bool isa_supported(Isa isa) {
 }
 
 Isa choose_isa() {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing here sets the environment
   if (const char* wanted = std::getenv("FULGUR_ISA"); wanted != nullptr) {
     const std::optional<Isa> isa = parse_isa(wanted);
     const bool known = isa.has_value();

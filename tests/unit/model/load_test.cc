@@ -202,6 +202,15 @@ TEST(ModelPlan, RefusesADenseModelsConfigBesideIndexerTensors) {
   EXPECT_NE(problem.message.find("model.layers.0.self_attn.indexer.k_norm.bias"), std::string::npos);
 }
 
+TEST(ModelPlan, ShowsAnIndexerTensorOfADenseModelEscaped) {
+  Altered model("v3-bf16");
+  model.add("model.layers.0.self_attn.indexer.\\u001b[31m.weight", {1});  // in JSON
+  const ModelPlan plan = model.plan();
+  ASSERT_GE(plan.load.problems.size(), 1U);
+  EXPECT_NE(plan.load.problems[0].message.find("indexer.\\x1b[31m.weight"), std::string::npos)
+      << plan.load.problems[0].message;
+}
+
 TEST(ModelPlan, NamesTheFirstMissingTensorOfASparseModelWithoutIndexer) {
   Altered model("v32-bf16");
   std::erase_if(model.tensors,
