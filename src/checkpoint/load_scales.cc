@@ -174,7 +174,7 @@ LoadedScales load_scales(const LoadPlan& plan, const Catalog& catalog, LoadTeam&
     const bool is_factor = task.role == ScaleRole::kFactor;
     if (!is_factor && task.role != ScaleRole::kDivisor) continue;
     float factor = 0;
-    std::memcpy(&factor, task.memory, sizeof factor);
+    std::memcpy(&factor, scales.data[entry], sizeof factor);
     scales.factors[entry] = is_factor ? static_cast<double>(factor) : 1 / static_cast<double>(factor);
   }
   if (!problems.empty()) throw Error(std::move(problems));

@@ -127,9 +127,9 @@ template Option Arguments::add_option(const std::string&, std::optional<int64_t>
 template Option Arguments::add_option(const std::string&, std::optional<uint64_t>&, const std::string&);
 template Option Arguments::add_option(const std::string&, std::optional<std::string>&, const std::string&);
 
-Option Arguments::add_option(const std::string& names, std::function<void(const std::string&)> take,
+Option Arguments::add_option(const std::string& names, const std::function<void(const std::string&)>& take,
                              const std::string& help) {
-  return Option(app_->add_option_function<std::string>(names, std::move(take), help));
+  return Option(app_->add_option_function<std::string>(names, take, help));
 }
 
 Option Arguments::add_flag(const std::string& names, bool& value, const std::string& help) {

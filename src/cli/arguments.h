@@ -52,7 +52,7 @@ class Arguments {
   template <typename T>
   Option add_option(const std::string& names, T& value, const std::string& help);
   /// The same for a value that `take` makes something of.
-  Option add_option(const std::string& names, std::function<void(const std::string&)> take,
+  Option add_option(const std::string& names, const std::function<void(const std::string&)>& take,
                     const std::string& help);
   Option add_flag(const std::string& names, bool& value, const std::string& help);
   /// Options of which exactly one must be given.
