@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <span>
 #include <string>
 #include <system_error>
 
@@ -56,6 +57,12 @@ PendingFolder::PendingFolder(const fs::path& path) : path_(checked(path)), pendi
 PendingFolder::~PendingFolder() {
   std::error_code ignored;
   if (!committed_) fs::remove_all(pending_.path(), ignored);
+}
+
+void PendingFolder::write(std::string_view name, std::string_view text) const {
+  OutputFile file = create(name);
+  file.append(std::as_bytes(std::span(text)));
+  file.finish();
 }
 
 void PendingFolder::commit() {

@@ -24,6 +24,8 @@ class PendingFolder {
   [[nodiscard]] const std::filesystem::path& path() const { return pending_.path(); }
   /// A new file in it, to be finished before commit().
   [[nodiscard]] OutputFile create(std::string_view name) const { return {path() / name, path_ / name}; }
+  /// The same with all that is to be in it.
+  void write(std::string_view name, std::string_view text) const;
   /// Throws io_error; the folder is then not there.
   void commit();
 

@@ -10,9 +10,7 @@
 #include <string>
 
 #include "base/printable.h"
-#include "checkpoint/convert.h"
 #include "checkpoint/dequantize.h"
-#include "checkpoint/json_events.h"
 #include "checkpoint/load_scales.h"
 #include "checkpoint/quantize.h"
 
@@ -74,15 +72,6 @@ StoredRows stored_rows(const Catalog& catalog, const SourceRows& rows) {
   }
   stored.weight = stored.weight.take_rows(rows.first_row, rows.rows);
   return stored;
-}
-
-void convert_rows(const Weight& from, WeightForm to, std::byte* values) {
-  if (is_plain(from.form)) {
-    convert(stored_dtype(from.form), static_cast<const std::byte*>(from.data), stored_dtype(to), values,
-            from.rows * from.cols);
-  } else {
-    dequantize(from, to, values);
-  }
 }
 
 /// Whether a power of two can stand for it without a change: what an e8m0 holds.

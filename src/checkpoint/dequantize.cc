@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "checkpoint/convert.h"
+
 // Products are taken in double, where those of a code with its scales are exact (e4m3 has 4 bits, f32 24,
 // e2m1 2), but for the reciprocal of a divisor: an error of 2^-53, far below what the formats resolve.
 
@@ -81,6 +83,15 @@ void dequantize(const Weight& weight, WeightForm to, std::byte* values) {
     dequantize_to(weight, reinterpret_cast<float*>(values));
   } else {
     throw std::logic_error(fmt::format("no dequantization from {} to {}", name(weight.form), name(to)));
+  }
+}
+
+void convert_rows(const Weight& from, WeightForm to, std::byte* values) {
+  if (is_plain(from.form)) {
+    convert(stored_dtype(from.form), static_cast<const std::byte*>(from.data), stored_dtype(to), values,
+            from.rows * from.cols);
+  } else {
+    dequantize(from, to, values);
   }
 }
 

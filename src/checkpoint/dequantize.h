@@ -10,4 +10,7 @@ namespace fulgur {
 /// rounded once. Rows taken of a weight give the same values as the whole one does.
 void dequantize(const Weight& weight, WeightForm to, std::byte* values);
 
+/// The same for a weight in any form, plain ones converted (checkpoint/convert.h); those need not be aligned.
+void convert_rows(const Weight& from, WeightForm to, std::byte* values);
+
 }  // namespace fulgur

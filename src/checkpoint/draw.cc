@@ -17,7 +17,6 @@ namespace {
 
 constexpr uint64_t kGamma = 0x9E3779B97F4A7C15;  // 2^64 / golden ratio, odd
 constexpr float kQuantileVariance = 1.0F / 6;    // of the sum of two numbers uniform in [-1/2, 1/2]
-constexpr uint8_t kMagnitude = 0x7f;             // of an e4m3 code
 constexpr uint8_t kLeastGroupScale = 0x6f;       // 120, and the fifteen codes above it up to 448
 
 constexpr uint64_t mix(uint64_t x) {
@@ -50,15 +49,6 @@ const Quantiles& number_quantiles() {
   return values;
 }
 
-uint8_t nearest_e4m3(float value) {
-  uint8_t best = 0;
-  for (uint8_t code = 0; code < kMagnitude; ++code) {
-    if (std::fabs(e4m3_to_float(code) - std::fabs(value)) < std::fabs(e4m3_to_float(best) - std::fabs(value)))
-      best = code;
-  }
-  return static_cast<uint8_t>(value < 0 ? best | 0x80 : best);
-}
-
 /// A code for each value of a byte: quantiles scaled to e4m3's range.
 const std::array<uint8_t, 256>& fp8_codes() {
   static const std::array<uint8_t, 256> codes = [] {
@@ -66,7 +56,7 @@ const std::array<uint8_t, 256>& fp8_codes() {
     const std::array<float, 256> values = quantiles<256>();
     std::array<uint8_t, 256> table{};
     std::transform(values.begin(), values.end(), table.begin(),
-                   [](float value) { return nearest_e4m3(kLargest * value); });
+                   [](float value) { return to_e4m3(kLargest * value); });
     return table;
   }();
   return codes;

@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "checkpoint/convert.h"
 #include "checkpoint/dequantize.h"
 #include "checkpoint/load_plan.h"
 #include "checkpoint/load_scales.h"
@@ -42,16 +41,6 @@ size_t stored_bytes(const Weight& rows) {
 /// Quantized rows stay where they lie; all that is placed in memory is plain.
 bool can_place(WeightForm held, WeightForm stored) {
   return held == WeightForm::kBf16 || held == WeightForm::kF32 || (is_plain(held) && held == stored);
-}
-
-/// Plain data need not be aligned.
-void convert_rows(const Weight& from, WeightForm held, std::byte* to) {
-  if (is_plain(from.form)) {
-    convert(stored_dtype(from.form), static_cast<const std::byte*>(from.data), stored_dtype(held), to,
-            from.rows * from.cols);
-  } else {
-    dequantize(from, held, to);
-  }
 }
 
 template <typename T>

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "base/printable.h"
-#include "checkpoint/json_events.h"
 #include "checkpoint/safetensors_header.h"
 
 namespace fulgur {

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "base/printable.h"
-#include "checkpoint/json_events.h"
 #include "checkpoint/ledger.h"
 #include "checkpoint/load_plan.h"
 #include "checkpoint/stored_module.h"

@@ -48,10 +48,7 @@ SafetensorsLayout layout_of(std::span<const ConvertedModule> shard) {
 
 void write_index(const PendingFolder& folder, const nlohmann::json& weight_map, uint64_t total_bytes) {
   const nlohmann::json index = {{"metadata", {{"total_size", total_bytes}}}, {"weight_map", weight_map}};
-  const std::string text = index.dump(2) + "\n";
-  OutputFile file = folder.create(kIndexFile);
-  file.append(std::as_bytes(std::span(text)));
-  file.finish();
+  folder.write(kIndexFile, index.dump(2) + "\n");
 }
 
 }  // namespace

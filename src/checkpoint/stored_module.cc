@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "base/printable.h"
-#include "checkpoint/json_events.h"
 #include "checkpoint/safetensors_header.h"
 #include "checkpoint/storage_form.h"
 

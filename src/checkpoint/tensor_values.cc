@@ -8,7 +8,6 @@
 
 #include "base/printable.h"
 #include "checkpoint/convert.h"
-#include "checkpoint/json_events.h"
 
 namespace fulgur {
 namespace {

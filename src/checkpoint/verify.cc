@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "base/printable.h"
-#include "checkpoint/json_events.h"
 #include "checkpoint/load_scales.h"
 #include "checkpoint/load_team.h"
 

@@ -3,11 +3,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/log.h"
@@ -16,6 +14,7 @@
 #include "cli/progress.h"
 #include "cli/random_options.h"
 #include "cli/streams.h"
+#include "cli/threads_option.h"
 #include "model/conversion.h"
 
 namespace fulgur::cli {
@@ -45,9 +44,7 @@ ConversionRequest request_of(const Options& options) {
   if (options.fuse) request.target.spelling = Spelling::kFused;
   if (options.unfuse) request.target.spelling = Spelling::kSeparate;
   if (!options.shard_size.empty()) request.shard_bytes = *parse_byte_size(options.shard_size);
-  request.num_threads = options.threads > 0
-                            ? options.threads
-                            : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  request.num_threads = num_threads(options.threads);
   return request;
 }
 
@@ -94,9 +91,7 @@ std::function<int()> declare_convert(Arguments& args) {
   args.add_option("--shard-size", options->shard_size, "Most bytes of a file (default: 5GB)")
       .byte_size()
       .type_name("SIZE");
-  args.add_option("--threads", options->threads, "Threads to compute on (default: one a core)")
-      .integer_range(1, 1024)
-      .type_name("N");
+  add_threads_option(args, options->threads, "Threads to compute on (default: one a core)");
   args.finally([options] {
     if (!options->scales.empty() && options->to != name(TargetForm::kFp8Block))
       usage_error("--scales", "is for --to fp8-block alone");

@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -20,6 +20,7 @@
 #include "cli/progress.h"
 #include "cli/random_options.h"
 #include "cli/streams.h"
+#include "cli/threads_option.h"
 #include "model/inspection.h"
 #include "ops/token_batch.h"
 #include "runtime/memory_need.h"
@@ -117,7 +118,8 @@ void print_json(const Inspection& inspection, const std::vector<Line>& lines, co
             {"sources", line.sources},
             {"steps", line.steps}};
   });
-  const auto ignored = inspection.plan ? inspection.plan->load.ignored : std::vector<IgnoredTensor>();
+  std::span<const IgnoredTensor> ignored;
+  if (inspection.plan) ignored = inspection.plan->load.ignored;
   append_array(text, "ignored", ignored, [&](const IgnoredTensor& tensor) -> OrderedJson {
     return {{"name", inspection.catalog->entries[static_cast<size_t>(tensor.entry)].name},
             {"rule", tensor.rule}};
@@ -267,9 +269,7 @@ int inspect(const Options& options) {
     }
     if (options.verify && inspection.problems.empty()) {
       Progress progress("verifying", "B");
-      const int threads =
-          options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
-      inspection.problems = verify(inspection.plan->load, *inspection.catalog, threads,
+      inspection.problems = verify(inspection.plan->load, *inspection.catalog, num_threads(options.threads),
                                    [&](uint64_t done, uint64_t total) { progress.update(done, total); });
     }
   }
@@ -297,9 +297,7 @@ std::function<int()> declare_inspect(Arguments& args) {
   args.add_option("--batch", options->batch, "Sequences at once, for the memory (default: 1)")
       .integer_range(1, int64_t{1} << 16)
       .type_name("N");
-  args.add_option("--threads", options->threads, "Threads of --verify (default: all)")
-      .integer_range(1, 1024)
-      .type_name("N");
+  add_threads_option(args, options->threads, "Threads of --verify (default: all)");
   args.add_flag("--json", options->json, "Print one JSON object");
   args.footer(
       "Examples:\n"

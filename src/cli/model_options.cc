@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "base/log.h"
 #include "cli/progress.h"
 #include "cli/streams.h"
+#include "cli/threads_option.h"
 #include "model/config_sections.h"
 #include "runtime/memory_need.h"
 #include "runtime/selection.h"
@@ -40,11 +40,6 @@ void add_choice(Arguments& args, const std::string& name, T& value, const std::m
       .group(group);
 }
 
-int num_threads(const ModelOptions& options) {
-  if (options.threads > 0) return options.threads;
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));  // 0 where it isn't known
-}
-
 ModelFiles read_files(const ModelOptions& options, const std::filesystem::path& folder) {
   return options.random.chosen() ? read_model_files(random_weights(options.random))
                                  : read_model_files(folder);
@@ -69,10 +64,7 @@ void add_model_options(Arguments& args, ModelOptions& options) {
   Option folder =
       args.add_option("--model", options.model, "Folder of the checkpoint (default: the bundled mini-v32)");
   folder.path().type_name("DIR").group(group);
-  args.add_option("--threads", options.threads, "Threads to compute on (default: one a core)")
-      .integer_range(1, 1024)
-      .type_name("N")
-      .group(group);
+  add_threads_option(args, options.threads, "Threads to compute on (default: one a core)").group(group);
   args.add_option("--index-topk", options.index_topk,
                   "Tokens that attention may read, instead of the config's index_topk")
       .integer_range(kSizeRange.least, kSizeRange.most)
@@ -146,7 +138,7 @@ OpenedModel open_model(FoundModel found, const ModelOptions& options, int64_t ca
   OpenedModel opened{.selection = make_selection(options), .cache_tokens = cache_tokens};
   {
     Progress progress("loading", "B");
-    opened.loaded = load(std::move(found.planned), num_threads(options),
+    opened.loaded = load(std::move(found.planned), num_threads(options.threads),
                          [&](uint64_t done, uint64_t total) { progress.update(done, total); });
   }
   for (const std::string& notice : opened.loaded.notices) log_notice(notice);
@@ -169,7 +161,7 @@ std::optional<Tokenizer> open_tokenizer(const FoundModel& found) {
 }
 
 SessionOptions session_options(const ModelOptions& options, const OpenedModel& model) {
-  return {.threads = num_threads(options),
+  return {.threads = num_threads(options.threads),
           .precision = options.precision,
           .projection = options.projection,
           .cache_tokens = model.cache_tokens,

@@ -55,12 +55,6 @@ void check_room(const PendingFolder& folder, const fs::path& destination, uint64
       .todo = "make room on the disk, or name a folder on another"});
 }
 
-void write_text(const PendingFolder& folder, const char* name, const std::string& text) {
-  OutputFile file = folder.create(name);
-  file.append(std::as_bytes(std::span(text)));
-  file.finish();
-}
-
 void copy_file(const PendingFolder& folder, const fs::path& source) {
   const auto from = MappedFile::open(source);
   OutputFile file = folder.create(source.filename().string());
@@ -126,9 +120,9 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
   report.num_files = shards.num_files;
   report.num_tensors = shards.num_tensors;
   for (const fs::path& file : side_files.others) copy_file(folder, file);
-  if (!hf_quant_text.empty()) write_text(folder, kHfQuantFile, hf_quant_text);
+  if (!hf_quant_text.empty()) folder.write(kHfQuantFile, hf_quant_text);
   check_written(folder, config, config_text, request);
-  write_text(folder, kConfigFile, config_text);  // without it nothing loads: the last
+  folder.write(kConfigFile, config_text);  // without it nothing loads: the last
   folder.commit();
   return report;
 }

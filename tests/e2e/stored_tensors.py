@@ -1,6 +1,6 @@
 """Checkpoints read by hand and their values from docs/spec/checkpoints.md, in numpy: independent of the program.
 
-`read` gives the tensors of a folder as they are stored, `Values` what modules stand for in float64, and the quantizers what
+`read` gives the tensors of a folder as they are stored, `rewrite` changes them, `Values` what modules stand for in float64, and the quantizers what
 `fulgur convert` promises to store of given values.
 """
 
@@ -25,6 +25,17 @@ def read(folder):
                 assert name not in found
                 found[name] = (entry["dtype"], np.frombuffer(blob[begin:end], RAW[entry["dtype"]]).reshape(entry["shape"]))
     return found
+
+
+def rewrite(folder, change):
+    """Applies `change` to the header (a dict) and the data (a bytearray) of a one-file checkpoint."""
+    file = folder / "model.safetensors"
+    blob = file.read_bytes()
+    size = int.from_bytes(blob[:8], "little")
+    header, data = json.loads(blob[8:8 + size]), bytearray(blob[8 + size:])
+    change(header, data)
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
 def same(a, b):

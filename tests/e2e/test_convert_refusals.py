@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from fulgur_cli import ROOT, command, run
+from stored_tensors import rewrite
 
 GOLDEN = ROOT / "tests" / "golden" / "data"
 SOURCE = GOLDEN / "v32-bf16"
@@ -74,13 +75,7 @@ def test_a_parent_that_cannot_be_written(tmp_path):
 def rewritten(folder, change):
     """A copy of SOURCE whose header and data a test changes."""
     shutil.copytree(SOURCE, folder)
-    file = folder / "model.safetensors"
-    blob = file.read_bytes()
-    size = int.from_bytes(blob[:8], "little")
-    header, data = json.loads(blob[8:8 + size]), bytearray(blob[8 + size:])
-    change(header, data)
-    text = json.dumps(header).encode()
-    file.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    rewrite(folder, change)
     return folder
 
 
@@ -110,13 +105,13 @@ def test_a_nan_that_would_have_to_be_quantized_is_named_by_its_place(form, modul
 
 def test_a_scale_that_is_nan_is_named(tmp_path):
     shutil.copytree(GOLDEN / "v3-fp8", tmp_path / "bad")
-    file = tmp_path / "bad" / "model.safetensors"
-    blob = bytearray(file.read_bytes())
-    size = int.from_bytes(blob[:8], "little")
     name = "model.layers.0.self_attn.o_proj.weight_scale_inv"
-    begin = 8 + size + json.loads(blob[8:8 + size])[name]["data_offsets"][0]
-    blob[begin:begin + 4] = np.float32("nan").tobytes()
-    file.write_bytes(blob)
+
+    def damage(header, data):
+        begin = header[name]["data_offsets"][0]
+        data[begin:begin + 4] = np.float32("nan").tobytes()
+
+    rewrite(tmp_path / "bad", damage)
     assert name in refused(tmp_path / "bad", tmp_path / "out", to="bf16").splitlines()[0]
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 

@@ -3,10 +3,12 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 
 import pytest
 from fulgur_cli import MINI, command, output, run
+from stored_tensors import rewrite
 
 DEEP = "[" * 10**6 + "]" * 10**6
 
@@ -216,11 +218,13 @@ def test_the_likelihood_of_a_model_with_damaged_weights_is_no_result(bits, tmp_p
     model = tmp_path / "model"
     model.mkdir()
     linked_mini(model, "model.safetensors")
-    blob = bytearray((MINI / "model.safetensors").read_bytes())
-    size = int.from_bytes(blob[:8], "little")
-    begin = json.loads(blob[8:8 + size])["lm_head.weight"]["data_offsets"][0] + 8 + size
-    blob[begin:begin + 2] = bits.to_bytes(2, "little")
-    (model / "model.safetensors").write_bytes(blob)
+    shutil.copy(MINI / "model.safetensors", model)
+
+    def damage(header, data):
+        begin = header["lm_head.weight"]["data_offsets"][0]
+        data[begin:begin + 2] = bits.to_bytes(2, "little")
+
+    rewrite(model, damage)
     (tmp_path / "rows.jsonl").write_text('{"ids": [0, 5, 6, 7]}\n')
     result = run("eval", tmp_path / "rows.jsonl", model=model, json=True)
     assert "row 0" in refused(result) and "--verify" in result.stderr

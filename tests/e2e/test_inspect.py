@@ -7,6 +7,7 @@ import numpy as np
 import published_checkpoint
 import pytest
 from fulgur_cli import MINI, ROOT, output, run
+from stored_tensors import rewrite
 
 GOLDEN = ROOT / "tests" / "golden" / "data"
 FOLDERS = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
@@ -79,17 +80,6 @@ def broken(tmp_path):
     """A copy of a good checkpoint whose tensors a test may change."""
     shutil.copytree(GOLDEN / "v32-bf16", tmp_path / "model")
     return tmp_path / "model"
-
-
-def rewrite(folder, change):
-    """Applies `change` to the header (a dict) and the data (a bytearray) of a one-file checkpoint."""
-    file = folder / "model.safetensors"
-    blob = file.read_bytes()
-    size = int.from_bytes(blob[:8], "little")
-    header, data = json.loads(blob[8:8 + size]), bytearray(blob[8 + size:])
-    change(header, data)
-    text = json.dumps(header).encode()
-    file.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
 def test_all_structural_defects_are_in_one_report(broken):
