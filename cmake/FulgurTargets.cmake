@@ -3,7 +3,11 @@
 # layers is a compile error (docs/design.md, section 2).
 
 add_library(fulgur_options INTERFACE)
-target_compile_options(fulgur_options INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers -ffp-contract=off)
+set(warnings -Wall -Wextra -Werror -Wno-missing-field-initializers)
+list(JOIN warnings "," host_warnings)
+target_compile_options(fulgur_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:${warnings} -ffp-contract=off>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${host_warnings} -Werror=all-warnings>)
 if(FULGUR_SANITIZE)
   # Null pointers trap without a check of their own, which costs a quarter of the compile time.
   target_compile_options(fulgur_options INTERFACE -fsanitize=${FULGUR_SANITIZE} -fno-sanitize=null -fno-sanitize-recover=all

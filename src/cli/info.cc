@@ -2,14 +2,18 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdint>
 #include <fstream>
+#include <initializer_list>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <vector>
 
 #include "cli/command.h"
 #include "cli/streams.h"
@@ -45,14 +49,25 @@ std::string known(const std::string& text) { return text.empty() ? "unknown" : t
 std::string known(const std::optional<double>& gib) {
   return gib ? fmt::format("{:.1f} GiB", *gib) : "unknown";
 }
+nlohmann::json json_of(const std::string& text) {
+  return text.empty() ? nlohmann::json() : nlohmann::json(text);
+}
 nlohmann::json json_of(const std::optional<double>& gib) {
   return gib ? nlohmann::json(*gib) : nlohmann::json();
+}
+
+std::vector<std::string> present(std::initializer_list<std::string> texts) {
+  std::vector<std::string> kept;
+  std::ranges::copy_if(texts, std::back_inserter(kept),
+                       [](const std::string& text) { return !text.empty(); });
+  return kept;
 }
 
 struct Info {
   std::string cpu = proc_value("/proc/cpuinfo", "model name");
   unsigned threads = std::thread::hardware_concurrency();
   InstructionSets isas = instruction_sets();
+  Gpu gpu = fulgur::gpu();
   std::optional<double> memory_gib = gibibytes(proc_value("/proc/meminfo", "MemTotal"));
   std::optional<double> available_gib = gibibytes(proc_value("/proc/meminfo", "MemAvailable"));
 };
@@ -67,6 +82,10 @@ int print_info(bool json) {
                                            {"threads", info.threads},
                                            {"isas", info.isas.supported},
                                            {"isa", info.isas.chosen},
+                                           {"cuda",
+                                            {{"built", info.gpu.built},
+                                             {"device", json_of(info.gpu.device)},
+                                             {"why_not", json_of(info.gpu.why_not)}}},
                                            {"memory_gib", json_of(info.memory_gib)},
                                            {"available_gib", json_of(info.available_gib)}};
     print_out("{}\n", object.dump());
@@ -75,6 +94,7 @@ int print_info(bool json) {
   print_out("fulgur     {} ({}, {})\n", FULGUR_VERSION, FULGUR_COMPILER, FULGUR_BUILD_TYPE);
   print_out("cpu        {}, {} threads\n", known(info.cpu), info.threads);
   print_out("isa        {} (this CPU has {})\n", info.isas.chosen, fmt::join(info.isas.supported, ", "));
+  print_out("cuda       {}\n", fmt::join(present({info.gpu.device, info.gpu.why_not}), "; "));
   print_out("memory     {}, {} available\n", known(info.memory_gib), known(info.available_gib));
   return kExitDone;
 }

@@ -1,6 +1,7 @@
 #include "ops/arena.h"
 
 #include <algorithm>
+#include <cassert>
 
 #include "ops/backend.h"
 
@@ -14,6 +15,15 @@ constexpr size_t kMinBlockBytes = size_t{4} << 20;
 
 Arena::~Arena() {
   for (const Block& block : blocks_) backend_.release(block.data);
+}
+
+void Arena::reserve(size_t bytes) {
+  assert(live_ == 0);
+  if (!blocks_.empty() && blocks_.front().size >= bytes) return;
+  for (const Block& block : blocks_) backend_.release(block.data);
+  blocks_.clear();
+  current_ = 0;
+  blocks_.push_back({static_cast<std::byte*>(backend_.allocate(bytes)), bytes, 0});
 }
 
 void* Arena::allocate(size_t bytes) {

@@ -19,6 +19,9 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
+  /// Asks the back end for room so that the next `bytes` cost no allocation, in a captured step say. Only
+  /// while the arena is empty.
+  void reserve(size_t bytes);
   void* allocate(size_t bytes);
   template <typename T>
   T* allocate_array(int64_t count) {

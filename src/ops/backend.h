@@ -28,11 +28,12 @@ struct Sample;
 struct Backend {
   std::string_view name;  // "cpu avx2"
 
-  void* (*allocate)(size_t bytes);  // 64-byte aligned; throws std::bad_alloc
+  void* (*allocate)(size_t bytes);  // 64-byte aligned; throws std::bad_alloc, on a GPU `device`
   void (*release)(void* data);
   void (*upload)(void* to, const void* from_host, size_t bytes);
   void (*download)(void* to_host, const void* from, size_t bytes);
 
+  // Null where a back end has no kernel for the op (yet): run() then throws.
   void (*embed)(Context&, const Embed&);
   void (*rms_norm)(Context&, const RmsNorm&);
   void (*add_rms_norm)(Context&, const AddRmsNorm&);

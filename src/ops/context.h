@@ -7,14 +7,18 @@ namespace fulgur {
 
 struct Backend;
 class Profile;
+namespace cuda {
+class Stream;
+}
 
 /// What an op runs on. One per engine; not shared between threads. Everything but the team and the back end
-/// may be used by one op at a time.
+/// may be used by one op at a time. On a GPU an op is queued and runs later, in the stream's order.
 struct Context {
   const Backend* backend = nullptr;
-  ThreadTeam* team = nullptr;  // CPU: the threads that ops run on
-  Arena* arena = nullptr;      // scratch of ops and the activations of a step, back-end memory
-  Profile* profile = nullptr;  // null: don't measure
+  ThreadTeam* team = nullptr;      // CPU: the threads that ops run on
+  cuda::Stream* stream = nullptr;  // CUDA: what ops are queued on
+  Arena* arena = nullptr;          // scratch of ops and the activations of a step, back-end memory
+  Profile* profile = nullptr;      // null: don't measure
 };
 
 }  // namespace fulgur

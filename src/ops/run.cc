@@ -50,6 +50,7 @@ bool is_operand(const Operand& x) { return x.dtype == DType::kBf16 || x.dtype ==
 
 template <typename Op>
 void call(Context& context, OpKind kind, void (*function)(Context&, const Op&), const Op& op) {
+  require(function != nullptr, "this back end has no kernel for it");
   if (context.profile == nullptr) return function(context, op);
   const auto start = std::chrono::steady_clock::now();
   function(context, op);

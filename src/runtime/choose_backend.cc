@@ -1,6 +1,9 @@
 #include "runtime/choose_backend.h"
 
+#include <utility>
+
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
 
 namespace fulgur {
 
@@ -12,6 +15,11 @@ InstructionSets instruction_sets() {
     if (isa_supported(isa)) sets.supported.push_back(name(isa));
   }
   return sets;
+}
+
+Gpu gpu() {
+  CudaStatus status = cuda_status();
+  return {status.built, std::move(status.device), std::move(status.why_not)};
 }
 
 }  // namespace fulgur

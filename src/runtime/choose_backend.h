@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -19,5 +20,13 @@ struct InstructionSets {
   std::string_view chosen;                  // choose_backend()'s
 };
 InstructionSets instruction_sets();
+
+/// The CUDA back end of this build on this machine.
+struct Gpu {
+  bool built = false;
+  std::string device;   // "NVIDIA H200, 132 multiprocessors, 139.8 GiB"; empty where there is none
+  std::string why_not;  // why its kernels can't run, a sentence; empty where they can
+};
+Gpu gpu();
 
 }  // namespace fulgur

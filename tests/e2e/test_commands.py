@@ -311,6 +311,14 @@ def test_info_shows_this_cpu_its_instruction_sets_memory_and_build():
         assert fact in output("info")
 
 
+def test_info_says_which_gpu_there_is_or_why_none_is_used():
+    cuda = json.loads(output("info", json=True))["cuda"]
+    assert cuda["device"] if cuda["why_not"] is None else cuda["why_not"].endswith(".")
+    assert cuda["built"] or cuda["why_not"] == "This build has no CUDA back end."
+    for fact in filter(None, (cuda["device"], cuda["why_not"])):
+        assert fact in output("info")
+
+
 def test_info_shows_the_instruction_set_that_the_environment_forces():
     assert json.loads(output("info", json=True, env={"FULGUR_ISA": "scalar"}))["isa"] == "scalar"
 

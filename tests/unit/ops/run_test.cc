@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "ops/arena.h"
 #include "ops/attention_prepare.h"
 #include "ops/backend.h"
 #include "ops/context.h"
@@ -88,6 +90,36 @@ TEST(Run, RefusesShapesThatTheContractRulesOut) {
   EXPECT_THROW(run(context, RmsNorm{{nullptr, 1, 2}, {WeightForm::kF32, 1, 3}, 1e-6F, layer.x}),
                std::logic_error);
   EXPECT_TRUE(calls.empty());
+}
+
+TEST(Run, RefusesAnOpThatTheBackEndHasNoKernelFor) {
+  const Backend backend = noting_backend();
+  Context context{.backend = &backend};
+  const Layer layer;
+  EXPECT_THROW(run(context, Linear{layer.x, {WeightForm::kF32, 2, 2}, layer.x}), std::logic_error);
+}
+
+TEST(Arena, AsksForNothingMoreWithinTheRoomItReserved) {
+  static int allocations = 0;
+  allocations = 0;
+  const Backend backend{.allocate =
+                            [](size_t bytes) {
+                              ++allocations;
+                              return std::aligned_alloc(64, bytes);
+                            },
+                        .release = std::free};
+  Arena arena(backend);
+  arena.reserve(size_t{8} << 20);
+  for (int step = 0; step < 2; ++step) {
+    const ArenaScope scope(arena);
+    arena.allocate(size_t{5} << 20);
+    const ArenaScope inner(arena);
+    arena.allocate(size_t{3} << 20);
+  }
+  EXPECT_EQ(allocations, 1);
+  arena.reserve(size_t{16} << 20);
+  arena.allocate(size_t{16} << 20);
+  EXPECT_EQ(allocations, 2);
 }
 
 TEST(Run, RefusesScalesThatKernelsCantFind) {

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <utility>
+
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/stream.h"
+
+namespace fulgur::cuda {
+
+/// The geometry of a launch.
+struct Grid {
+  dim3 blocks;
+  int threads = 0;
+  size_t shared_bytes = 0;  // dynamic
+  int cluster = 1;          // blocks along x
+};
+
+/// Queues a kernel on `on`, the main or the side stream. With PDL on, it may start while its predecessor on
+/// that stream still runs, so every CTA of every kernel calls wait_for_predecessor() before it reads or
+/// writes what another kernel touches, also where it has nothing to do: the wait of a successor then covers
+/// all kernels before. `name` is what an error calls it.
+template <typename... Params, typename... Args>
+void launch_on(cudaStream_t on, const Stream& stream, const char* name, const Grid& grid,
+               void (*kernel)(Params...), Args&&... args) {
+  constexpr size_t kStaticLimit = size_t{48} << 10;
+  if (grid.shared_bytes > kStaticLimit) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(grid.shared_bytes)),
+          name);
+  }
+  if (grid.cluster > 8) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+          name);
+  }
+  cudaLaunchAttribute attributes[2];
+  unsigned count = 0;
+  if (stream.pdl()) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (grid.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = static_cast<unsigned>(grid.cluster);
+    attributes[count].val.clusterDim.y = 1;
+    attributes[count++].val.clusterDim.z = 1;
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid.blocks;
+  config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+  config.dynamicSmemBytes = grid.shared_bytes;
+  config.stream = on;
+  config.attrs = attributes;
+  config.numAttrs = count;
+  check(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), name);
+}
+
+template <typename... Params, typename... Args>
+void launch(const Stream& stream, const char* name, const Grid& grid, void (*kernel)(Params...),
+            Args&&... args) {
+  launch_on(stream.main(), stream, name, grid, kernel, std::forward<Args>(args)...);
+}
+
+#ifdef __CUDACC__
+/// Until the kernels before this one have ended and their writes are seen (PTX ISA, griddepcontrol).
+__device__ inline void wait_for_predecessor() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+/// Lets the next kernel's CTAs start where there is room; they wait for this one's end themselves.
+__device__ inline void allow_successor() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+#endif
+
+}  // namespace fulgur::cuda

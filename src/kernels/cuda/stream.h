@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/cuda_backend.h"
+
+namespace fulgur::cuda {
+
+/// What the ops of one Context are queued on, and what they need beside it. An op queues and returns. Scratch
+/// of the context's arena is reused in the stream's order, which is why an op joins its side stream before it
+/// returns.
+class Stream {
+ public:
+  explicit Stream(CudaOptions options);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  [[nodiscard]] cudaStream_t main() const { return main_; }
+  /// For what may run beside the main stream between fork() and join().
+  [[nodiscard]] cudaStream_t side() const { return side_; }
+  /// The side stream waits for all that the main one holds so far.
+  void fork();
+  /// The main stream waits for all that the side one holds so far.
+  void join();
+
+  [[nodiscard]] bool pdl() const { return options_.pdl; }
+  [[nodiscard]] bool tuned() const { return options_.tuned; }
+  [[nodiscard]] int num_multiprocessors() const { return num_multiprocessors_; }
+
+ private:
+  CudaOptions options_;
+  int num_multiprocessors_ = 0;
+  cudaStream_t main_ = nullptr;
+  cudaStream_t side_ = nullptr;
+  cudaEvent_t forked_ = nullptr;
+  cudaEvent_t joined_ = nullptr;
+};
+
+}  // namespace fulgur::cuda
