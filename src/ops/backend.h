@@ -28,6 +28,8 @@ struct Sample;
 struct Backend {
   std::string_view name;  // "cpu avx2"
 
+  bool fp8_keys = false;  // whether index keys may be e4m3 (ops/paged_cache.h)
+
   void* (*allocate)(size_t bytes);  // 64-byte aligned; throws std::bad_alloc, on a GPU `device`
   void (*release)(void* data);
   void (*upload)(void* to, const void* from_host, size_t bytes);

@@ -10,7 +10,8 @@ namespace fulgur {
 struct Context;
 
 /// How the indexer's two small projections run. All three read the rows of one matrix and give the same bits
-/// on the CPU.
+/// on the CPU. On a GPU the products of bf16 are cuBLASLt's, whose bits may depend on the number of rows;
+/// only a kernel of our own that takes kFused promises that they don't.
 enum class IndexerProjection {
   kSeparate,    // wk x, then weights_proj x
   kOverlapped,  // both at once: one parallel region here, two streams on a GPU
@@ -29,6 +30,9 @@ struct IndexerShape {
   int head_dim;          // dI
   int rope;              // dr: the first dr components are rotated
   bool rope_interleave;  // pairs (2j, 2j+1), else (j, j+dr/2)
+  // Of FP8 keys:
+  bool hadamard = false;            // q and k times Hd / sqrt(dI), after rope; dI is a power of two
+  bool power_of_two_scales = true;  // ue8m0, rounded up; else any f32
 };
 
 /// The indexer's queries, head weights and keys (docs/spec/model.md, section 4):
@@ -37,7 +41,9 @@ struct IndexerShape {
 ///   q  = rope(qr W_iq^T)
 ///
 /// LN has eps 1e-6, population variance, f32. kw and the head weights stay f32; q and the keys are rounded
-/// once to the dtype of the keys.
+/// once to the dtype of the keys. FP8: after rope (and Hadamard) each key and each head of q has a scale,
+/// amax = max(|v|, 1e-4), sigma = amax / 448; q and the keys hold the codes e4m3(v / sigma), the cache
+/// sigma_k, and sigma_q is multiplied into the head weight.
 struct IndexerPrepare {
   Operand x;         // [num_tokens, hidden]
   Operand q_latent;  // qr [num_tokens, q]
@@ -47,7 +53,7 @@ struct IndexerPrepare {
   const RopeTable& rope;
   const TokenBatch& batch;
   Operand q;                   // out: [num_tokens, nI*dI], in the form of the keys
-  Matrix<float> head_weights;  // out: [num_tokens, nI], both scale factors folded in
+  Matrix<float> head_weights;  // out: [num_tokens, nI], both scale factors (and sigma_q) folded in
   PagedKeys keys;              // out: the keys of the step's tokens
 };
 void run(Context&, const IndexerPrepare&);

@@ -15,11 +15,12 @@ struct Context;
 ///
 ///   score[t, s] = sum_h head_weights[t, h] * max(0, q[t, h] . k[s])        s <= position[t]
 ///
-/// Higher score first, then the lower position, exactly, of the scores this kernel computes (-0 equals 0):
-/// the set does not depend on batch or threads. A row with at most index_topk candidates takes them all,
-/// unscored. A NaN score gives a row of -1 and the sequence's fault bit. Scratch is bounded: it grows with
-/// neither the batch times the context nor the context alone beyond one tile of rows. (DeepSeek-V3.2 report,
-/// section 2.1; docs/spec/model.md, sections 4 and 5.)
+/// (FP8: q and k are codes, and the sum is multiplied by the key's sigma_k. Tensor cores keep about 14 bits
+/// of a sum of FP8 products.) Higher score first, then the lower position, exactly, of the scores this kernel
+/// computes (-0 equals 0): the set does not depend on batch or threads. A row with at most index_topk
+/// candidates takes them all, unscored. A NaN score gives a row of -1 and the sequence's fault bit. Scratch
+/// is bounded: it grows with neither the batch times the context nor the context alone beyond one tile of
+/// rows. (DeepSeek-V3.2 report, section 2.1; docs/spec/model.md, sections 4 and 5.)
 struct IndexerSelect {
   Operand q;                         // [num_tokens, nI*dI], in the form of the keys
   Matrix<const float> head_weights;  // [num_tokens, nI]

@@ -48,6 +48,15 @@ void require_matrices(const FfnWeights& w, const char* what) {
 
 bool is_operand(const Operand& x) { return x.dtype == DType::kBf16 || x.dtype == DType::kF32; }
 
+void require_keys(const Context& context, const PagedKeys& keys, const Operand& q,
+                  const IndexerShape& shape) {
+  require(q.dtype == keys.dtype && keys.width == shape.head_dim, "indexer: q in the form of the keys");
+  const bool fp8 = keys.dtype == DType::kF8E4M3;
+  require(fp8 ? context.backend->fp8_keys : is_operand(q), "indexer: keys of a form that the back end reads");
+  require(!shape.hadamard || (fp8 && (shape.head_dim & (shape.head_dim - 1)) == 0),
+          "indexer: the Hadamard rotation is for FP8 keys of a power of two");
+}
+
 template <typename Op>
 void call(Context& context, OpKind kind, void (*function)(Context&, const Op&), const Op& op) {
   require(function != nullptr, "this back end has no kernel for it");
@@ -130,8 +139,7 @@ void run(Context& context, const IndexerPrepare& op) {
   require(op.x.rows == op.batch.num_tokens && op.q.rows == op.x.rows,
           "indexer_prepare: a row for every token");
   require(op.q.cols == int64_t{s.num_heads} * s.head_dim, "indexer_prepare: q is [T, nI*dI]");
-  require(op.q.dtype == op.keys.dtype && op.keys.width == s.head_dim,
-          "indexer_prepare: q in the form of the keys");
+  require_keys(context, op.keys, op.q, s);
   require(op.head_weights.rows == op.x.rows && op.head_weights.cols == s.num_heads,
           "indexer_prepare: head weights");
   require(op.weights.wk_weights_proj.rows == s.head_dim + s.num_heads,
@@ -148,8 +156,7 @@ void run(Context& context, const IndexerPrepare& op) {
 void run(Context& context, const IndexerSelect& op) {
   require(op.q.rows == op.batch.num_tokens && op.selected.rows == op.q.rows,
           "indexer_select: a row for every token");
-  require(op.q.dtype == op.keys.dtype && op.keys.width == op.shape.head_dim,
-          "indexer_select: q in the form of the keys");
+  require_keys(context, op.keys, op.q, op.shape);
   require(op.selected.cols >= 1, "indexer_select: index_topk is at least 1");
   call(context, OpKind::kIndexerSelect, context.backend->indexer_select, op);
 }
@@ -157,8 +164,7 @@ void run(Context& context, const IndexerSelect& op) {
 void run(Context& context, const IndexerScores& op) {
   require(op.q.rows == op.batch.num_tokens && op.scores.rows == op.q.rows,
           "indexer_scores: a row for every token");
-  require(op.q.dtype == op.keys.dtype && op.keys.width == op.shape.head_dim,
-          "indexer_scores: q in the form of the keys");
+  require_keys(context, op.keys, op.q, op.shape);
   require(op.scores.cols >= op.batch.max_context, "indexer_scores: a column for every position");
   call(context, OpKind::kIndexerScores, context.backend->indexer_scores, op);
 }

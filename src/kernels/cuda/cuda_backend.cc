@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda_backend.h"
 
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/ops.h"
 
 namespace fulgur {
 namespace {
@@ -8,10 +9,17 @@ namespace {
 /// The ops of an indexer and attention step; the others are not made yet, and run() refuses them.
 constexpr Backend kBackend = {
     .name = "cuda",
+    .fp8_keys = true,
     .allocate = cuda::allocate,
     .release = cuda::release,
     .upload = cuda::upload,
     .download = cuda::download,
+    .mla_prepare = cuda::mla_prepare,
+    .indexer_prepare = cuda::indexer_prepare,
+    .indexer_select = cuda::indexer_select,
+    .indexer_scores = cuda::indexer_scores,
+    .sparse_mla = cuda::sparse_mla,
+    .dense_mla = cuda::dense_mla,
 };
 
 }  // namespace

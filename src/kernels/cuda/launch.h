@@ -15,6 +15,7 @@ struct Grid {
   int threads = 0;
   size_t shared_bytes = 0;  // dynamic
   int cluster = 1;          // blocks along x
+  bool pdl = true;          // false for what follows another stream's event
 };
 
 /// Queues a kernel on `on`, the main or the side stream. With PDL on, it may start while its predecessor on
@@ -38,7 +39,7 @@ void launch_on(cudaStream_t on, const Stream& stream, const char* name, const Gr
   }
   cudaLaunchAttribute attributes[2];
   unsigned count = 0;
-  if (stream.pdl()) {
+  if (stream.pdl() && grid.pdl) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }

@@ -48,10 +48,12 @@ template <WeightForm kForm>
 void multiply_form(const Stream& stream, const Product& p) {
   const Grid grid{.blocks = dim3(static_cast<unsigned>((p.w.rows + kWarps - 1) / kWarps),
                                  static_cast<unsigned>((p.x.rows + kTokens - 1) / kTokens)),
-                  .threads = kWarps * kLanes};
+                  .threads = kWarps * kLanes,
+                  .pdl = !p.on_side};
   with_operand(p.x.dtype, [&](auto x) {
     with_operand(p.y.dtype, [&](auto y) {
-      launch(stream, "the kernel product", grid, product_kernel<kForm, decltype(x), decltype(y)>, p);
+      launch_on(p.on_side ? stream.side() : stream.main(), stream, "the kernel product", grid,
+                product_kernel<kForm, decltype(x), decltype(y)>, p);
     });
   });
 }

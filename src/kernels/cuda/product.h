@@ -15,6 +15,7 @@ struct Product {
   int64_t batches = 1;
   int64_t x_batch = 0;
   int64_t y_batch = 0;
+  bool on_side = false;  // of the streams
 };
 
 /// For any shape, form and alignment: f32 sums in one order for a width, so a row's bits depend on that row

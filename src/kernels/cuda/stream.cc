@@ -31,6 +31,11 @@ void Stream::join() {
   check(cudaStreamWaitEvent(main_, joined_), "cudaStreamWaitEvent");
 }
 
+CublasLt& Stream::cublas_lt() {
+  if (cublas_lt_ == nullptr) cublas_lt_ = std::make_unique<CublasLt>();
+  return *cublas_lt_;
+}
+
 }  // namespace cuda
 
 std::shared_ptr<cuda::Stream> make_cuda_stream(CudaOptions options) {

@@ -2,6 +2,9 @@
 
 #include <cuda_runtime.h>
 
+#include <memory>
+
+#include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/cuda_backend.h"
 
 namespace fulgur::cuda {
@@ -24,6 +27,9 @@ class Stream {
   /// The main stream waits for all that the side one holds so far.
   void join();
 
+  /// Opened at its first use.
+  CublasLt& cublas_lt();
+
   [[nodiscard]] bool pdl() const { return options_.pdl; }
   [[nodiscard]] bool tuned() const { return options_.tuned; }
   [[nodiscard]] int num_multiprocessors() const { return num_multiprocessors_; }
@@ -35,6 +41,7 @@ class Stream {
   cudaStream_t side_ = nullptr;
   cudaEvent_t forked_ = nullptr;
   cudaEvent_t joined_ = nullptr;
+  std::unique_ptr<CublasLt> cublas_lt_;
 };
 
 }  // namespace fulgur::cuda
