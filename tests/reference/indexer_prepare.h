@@ -1,6 +1,9 @@
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <span>
+#include <vector>
 
 #include "ops/indexer_prepare.h"
 #include "reference/linear.h"
@@ -24,6 +27,20 @@ inline Table layer_norm(const Table& x, Row gain, Row bias) {
   return out;
 }
 
+/// x Hd / sqrt(size), Hd the Walsh-Hadamard matrix in natural order: entry (i, j) is -1 where i & j has an
+/// odd number of ones.
+inline void hadamard(std::span<Real> x) {
+  const std::vector<Real> before(x.begin(), x.end());
+  const Real root = square_root(Real(static_cast<double>(x.size())));
+  std::vector<Real> signs(x.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    for (size_t j = 0; j < x.size(); ++j) signs[j] = std::popcount(i & j) % 2 == 0 ? 1 : -1;
+    x[i] = dot(before, signs) / root;
+  }
+}
+
+/// FP8 keys: q and the keys before they are rounded, the head weights without the queries' scales
+/// (reference/fp8_group.h says what a kernel may make of them).
 struct IndexerPrepared {
   Table q;             // [T, nI*dI]
   Table head_weights;  // [T, nI]
@@ -55,9 +72,11 @@ inline IndexerPrepared indexer_prepare(const IndexerPrepare& op) {
   for (int64_t t = 0; t < kw.rows; ++t) {
     const int32_t position = op.batch.position[t];
     rotate(result.keys.row(t).first(rope_width), cos.row(position), sin.row(position), shape.rope_interleave);
+    if (shape.hadamard) hadamard(result.keys.row(t));
     for (size_t h = 0; h < static_cast<size_t>(shape.num_heads); ++h) {
       rotate(result.q.row(t).subspan(h * head_dim, rope_width), cos.row(position), sin.row(position),
              shape.rope_interleave);
+      if (shape.hadamard) hadamard(result.q.row(t).subspan(h * head_dim, head_dim));
     }
   }
   result.q = as_operand(result.q, op.q.dtype);

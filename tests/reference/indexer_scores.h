@@ -20,7 +20,9 @@ Table indexer_scores(const Op& op) {
   Table scores(q.rows, op.batch.max_context);
   for (int64_t t = 0; t < q.rows; ++t) {
     for (int64_t s = 0; s <= op.batch.position[t]; ++s) {
-      scores.at(t, s) = index_score(q.row(t), head_weights.row(t), cached_key(op.keys, op.batch, t, s));
+      Real& score = scores.at(t, s);
+      score = index_score(q.row(t), head_weights.row(t), cached_key(op.keys, op.batch, t, s));
+      if (op.keys.dtype == DType::kF8E4M3) score = score * cached_scale(op.keys, op.batch, t, s);
     }
   }
   return scores;

@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -49,6 +50,8 @@ inline double element(const void* data, DType dtype, int64_t index) {
       return half_to_float(static_cast<const uint16_t*>(data)[index]);
     case DType::kF32:
       return static_cast<const float*>(data)[index];
+    case DType::kF8E4M3:
+      return e4m3_to_float(static_cast<const uint8_t*>(data)[index]);
     default:
       return std::nan("");
   }
@@ -105,10 +108,27 @@ inline std::vector<Real> cached_latent(const PagedLatents& latents, const TokenB
   return entry;
 }
 
-/// The cached index key of position s in row t's sequence.
+/// The scale of the cached index key of position s in row t's sequence; 1 where keys have none.
+inline Real cached_scale(const PagedKeys& keys, const TokenBatch& batch, int64_t t, int64_t s) {
+  if (keys.dtype != DType::kF8E4M3) return 1;
+  const auto* page = static_cast<const std::byte*>(keys.data) +
+                     static_cast<size_t>(page_of(batch, t, s)) * keys.page_bytes();
+  float scale = 0;
+  std::memcpy(&scale, page + static_cast<size_t>(kPageTokens * keys.width + s % kPageTokens * 4),
+              sizeof scale);
+  return scale;
+}
+/// The cached index key of position s in row t's sequence; its codes' values where it has a scale.
 inline std::vector<Real> cached_key(const PagedKeys& keys, const TokenBatch& batch, int64_t t, int64_t s) {
-  const int64_t page = int64_t{page_of(batch, t, s)} * keys.page_elements();
   std::vector<Real> key(static_cast<size_t>(keys.width));
+  if (keys.dtype == DType::kF8E4M3) {
+    const auto* page = static_cast<const uint8_t*>(keys.data) +
+                       static_cast<size_t>(page_of(batch, t, s)) * keys.page_bytes();
+    for (int i = 0; i < keys.width; ++i)
+      key[static_cast<size_t>(i)] = e4m3_to_float(page[s % kPageTokens * keys.width + i]);
+    return key;
+  }
+  const int64_t page = int64_t{page_of(batch, t, s)} * keys.page_elements();
   for (int i = 0; i < keys.width; ++i) {
     key[static_cast<size_t>(i)] =
         element(keys.data, keys.dtype, page + PagedKeys::offset(i, static_cast<int>(s % kPageTokens)));

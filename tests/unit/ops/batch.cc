@@ -1,6 +1,8 @@
 #include "unit/ops/batch.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <numeric>
 
 namespace fulgur::test {
@@ -63,31 +65,56 @@ int64_t Batch::pool_token(int sequence, int position) const {
 }
 
 KeyPool::KeyPool(Machine& machine, const Batch& batch, DType dtype, int width)
-    : width_(width),
-      pool_(&machine.add(dtype, batch.num_pages(), PagedKeys{.width = width}.page_elements())) {}
+    : dtype_(dtype), width_(width) {
+  const PagedKeys layout{.dtype = dtype, .width = width};
+  pool_ = fp8() ? &machine.add(DType::kU8, batch.num_pages(), static_cast<int64_t>(layout.page_bytes()))
+                : &machine.add(dtype, batch.num_pages(), layout.page_elements());
+}
 
 PagedKeys KeyPool::keys(Side side) const {
   return {.data = pool_->data(side),
-          .dtype = pool_->dtype(),
+          .dtype = dtype_,
           .num_pages = static_cast<int>(pool_->rows()),
           .width = width_};
 }
 
 void KeyPool::set(int64_t pool_token, int dim, double value) {
+  const int64_t page = pool_token / kPageTokens;
   const auto slot = static_cast<int>(pool_token % kPageTokens);
-  pool_->set(pool_token / kPageTokens, PagedKeys::offset(dim, slot), value);
-  if (width_ % 2 != 0 && dim == width_ - 1)
-    pool_->set(pool_token / kPageTokens, PagedKeys::offset(width_, slot), 0);
+  if (fp8()) {
+    pool_->set(page, int64_t{slot} * width_ + dim, to_e4m3(static_cast<float>(value)));
+    return;
+  }
+  pool_->set(page, PagedKeys::offset(dim, slot), value);
+  if (width_ % 2 != 0 && dim == width_ - 1) pool_->set(page, PagedKeys::offset(width_, slot), 0);
+}
+
+void KeyPool::set_scale(int64_t pool_token, float scale) {
+  const auto bytes = std::bit_cast<std::array<uint8_t, 4>>(scale);
+  for (int i = 0; i < 4; ++i)
+    pool_->set(pool_token / kPageTokens, scale_byte(pool_token % kPageTokens) + i,
+               bytes[static_cast<size_t>(i)]);
 }
 
 double KeyPool::after(int64_t pool_token, int dim) const {
-  return pool_->after(pool_token / kPageTokens,
-                      PagedKeys::offset(dim, static_cast<int>(pool_token % kPageTokens)));
+  const int64_t page = pool_token / kPageTokens;
+  const auto slot = static_cast<int>(pool_token % kPageTokens);
+  if (fp8()) return e4m3_to_float(static_cast<uint8_t>(pool_->after(page, int64_t{slot} * width_ + dim)));
+  return pool_->after(page, PagedKeys::offset(dim, slot));
+}
+
+float KeyPool::scale_after(int64_t pool_token) const {
+  std::array<uint8_t, 4> bytes{};
+  for (int i = 0; i < 4; ++i)
+    bytes[static_cast<size_t>(i)] = static_cast<uint8_t>(
+        pool_->after(pool_token / kPageTokens, scale_byte(pool_token % kPageTokens) + i));
+  return std::bit_cast<float>(bytes);
 }
 
 void KeyPool::may_change(const std::vector<int64_t>& pool_tokens) {
   pool_->may_change([&](int64_t page, int64_t element) {
-    const int64_t slot = element / 2 % kPageTokens;
+    int64_t slot = element / 2 % kPageTokens;
+    if (fp8()) slot = element < scale_byte(0) ? element / width_ : (element - scale_byte(0)) / 4;
     return std::ranges::find(pool_tokens, page * kPageTokens + slot) != pool_tokens.end();
   });
 }

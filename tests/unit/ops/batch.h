@@ -51,18 +51,27 @@ class Batch {
   Buffer* fault_ = nullptr;
 };
 
-/// A pool of index keys; row = page, elements as PagedKeys lays them out. Filled with NaN: set what is
-/// cached.
+/// A pool of index keys; row = page, elements (FP8: bytes) as PagedKeys lays them out. Filled with NaN: set
+/// what is cached.
 class KeyPool {
  public:
   KeyPool(Machine& machine, const Batch& batch, DType dtype, int width);
   [[nodiscard]] PagedKeys keys(Side side) const;
+  /// FP8: the code of this value.
   void set(int64_t pool_token, int dim, double value);
+  void set_scale(int64_t pool_token, float scale);
+  /// FP8: the value of the code.
   [[nodiscard]] double after(int64_t pool_token, int dim) const;
-  /// The op may write this token's key, its padding included.
+  [[nodiscard]] float scale_after(int64_t pool_token) const;
+  /// The op may write this token's key, its padding and scale included.
   void may_change(const std::vector<int64_t>& pool_tokens);
 
  private:
+  [[nodiscard]] bool fp8() const { return dtype_ == DType::kF8E4M3; }
+  /// The first byte of a token's scale in its page.
+  [[nodiscard]] int64_t scale_byte(int64_t slot) const { return int64_t{kPageTokens} * width_ + slot * 4; }
+
+  DType dtype_;
   int width_;
   Buffer* pool_;
 };

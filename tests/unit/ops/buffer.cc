@@ -132,6 +132,9 @@ double Buffer::read(const std::vector<std::byte>& bytes, int64_t r, int64_t c) c
       return half_to_float(load(uint16_t{}));
     case DType::kF32:
       return load(float{});
+    case DType::kU8:
+    case DType::kF8E4M3:  // a code
+      return load(uint8_t{});
     case DType::kI32:
       return load(int32_t{});
     case DType::kU32:

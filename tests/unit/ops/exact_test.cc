@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <tuple>
 
@@ -20,7 +21,7 @@
 namespace fulgur::test {
 namespace {
 
-class ExactOps : public testing::TestWithParam<std::tuple<Isa, DType>> {
+class ExactOps : public testing::TestWithParam<std::tuple<Tested, DType>> {
  protected:
   [[nodiscard]] DType dtype() const { return std::get<1>(GetParam()); }
   Buffer& integers(DType dtype, int64_t rows, int64_t cols, int64_t largest) {
@@ -29,7 +30,13 @@ class ExactOps : public testing::TestWithParam<std::tuple<Isa, DType>> {
     });
   }
 
-  Machine machine_{*cpu_backend(std::get<0>(GetParam()))};
+  /// What keys may be: dtype(), and FP8 in one of the two.
+  [[nodiscard]] std::vector<DType> key_dtypes() const {
+    if (dtype() == DType::kBf16 && machine_.backend().fp8_keys) return {dtype(), DType::kF8E4M3};
+    return {dtype()};
+  }
+
+  Machine machine_{*std::get<0>(GetParam()).backend};
   Random random_{20};
 };
 
@@ -43,6 +50,7 @@ void expect_equal(const reference::Table& expected, const Buffer& actual) {
 }
 
 TEST_P(ExactOps, AProductOfIntegersHasNoError) {
+  if (machine_.backend().linear == nullptr) GTEST_SKIP() << "this back end has no linear";
   for (const WeightForm form : kPlainForms) {
     for (const auto& [tokens, rows, cols] :
          {std::array{1, 40, 7168}, std::array{9, 33, 1000}, std::array{64, 70, 130}}) {
@@ -80,11 +88,17 @@ class IntegerIndexer {
     const auto integer = [&](int64_t, int64_t) {
       return static_cast<double>(random.integer(-largest, largest));
     };
-    q_.fill(integer);
+    const bool fp8 = dtype == DType::kF8E4M3;
+    q_.fill([&](int64_t row, int64_t col) {
+      const double value = integer(row, col);
+      return fp8 ? to_e4m3(static_cast<float>(value)) : value;
+    });
     head_weights_.fill(integer);
     for (int s = 0; s < batch_.num_sequences(); ++s) {
       for (int position = 0; position < batch_.length(s); ++position) {
-        for (int i = 0; i < shape.head_dim; ++i) pool_.set(batch_.pool_token(s, position), i, integer(0, 0));
+        const int64_t token = batch_.pool_token(s, position);
+        for (int i = 0; i < shape.head_dim; ++i) pool_.set(token, i, integer(0, 0));
+        if (fp8) pool_.set_scale(token, std::exp2(static_cast<float>(random.integer(-3, 3))));
       }
     }
   }
@@ -135,31 +149,40 @@ constexpr IndexerShape kWide{.num_heads = 5, .head_dim = 128, .rope = 64, .rope_
 
 TEST_P(ExactOps, TheSelectionTakesTheLowerPositionsOfManyEqualScores) {
   for (const int topk : {1, 2, 15, 16, 17, 63, 64, 65, 128, 1000}) {
-    IntegerIndexer indexer(machine_, random_, dtype(), kSmall, {{0, 20}, {60, 9}, {700, 3}, {1, 1}}, topk, 1);
-    indexer.expect_exact(machine_);
+    for (const DType keys : key_dtypes()) {
+      IntegerIndexer indexer(machine_, random_, keys, kSmall, {{0, 20}, {60, 9}, {700, 3}, {1, 1}}, topk, 1);
+      indexer.expect_exact(machine_);
+    }
   }
 }
 
 TEST_P(ExactOps, TheSelectionIsExactWhereFewScoresTie) {
-  IntegerIndexer indexer(machine_, random_, dtype(), kWide, {{255, 4}, {0, 66}, {511, 1}}, 64, 3);
-  indexer.expect_exact(machine_);
+  for (const DType keys : key_dtypes()) {
+    IntegerIndexer indexer(machine_, random_, keys, kWide, {{255, 4}, {0, 66}, {511, 1}}, 64, 3);
+    indexer.expect_exact(machine_);
+  }
 }
 
 TEST_P(ExactOps, TheSelectionTakesMinusZeroForZero) {
-  IntegerIndexer indexer(machine_, random_, dtype(), kSmall, {{300, 2}}, 50, 1);
-  // Negative weights make every score <= 0, and -0 where the ReLU cuts all heads.
-  indexer.head_weights().fill([](int64_t, int64_t) { return -1; });
-  indexer.expect_exact(machine_);
+  for (const DType keys : key_dtypes()) {
+    IntegerIndexer indexer(machine_, random_, keys, kSmall, {{300, 2}}, 50, 1);
+    // Negative weights make every score <= 0, and -0 where the ReLU cuts all heads.
+    indexer.head_weights().fill([](int64_t, int64_t) { return -1; });
+    indexer.expect_exact(machine_);
+  }
 }
 
 TEST_P(ExactOps, TheSelectionTakesTheFirstPositionsWhenAllScoresAreZero) {
-  IntegerIndexer indexer(machine_, random_, dtype(), kSmall, {{400, 3}, {80, 2}}, 70, 1);
-  indexer.q().fill([](int64_t, int64_t) { return 0; });
-  indexer.expect_exact(machine_);
+  for (const DType keys : key_dtypes()) {
+    IntegerIndexer indexer(machine_, random_, keys, kSmall, {{400, 3}, {80, 2}}, 70, 1);
+    indexer.q().fill([](int64_t, int64_t) { return 0; });
+    indexer.expect_exact(machine_);
+  }
 }
 
 /// Routing with logits among a handful of values: groups and experts tie all the time.
 TEST_P(ExactOps, TheRouterTakesTheLowerGroupOrExpertOfEqualOnes) {
+  if (machine_.backend().moe == nullptr) GTEST_SKIP() << "this back end has no moe";
   constexpr int kHidden = 24;
   constexpr int kExperts = 24;
   constexpr int kTokens = 40;
@@ -204,11 +227,13 @@ TEST_P(ExactOps, TheRouterTakesTheLowerGroupOrExpertOfEqualOnes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Cpu, ExactOps, testing::Combine(testing::ValuesIn(supported_isas()), testing::ValuesIn(kOperandDTypes)),
-    [](const testing::TestParamInfo<ExactOps::ParamType>& info) {
-      return std::string(name(std::get<0>(info.param))) + "_" + short_name(std::get<1>(info.param));
-    });
+INSTANTIATE_TEST_SUITE_P(BackEnds, ExactOps,
+                         testing::Combine(testing::ValuesIn(tested_backends()),
+                                          testing::ValuesIn(kOperandDTypes)),
+                         [](const testing::TestParamInfo<ExactOps::ParamType>& info) {
+                           return short_name(std::get<0>(info.param)) + "_" +
+                                  short_name(std::get<1>(info.param));
+                         });
 
 }  // namespace
 }  // namespace fulgur::test

@@ -16,17 +16,19 @@ namespace {
 class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
  public:
   IndexerPrepareCase(Machine& machine, Random& random, const Dims& dims, DType operand, WeightForm form,
-                     IndexerProjection projection)
+                     IndexerProjection projection, bool aligned)
       : shape_(indexer_shape(dims)),
         projection_(projection),
         batch_(machine, random, dims.batch),
         rope_(machine, dims, batch_.max_context()),
-        wk_weights_proj_(machine.add_weight(random, form, dims.index_dim + dims.index_heads, dims.hidden)),
+        wk_weights_proj_(
+            machine.add_weight(random, form, dims.index_dim + dims.index_heads, dims.hidden, aligned)),
         k_norm_gain_(machine.add_gain(random, form, dims.index_dim)),
         k_norm_bias_(
             machine.add(stored_dtype(plain_beside(form)), 1, dims.index_dim).fill_normal(random, 0.5)),
         wq_b_(machine.add_weight(random, form, int64_t{dims.index_heads} * dims.index_dim, dims.q_lora)),
-        x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = 4}).fill_normal(random, 1)),
+        x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = aligned ? 8 : 4})
+               .fill_normal(random, 1)),
         q_latent_(
             machine.add(operand, batch_.num_tokens(), dims.q_lora, {.padding = 2}).fill_normal(random, 1)),
         q_(machine.add_output(operand, batch_.num_tokens(), int64_t{dims.index_heads} * dims.index_dim)),
@@ -91,18 +93,23 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
   IndexerSelectCase(Machine& machine, Random& random, const Dims& dims, DType operand)
       : shape_(indexer_shape(dims)),
         batch_(machine, random, dims.batch),
-        q_(machine
-               .add(operand, batch_.num_tokens(), int64_t{dims.index_heads} * dims.index_dim, {.padding = 4})
-               .fill_normal(random, 1)),
+        q_(machine.add(operand, batch_.num_tokens(), int64_t{dims.index_heads} * dims.index_dim,
+                       {.padding = 4})),
         head_weights_(machine.add(DType::kF32, batch_.num_tokens(), dims.index_heads, {.padding = 1})
                           .fill_normal(random, 0.3)),
         pool_(machine, batch_, operand, dims.index_dim),
         scores_(machine.add_output(DType::kF32, batch_.num_tokens(), batch_.max_context() + 3)),
         selected_(machine.add_output(DType::kI32, batch_.num_tokens(), dims.topk)) {
+    const bool fp8 = operand == DType::kF8E4M3;
+    q_.fill([&](int64_t, int64_t) {
+      const double value = random.normal();
+      return fp8 ? to_e4m3(static_cast<float>(8 * value)) : value;
+    });
     for (int s = 0; s < batch_.num_sequences(); ++s) {
       for (int position = 0; position < batch_.length(s); ++position) {
-        for (int i = 0; i < dims.index_dim; ++i)
-          pool_.set(batch_.pool_token(s, position), i, random.normal());
+        const int64_t token = batch_.pool_token(s, position);
+        for (int i = 0; i < dims.index_dim; ++i) pool_.set(token, i, (fp8 ? 8 : 1) * random.normal());
+        if (fp8) pool_.set_scale(token, static_cast<float>(std::exp2(random.normal())));
       }
     }
   }
@@ -179,7 +186,7 @@ std::vector<TableRow> indexer_prepare_rows() {
   constexpr Projection kProjections[] = {{IndexerProjection::kSeparate, "separate"},
                                          {IndexerProjection::kOverlapped, "overlapped"},
                                          {IndexerProjection::kFused, "fused"}};
-  std::vector<TableRow> rows;
+  std::vector<TableRow> rows = indexer_prepare_fp8_rows();
   for (const Dims& dims : all_dims()) {
     if (dims.index_heads == 0) continue;
     for (const DType operand : kOperandDTypes) {
@@ -188,11 +195,21 @@ std::vector<TableRow> indexer_prepare_rows() {
           rows.push_back({"indexer_prepare_" + std::string(dims.name) + "_" + short_name(operand) + "_by_" +
                               short_name(form) + "_" + text,
                           1, [&dims, operand, form, projection](Machine& m, Random& r, int) {
-                            return std::make_unique<IndexerPrepareCase>(m, r, dims, operand, form,
-                                                                        projection);
+                            return std::make_unique<IndexerPrepareCase>(m, r, dims, operand, form, projection,
+                                                                        /*aligned=*/false);
                           }});
         }
       }
+    }
+    if (dims.hidden % 8 != 0) continue;
+    for (const auto& [projection, text] : kProjections) {
+      rows.push_back({.name = "indexer_prepare_" + std::string(dims.name) + "_aligned_" + text,
+                      .make =
+                          [&dims, projection](Machine& m, Random& r, int) {
+                            return std::make_unique<IndexerPrepareCase>(
+                                m, r, dims, DType::kBf16, WeightForm::kBf16, projection, /*aligned=*/true);
+                          },
+                      .by_library = true});
     }
   }
   return rows;
@@ -208,6 +225,11 @@ std::vector<TableRow> indexer_select_rows() {
                         return std::make_unique<IndexerSelectCase>(m, r, dims, operand);
                       }});
     }
+    rows.push_back(
+        {.name = "indexer_select_" + std::string(dims.name) + "_fp8",
+         .make = [&dims](Machine& m, Random& r,
+                         int) { return std::make_unique<IndexerSelectCase>(m, r, dims, DType::kF8E4M3); },
+         .fp8_keys = true});
   }
   return rows;
 }

@@ -24,7 +24,10 @@ Machine::Machine(const Backend& backend) : backend_(backend) {
   for (int threads = 1; threads <= kMostThreads; ++threads) {
     teams_.push_back(std::make_unique<ThreadTeam>(threads));
     arenas_.push_back(std::make_unique<Arena>(backend));
-    contexts_.push_back({.backend = &backend, .team = teams_.back().get(), .arena = arenas_.back().get()});
+    contexts_.push_back({.backend = &backend,
+                         .team = teams_.back().get(),
+                         .stream = stream_for(backend, threads),
+                         .arena = arenas_.back().get()});
   }
 }
 
@@ -33,14 +36,14 @@ Buffer& Machine::add(DType dtype, int64_t rows, int64_t cols, Buffer::Layout lay
   return *buffers_.back();
 }
 
-WeightBuffer& Machine::add_weight(Random& random, WeightForm form, int64_t rows, int64_t cols) {
+WeightBuffer& Machine::add_weight(Random& random, WeightForm form, int64_t rows, int64_t cols, bool aligned) {
   const double deviation = 1 / std::sqrt(static_cast<double>(cols));
   if (form == WeightForm::kNvfp4 && cols % kNvfp4Group != 0) form = WeightForm::kBf16;
   Weight weight{.form = form, .rows = rows, .cols = cols};
   Buffer* scales = nullptr;
-  Buffer& data =
-      add(stored_dtype(form), rows,
-          row_bytes(form, cols) / static_cast<int64_t>(size_bytes(stored_dtype(form))), {.shift = 1});
+  Buffer& data = add(stored_dtype(form), rows,
+                     row_bytes(form, cols) / static_cast<int64_t>(size_bytes(stored_dtype(form))),
+                     {.shift = aligned ? 0 : 1});
   if (is_plain(form)) {
     data.fill_normal(random, deviation);
   } else if (form == WeightForm::kFp8) {

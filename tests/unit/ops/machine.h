@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "base/thread_team.h"
-#include "kernels/cpu/cpu_backend.h"
 #include "ops/arena.h"
+#include "ops/backend.h"
 #include "ops/context.h"
 #include "reference/table.h"
 #include "unit/ops/buffer.h"
@@ -35,6 +35,9 @@ class WeightBuffer {
   Buffer* scales_;
 };
 
+/// What a context of so many threads is queued on, where the back end has streams.
+cuda::Stream* stream_for(const Backend& backend, int threads);
+
 /// A back end, contexts of 1, 2 and 3 threads on it, and the buffers of one case.
 class Machine {
  public:
@@ -46,10 +49,11 @@ class Machine {
   [[nodiscard]] Context& context(int threads) { return contexts_[static_cast<size_t>(threads - 1)]; }
 
   Buffer& add(DType dtype, int64_t rows, int64_t cols, Buffer::Layout layout = {});
-  /// A weight as a mapped file may hold it: aligned to its elements only, normal values of deviation 1 /
-  /// sqrt(cols), or codes and scales that come to about that. FP8 has blocks, rows or a matrix of one scale,
-  /// and may be rows of a larger matrix; NVFP4 of a width that its groups don't divide is bf16.
-  WeightBuffer& add_weight(Random& random, WeightForm form, int64_t rows, int64_t cols);
+  /// A weight as a mapped file may hold it: aligned to its elements only unless it is to be aligned to 64
+  /// bytes, normal values of deviation 1 / sqrt(cols), or codes and scales that come to about that. FP8 has
+  /// blocks, rows or a matrix of one scale, and may be rows of a larger matrix; NVFP4 of a width that its
+  /// groups don't divide is bf16.
+  WeightBuffer& add_weight(Random& random, WeightForm form, int64_t rows, int64_t cols, bool aligned = false);
   /// The gain of a norm, in a plain form: around 1.
   Buffer& add_gain(Random& random, WeightForm form, int64_t cols);
   /// What an op has to write, with room between the rows.

@@ -139,12 +139,11 @@ const std::vector<Dims>& all_dims() {
   return kDims;
 }
 
-std::vector<Isa> supported_isas() {
-  std::vector<Isa> isas;
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx}) {
-    if (isa_supported(isa)) isas.push_back(isa);
-  }
-  return isas;
+std::string short_name(const Tested& tested) {
+  std::string text(tested.backend->name);
+  if (text.starts_with("cpu ")) text.erase(0, 4);
+  std::ranges::replace(text, ' ', '_');
+  return text;
 }
 
 std::string short_name(DType dtype) {

@@ -46,6 +46,9 @@ struct TableRow {
   std::string name;
   int num_cases = 1;
   std::function<std::unique_ptr<Case>(Machine&, Random&, int index)> make;
+  bool fp8_keys = false;  // for back ends that have them
+  /// Of products that a GPU's library may make: there, bits may depend on how many rows there are.
+  bool by_library = false;
 };
 
 inline void PrintTo(const TableRow& row, std::ostream* out) { *out << row.name; }
@@ -56,7 +59,8 @@ std::vector<TableRow> norm_rows();
 std::vector<TableRow> linear_rows();
 std::vector<TableRow> mla_prepare_rows();
 std::vector<TableRow> mla_output_rows();
-std::vector<TableRow> indexer_prepare_rows();
+std::vector<TableRow> indexer_prepare_rows();  // with the FP8 ones
+std::vector<TableRow> indexer_prepare_fp8_rows();
 std::vector<TableRow> indexer_select_rows();
 std::vector<TableRow> mla_attention_rows();
 std::vector<TableRow> ffn_rows();
@@ -91,8 +95,15 @@ struct Dims {
 /// The three models of the goldens, mini-v32, a slice of V3.2's own widths and one where nothing is even.
 const std::vector<Dims>& all_dims();
 
-/// What this CPU can run.
-std::vector<Isa> supported_isas();
+/// A back end that this executable tests: cpu_backends.cc or cuda_backends.cc says which there are.
+struct Tested {
+  const Backend* backend;
+};
+/// "avx2", "cuda"
+std::string short_name(const Tested& tested);
+inline void PrintTo(const Tested& tested, std::ostream* out) { *out << short_name(tested); }
+/// The back ends that this machine can run; none where it has no such device.
+std::vector<Tested> tested_backends();
 
 /// bf16 is `--precision native`, f32 is `full`.
 inline constexpr DType kOperandDTypes[] = {DType::kBf16, DType::kF32};

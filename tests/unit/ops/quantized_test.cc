@@ -19,7 +19,7 @@ namespace {
 constexpr int kFew = 1;
 constexpr int kMany = 40;
 
-class QuantizedLinear : public testing::TestWithParam<std::tuple<Isa, DType>> {
+class QuantizedLinear : public testing::TestWithParam<std::tuple<Tested, DType>> {
  protected:
   [[nodiscard]] DType dtype() const { return std::get<1>(GetParam()); }
   Buffer& product(Buffer& x, const WeightBuffer& w) {
@@ -31,7 +31,7 @@ class QuantizedLinear : public testing::TestWithParam<std::tuple<Isa, DType>> {
     return y;
   }
 
-  Machine machine_{*cpu_backend(std::get<0>(GetParam()))};
+  Machine machine_{*std::get<0>(GetParam()).backend};
   Random random_{5};
 };
 
@@ -147,11 +147,11 @@ TEST_P(QuantizedLinear, RowsTakenOfAMatrixGiveTheBitsOfTheWhole) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, QuantizedLinear,
-                         testing::Combine(testing::ValuesIn(supported_isas()),
+INSTANTIATE_TEST_SUITE_P(BackEnds, QuantizedLinear,
+                         testing::Combine(testing::ValuesIn(tested_backends()),
                                           testing::ValuesIn(kOperandDTypes)),
                          [](const testing::TestParamInfo<QuantizedLinear::ParamType>& info) {
-                           return std::string(name(std::get<0>(info.param))) + "_" +
+                           return short_name(std::get<0>(info.param)) + "_" +
                                   short_name(std::get<1>(info.param));
                          });
 

@@ -10,14 +10,13 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/cpu/cpu_backend.h"
 #include "reference/sample.h"
 #include "unit/ops/op_table.h"
 
 namespace fulgur::test {
 namespace {
 
-class Sampling : public testing::TestWithParam<Isa> {
+class Sampling : public testing::TestWithParam<Tested> {
  protected:
   /// Draws once for each (seed, position) from the same logits.
   std::vector<int32_t> draw(const std::vector<float>& logits, SamplingParams params, int count,
@@ -43,7 +42,7 @@ class Sampling : public testing::TestWithParam<Isa> {
         .front();
   }
 
-  Machine machine_{*cpu_backend(GetParam())};
+  Machine machine_{*GetParam().backend};
 };
 
 constexpr int kDraws = 20000;
@@ -162,10 +161,8 @@ TEST_P(Sampling, StaysWithTheLikeliestAtATinyTemperatureOrTopP) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, Sampling, testing::ValuesIn(supported_isas()),
-                         [](const testing::TestParamInfo<Isa>& info) {
-                           return std::string(name(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(BackEnds, Sampling, testing::ValuesIn(tested_backends()),
+                         [](const testing::TestParamInfo<Tested>& info) { return short_name(info.param); });
 
 }  // namespace
 }  // namespace fulgur::test
