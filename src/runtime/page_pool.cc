@@ -1,0 +1,70 @@
+#include "runtime/page_pool.h"
+
+#include <numeric>
+
+namespace fulgur {
+
+PagePool::PagePool(int num_pages, PrefixIndex::Hash hash)
+    : index_(num_pages, hash),
+      holders_(static_cast<size_t>(num_pages), 0),
+      free_(static_cast<size_t>(num_pages)),
+      place_(static_cast<size_t>(num_pages)) {
+  std::iota(free_.rbegin(), free_.rend(), 0);  // page 0 is taken first
+}
+
+int PagePool::take() {
+  int page = -1;
+  if (!free_.empty()) {
+    page = free_.back();
+    free_.pop_back();
+  } else {
+    page = idle_.front();
+    idle_.pop_front();
+    index_.erase(page);
+  }
+  holders_[static_cast<size_t>(page)] = 1;
+  return page;
+}
+
+void PagePool::hold(int page) {
+  if (holders_[static_cast<size_t>(page)]++ == 0) idle_.erase(place_[static_cast<size_t>(page)]);
+}
+
+void PagePool::release(int page) {
+  if (--holders_[static_cast<size_t>(page)] > 0) return;
+  if (index_.contains(page)) {
+    place_[static_cast<size_t>(page)] = idle_.insert(idle_.end(), page);
+  } else {
+    free_.push_back(page);
+  }
+}
+
+void PagePool::release(std::span<const int32_t> pages) {
+  for (size_t i = pages.size(); i-- > 0;) release(pages[i]);
+}
+
+std::vector<int32_t> PagePool::take_prefix(std::span<const int32_t> tokens, int64_t max_pages) {
+  std::vector<int32_t> pages;
+  int parent = -1;
+  for (; static_cast<int64_t>(pages.size()) < max_pages && tokens.size() >= kPageTokens;
+       tokens = tokens.subspan(kPageTokens)) {
+    parent = index_.find(parent, tokens.first(kPageTokens));
+    if (parent < 0) break;
+    hold(parent);
+    pages.push_back(parent);
+  }
+  return pages;
+}
+
+int PagePool::publish(int page, int parent, std::span<const int32_t> tokens) {
+  const int earlier = index_.find(parent, tokens);
+  if (earlier < 0) {
+    index_.insert(page, parent, tokens);
+    return page;
+  }
+  hold(earlier);
+  release(page);
+  return earlier;
+}
+
+}  // namespace fulgur
