@@ -31,6 +31,7 @@ demo: build  ## Ask the bundled model for a number named once in 4,000 tokens
 check: packages-check $(VENV)/.stamp format-check check-release check-goldens-asan  ## All tests that fit in 20 minutes on 2 cores
 
 check-long: check check-bits check-asan check-tsan check-fuzz tidy  ## And the long ones: all under sanitizers, whole evaluation sets, every string, drawn checkpoints, fuzzing, clang-tidy
+	FULGUR_SCHEDULES=10000 build/release/tests/unit/runtime/scheduler_test --gtest_brief=1
 	RC_PARAMS="max_success=2000" build/release/tests/property/property_test
 	$(PYTEST) tests --long
 	$(VENV)/bin/python tools/eval_mini.py

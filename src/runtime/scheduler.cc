@@ -46,7 +46,7 @@ BatchPlan Scheduler::plan() {
     budget -= plan_chunk(sequence, budget, plan);
   }
   for (size_t i = 0; i < plan.chunks.size(); ++i) budget -= plan_drafts(*running_[i], budget, plan.chunks[i]);
-  if (!plan.preempted.empty()) return plan;  // what was just set back must not take the pages again
+  // What was just set back doesn't come in again: it needs more pages than it gave up.
   while (budget > 0 && !waiting_.empty() && static_cast<int>(running_.size()) < options_.max_running) {
     Sequence& sequence = *waiting_.front();
     if (!admit(sequence, plan)) break;
@@ -169,8 +169,6 @@ void Scheduler::publish_full_pages(Sequence& sequence) {
 void Scheduler::release_pages(Sequence& sequence) {
   pool_.release(sequence.pages);
   sequence.pages.clear();
-  sequence.computed = 0;
-  sequence.published = 0;
 }
 
 std::span<const int32_t> Scheduler::pages_of(RequestId request) const { return sequences_.at(request).pages; }

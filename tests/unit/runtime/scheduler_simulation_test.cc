@@ -106,11 +106,13 @@ class Simulation {
     Request request;
     const int most = options_.num_pages * kPageTokens;
     const int new_tokens = between(1, std::min(150, most - 1));
-    const int prompt = between(1, std::min(400, most - new_tokens));
-    // One of three texts, some of it, then something of its own.
-    const int text = between(1, 3);
-    const int common = between(0, prompt);
-    for (int i = 0; i < prompt; ++i) append(request, i < common ? text : between(0, 50));
+    int prompt = between(1, std::min(400, most - new_tokens));
+    if (prompt > kPageTokens && chance(40)) prompt -= prompt % kPageTokens;
+    // Some of one of eight texts, whose pages are of two kinds; then something of its own.
+    const int text = between(0, 7);
+    const int common = chance(40) ? prompt : between(0, prompt);
+    for (int i = 0; i < prompt; ++i)
+      append(request, i < common ? (text >> (i / kPageTokens % 3)) & 1 : between(0, 50));
     request.length = prompt + new_tokens;
     ASSERT_TRUE(scheduler.fits(request.length));
     if (chance(15)) request.cancel_at = now + between(0, 40);
@@ -265,6 +267,8 @@ class Simulation {
     request.computed += right;
     request.drafts = result.drafts;
     ASSERT_LE(static_cast<int64_t>(request.tokens.size()), request.length);
+    ASSERT_LE((scheduler.pages_of(chunk.request).size() - 1) * kPageTokens, request.tokens.size())
+        << "pages of wrong drafts are kept";
     if (static_cast<int64_t>(request.tokens.size()) == request.length) end(scheduler, chunk.request);
   }
 
@@ -296,8 +300,8 @@ TEST(SchedulerSimulation, EveryRequestEndsInOrderAndNoPageIsLeakedOrSharedWrongl
   EXPECT_GT(events.cached_tokens, kPageTokens * schedules);
   EXPECT_GT(events.drafts_right, schedules);
   EXPECT_GT(events.drafts_wrong, schedules);
-  EXPECT_GT(events.cancelled_running, schedules / 4);
-  EXPECT_GT(events.cancelled_waiting, schedules / 4);
+  EXPECT_GT(events.cancelled_running, schedules / 10);
+  EXPECT_GT(events.cancelled_waiting, schedules / 10);
 }
 
 }  // namespace
