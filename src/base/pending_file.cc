@@ -4,8 +4,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstdio>
 #include <utility>
 
 #include "base/error.h"
@@ -23,14 +21,12 @@ PendingFile::PendingFile(std::filesystem::path path) : path_(std::move(path)) {
 }
 
 PendingFile::~PendingFile() {
-  if (!committed_) unlink(pending_->path().c_str());
+  if (!pending_->renamed()) unlink(pending_->path().c_str());
 }
 
 void PendingFile::commit() {
   file_->finish();
-  if (rename(pending_->path().c_str(), path_.c_str()) != 0) refuse_to_write(path_, "renaming failed", errno);
-  committed_ = true;
-  sync_folder(path_.parent_path());
+  pending_->rename_to(path_);
 }
 
 void check_writable(const std::filesystem::path& path) { const PendingFile probe(path); }

@@ -30,7 +30,6 @@ class PendingFile {
   std::filesystem::path path_;
   std::optional<PendingName> pending_;
   std::optional<OutputFile> file_;
-  bool committed_ = false;
 };
 
 /// Throws what a PendingFile of that name would, before the work that is to fill it is done.

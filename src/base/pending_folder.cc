@@ -4,7 +4,6 @@
 #include <sys/stat.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <span>
 #include <string>
 #include <system_error>
@@ -56,7 +55,7 @@ PendingFolder::PendingFolder(const fs::path& path) : path_(checked(path)), pendi
 
 PendingFolder::~PendingFolder() {
   std::error_code ignored;
-  if (!committed_) fs::remove_all(pending_.path(), ignored);
+  if (!pending_.renamed()) fs::remove_all(pending_.path(), ignored);
 }
 
 void PendingFolder::write(std::string_view name, std::string_view text) const {
@@ -67,9 +66,7 @@ void PendingFolder::write(std::string_view name, std::string_view text) const {
 
 void PendingFolder::commit() {
   sync_folder(pending_.path());
-  if (rename(pending_.path().c_str(), path_.c_str()) != 0) refuse_to_write(path_, "renaming failed", errno);
-  committed_ = true;
-  sync_folder(path_.parent_path());
+  pending_.rename_to(path_);
 }
 
 }  // namespace fulgur

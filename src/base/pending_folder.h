@@ -32,7 +32,6 @@ class PendingFolder {
  private:
   std::filesystem::path path_;
   PendingName pending_;
-  bool committed_ = false;
 };
 
 }  // namespace fulgur

@@ -11,7 +11,9 @@
 #include <cerrno>
 #include <climits>
 #include <csignal>
+#include <cstdio>
 #include <system_error>
+#include <vector>
 
 #include "base/error.h"
 
@@ -65,9 +67,19 @@ void on_ending_signal(int signal) {
   raise(signal);  // blocked until this handler returns
 }
 
+/// Every signal that would end the program: sent from outside, by a limit, a timer or itself. SIGKILL can't
+/// be handled. SIGBUS is left to base/mapped_file.cc.
+std::vector<int> ending_signals() {
+  std::vector<int> signals = {SIGHUP,    SIGINT,  SIGQUIT, SIGILL,  SIGTRAP, SIGABRT, SIGFPE,
+                              SIGUSR1,   SIGSEGV, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM, SIGSTKFLT,
+                              SIGVTALRM, SIGPROF, SIGIO,   SIGPWR,  SIGSYS,  SIGXCPU, SIGXFSZ};
+  for (int signal = SIGRTMIN; signal <= SIGRTMAX; ++signal) signals.push_back(signal);
+  return signals;
+}
+
 void install_handlers_once() {
   static const bool installed = [] {
-    for (const int signal : {SIGHUP, SIGINT, SIGQUIT, SIGTERM}) {
+    for (const int signal : ending_signals()) {
       struct sigaction action = {};
       sigaction(signal, nullptr, &action);
       if ((action.sa_flags & SA_SIGINFO) != 0 || action.sa_handler != SIG_DFL) continue;
@@ -103,6 +115,12 @@ PendingName::PendingName(const std::filesystem::path& path) : name_(path) {
     refuse_to_write(path, "no temporary file can be made",
                     name_.native().size() >= PATH_MAX ? ENAMETOOLONG : EMFILE);
   }
+}
+
+void PendingName::rename_to(const std::filesystem::path& path) {
+  if (rename(name_.c_str(), path.c_str()) != 0) refuse_to_write(path, "renaming failed", errno);
+  renamed_ = true;
+  sync_folder(path.parent_path());
 }
 
 PendingName::~PendingName() {

@@ -5,9 +5,8 @@
 
 namespace fulgur {
 
-/// A temporary file, or a folder of files, that a signal which ends the program (hang-up, interrupt, quit,
-/// terminate) takes away, for as long as this lives. Signals that the program ignores or handles stay as they
-/// are.
+/// A temporary file, or a folder of files, that any signal which ends the program takes away, for as long as
+/// this lives; all but SIGKILL. Signals that the program ignores or handles stay as they are.
 class PendingName {
  public:
   /// `<path>.<process>-<number>.partial`. Throws io_error, in the name of `path`, where there can be none.
@@ -17,10 +16,14 @@ class PendingName {
   PendingName& operator=(const PendingName&) = delete;
 
   [[nodiscard]] const std::filesystem::path& path() const { return name_; }
+  /// Gives what has this name the name `path`, so that a power cut doesn't take it back. Throws io_error.
+  void rename_to(const std::filesystem::path& path);
+  [[nodiscard]] bool renamed() const { return renamed_; }
 
  private:
   std::filesystem::path name_;
   int slot_ = -1;  // of the names that the signal handler removes
+  bool renamed_ = false;
 };
 
 /// Makes the names in a folder survive a power cut, where the file system can.

@@ -144,6 +144,17 @@ void Catalog::read(const CatalogEntry& entry, uint64_t begin, std::span<std::byt
   }
 }
 
+std::string index_text(const CatalogEntry& entry, int64_t element, int64_t cols) {
+  std::vector<int64_t> dims = entry.shape;
+  if (!dims.empty()) dims.back() = cols;
+  std::vector<int64_t> place(std::max<size_t>(dims.size(), 1), 0);
+  for (size_t d = dims.size(); d-- > 0;) {
+    place[d] = element % dims[d];
+    element /= dims[d];
+  }
+  return fmt::format("[{}]", fmt::join(place, ", "));
+}
+
 Catalog read_catalog(const std::filesystem::path& folder) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) {

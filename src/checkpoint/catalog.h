@@ -48,6 +48,10 @@ struct Catalog {
   void read(const CatalogEntry& entry, uint64_t begin, std::span<std::byte> to) const;
 };
 
+/// Where an element of a tensor is, for messages: "[2, 5]"; "[0]" where it has no dimensions. `cols`:
+/// elements of its last dimension, which the shape of packed ones doesn't say.
+std::string index_text(const CatalogEntry& entry, int64_t element, int64_t cols);
+
 /// Reads every header of the folder's safetensors files. All structural problems are reported together: an
 /// Error with one Problem each.
 Catalog read_catalog(const std::filesystem::path& folder);

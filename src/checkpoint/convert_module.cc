@@ -11,6 +11,7 @@
 
 #include "base/printable.h"
 #include "checkpoint/dequantize.h"
+#include "checkpoint/find_value.h"
 #include "checkpoint/load_scales.h"
 #include "checkpoint/quantize.h"
 
@@ -169,13 +170,8 @@ class ModuleConverter::Computation {
   }
 
   void check_plain(int64_t first, int64_t count, WeightForm form, const std::byte* values) {
-    const int64_t width = row_bytes(form, 1);
-    for (int64_t i = 0; i < count * cols_; ++i) {
-      uint16_t high = 0;  // sign, exponent and the first of the mantissa, of either type
-      std::memcpy(&high, values + (i + 1) * width - static_cast<int64_t>(sizeof high), sizeof high);
-      constexpr uint16_t kExponent = 0x7f80;
-      if ((high & kExponent) == kExponent) return note_bad(first * cols_ + i);
-    }
+    if (const auto bad = first_not_finite(stored_dtype(form), values, count * cols_))
+      note_bad(first * cols_ + *bad);
   }
 
   void write_fp8() {
@@ -339,7 +335,8 @@ void ModuleConverter::write_reciprocal(const ConvertedTensor& tensor, size_t num
                 .tensor = entry.name,
                 .message = fmt::format("{} is {}, whose reciprocal no scale can be.", printable(entry.name),
                                        std::isnan(value) ? "nan" : fmt::format("{}", value)),
-                .expected = "a finite number above 0",
+                .expected = "a finite number above 0 that has a reciprocal",
+                .found = fmt::format("{}", value),
                 .todo = "fetch this file again, or convert again"});
   }
   sink(number, 0, std::as_bytes(std::span(&reciprocal, 1)));

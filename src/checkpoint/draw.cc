@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <tuple>
 
+#include "checkpoint/quantize.h"
+
 // The generator is SplitMix64 (G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number
 // generators", OOPSLA 2014): word w is a hash of key + w * gamma, so words need no state and no order. One
 // word makes eight codes or two numbers, at a few cycles a word; base/counter_rng.h's Philox would take ten
@@ -52,11 +54,10 @@ const Quantiles& number_quantiles() {
 /// A code for each value of a byte: quantiles scaled to e4m3's range.
 const std::array<uint8_t, 256>& fp8_codes() {
   static const std::array<uint8_t, 256> codes = [] {
-    constexpr float kLargest = 448;
     const std::array<float, 256> values = quantiles<256>();
     std::array<uint8_t, 256> table{};
     std::transform(values.begin(), values.end(), table.begin(),
-                   [](float value) { return to_e4m3(kLargest * value); });
+                   [](float value) { return to_e4m3(kMostE4m3 * value); });
     return table;
   }();
   return codes;

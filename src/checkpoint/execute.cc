@@ -128,25 +128,8 @@ class Executor {
     return catalog_.entries[static_cast<size_t>(source.entry)];
   }
 
-  /// A source as it is stored, with its scales; without data where it is drawn.
   [[nodiscard]] Weight stored(const PlannedSource& source) const {
-    const CatalogEntry& entry = entry_of(source);
-    Weight weight{.form = source.form->form,
-                  .rows = entry.shape.size() == 2 ? entry.shape.front() : 1,
-                  .cols = entry.shape.back(),
-                  .data = entry.drawn ? nullptr : catalog_.bytes(entry).data(),
-                  .block_rows = source.block_rows,
-                  .block_cols = source.block_cols};
-    if (weight.form == WeightForm::kNvfp4) weight.cols *= kNvfp4CodesPerByte;
-    for (const PlannedScale& scale : source.scales) {
-      const auto number = static_cast<size_t>(scale.entry);
-      if (scale.role == ScaleRole::kBlocks || scale.role == ScaleRole::kGroups) {
-        weight.scales = scales_.data[number];
-      } else {
-        weight.global = scales_.factors[number];
-      }
-    }
-    return weight;
+    return stored_weight(source, catalog_, scales_);
   }
 
   void place(const PlannedParameter& planned, const Parameter& parameter) {

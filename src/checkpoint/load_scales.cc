@@ -46,9 +46,12 @@ float value_at(const CatalogEntry& entry, const std::byte* data, int64_t index) 
   }
 }
 
+bool scales_matrix(ScaleRole role) { return role == ScaleRole::kFactor || role == ScaleRole::kDivisor; }
+
+/// Where it scales a whole matrix one spelling holds the reciprocal of the other: it must have one.
 bool is_bad(float value, ScaleRole role) {
-  const bool of_matrix = role == ScaleRole::kFactor || role == ScaleRole::kDivisor;
-  return !(std::isfinite(value) && value >= 0 && !(of_matrix && value == 0));
+  if (!std::isfinite(value) || value < 0) return true;
+  return scales_matrix(role) && (value == 0 || !std::isfinite(1 / value));
 }
 
 /// Group scales are an eighth of a checkpoint's bytes: a count that the compiler can vectorise.
@@ -79,31 +82,21 @@ void load(Task& task, const Catalog& catalog) {
   }
 }
 
-/// "[2, 5]"; "[0]" for the value of a tensor without dimensions.
-std::string index_text(const CatalogEntry& entry, int64_t index) {
-  std::vector<int64_t> place(std::max<size_t>(entry.shape.size(), 1), 0);
-  for (size_t d = place.size(); d-- > 0 && !entry.shape.empty();) {
-    place[d] = index % entry.shape[d];
-    index /= entry.shape[d];
-  }
-  return fmt::format("[{}]", fmt::join(place, ", "));
-}
-
 /// A NaN's sign is no part of it.
 std::string value_text(float value) { return std::isnan(value) ? "nan" : fmt::format("{}", value); }
 
 Problem describe_bad(const Task& task, const Catalog& catalog) {
   const CatalogEntry& entry = catalog.entries[static_cast<size_t>(task.entry)];
   const std::string value = value_text(value_at(entry, data_of(task, catalog), task.first_bad));
-  const std::string index = index_text(entry, task.first_bad);
-  const bool of_matrix = task.role == ScaleRole::kFactor || task.role == ScaleRole::kDivisor;
+  const std::string index = index_text(entry, task.first_bad, entry.shape.empty() ? 1 : entry.shape.back());
   std::string message = fmt::format("{}{} is {}, which no scale can be", printable(entry.name), index, value);
   if (task.num_bad > 1) message += fmt::format("; {} more of its values are bad too", task.num_bad - 1);
   return {.kind = ErrorKind::kBadScale,
           .file = catalog.file_of(entry),
           .tensor = entry.name,
           .message = message + ".",
-          .expected = of_matrix ? "a finite number above 0" : "finite numbers, none below 0",
+          .expected = scales_matrix(task.role) ? "a finite number above 0 that has a reciprocal"
+                                               : "finite numbers, none below 0",
           .found = fmt::format("{} at {}", value, index),
           .todo = "fetch this file again, or convert again"};
 }
@@ -123,19 +116,13 @@ std::vector<Task> list_tasks(const LoadPlan& plan, size_t num_entries) {
   return tasks;
 }
 
-size_t memory_bytes(const Task& task, const CatalogEntry& entry) {
-  if (task.role != ScaleRole::kGroups) return entry.bytes / size_bytes(entry.dtype) * sizeof(float);
-  return entry.drawn ? entry.bytes : 0;
-}
-
 /// A place for each tensor that doesn't stay where it lies, in one piece of memory.
 void place(std::vector<Task>& tasks, const Catalog& catalog, LoadedWeights& loaded) {
   std::vector<size_t> offsets;
   size_t bytes = 0;
   for (const Task& task : tasks) {
     offsets.push_back(bytes);
-    const size_t needed = memory_bytes(task, catalog.entries[static_cast<size_t>(task.entry)]);
-    bytes += (needed + kAlignment - 1) / kAlignment * kAlignment;
+    bytes += scale_memory_bytes(task.role, catalog.entries[static_cast<size_t>(task.entry)]);
   }
   offsets.push_back(bytes);
   if (bytes == 0) return;
@@ -180,6 +167,26 @@ LoadedScales load_scales(const LoadPlan& plan, const Catalog& catalog, LoadTeam&
   return scales;
 }
 
+Weight stored_weight(const PlannedSource& source, const Catalog& catalog, const LoadedScales& scales) {
+  const CatalogEntry& entry = catalog.entries[static_cast<size_t>(source.entry)];
+  Weight weight{.form = source.form->form,
+                .rows = entry.shape.size() == 2 ? entry.shape.front() : 1,
+                .cols = entry.shape.back(),
+                .data = entry.drawn ? nullptr : catalog.bytes(entry).data(),
+                .block_rows = source.block_rows,
+                .block_cols = source.block_cols};
+  if (weight.form == WeightForm::kNvfp4) weight.cols *= kNvfp4CodesPerByte;
+  for (const PlannedScale& scale : source.scales) {
+    const auto number = static_cast<size_t>(scale.entry);
+    if (scale.role == ScaleRole::kBlocks || scale.role == ScaleRole::kGroups) {
+      weight.scales = scales.data[number];
+    } else {
+      weight.global = scales.factors[number];
+    }
+  }
+  return weight;
+}
+
 std::vector<float> read_scale(const PlannedScale& scale, const Catalog& catalog) {
   const CatalogEntry& entry = catalog.entries[static_cast<size_t>(scale.entry)];
   std::vector<float> values;
@@ -193,6 +200,13 @@ std::vector<float> read_scale(const PlannedScale& scale, const Catalog& catalog)
   load(task, catalog);
   if (task.num_bad > 0) throw Error(describe_bad(task, catalog));
   return values;
+}
+
+uint64_t scale_memory_bytes(ScaleRole role, const CatalogEntry& entry) {
+  if (role == ScaleRole::kGroups && !entry.drawn) return 0;
+  const uint64_t bytes =
+      role == ScaleRole::kGroups ? entry.bytes : entry.bytes / size_bytes(entry.dtype) * sizeof(float);
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 uint64_t scale_bytes(const LoadPlan& plan, const Catalog& catalog) {

@@ -9,8 +9,6 @@
 namespace fulgur {
 namespace {
 
-constexpr float kMostE4m3 = 448;
-constexpr float kMostE2m1 = 6;
 constexpr float kLeastE4m3 = 0x1p-9F;
 
 /// Scales below this are not used: a product with one would be a subnormal, and 1 / it no float.

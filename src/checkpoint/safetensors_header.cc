@@ -61,6 +61,17 @@ std::string described(const DescribedTensor& tensor) {
                      tensor.begin, tensor.end);
 }
 
+/// As the safetensors library multiplies: the dimensions in their order, a 0 stays 0 whatever follows it, but
+/// an overflow before it is one.
+std::optional<uint64_t> shape_bytes(const CatalogEntry& entry) {
+  uint64_t product = 1;
+  for (const int64_t dim : entry.shape) {
+    if (__builtin_mul_overflow(product, static_cast<uint64_t>(dim), &product)) return std::nullopt;
+  }
+  if (__builtin_mul_overflow(product, size_bytes(entry.dtype), &product)) return std::nullopt;
+  return product;
+}
+
 /// Whether the byte range is ordered; where its size is known, that it is the shape's.
 bool check_size(const DescribedTensor& tensor, Complaints& complaints) {
   const CatalogEntry& entry = tensor.entry;
@@ -73,23 +84,18 @@ bool check_size(const DescribedTensor& tensor, Complaints& complaints) {
     return false;
   }
   if (!entry.dtype_known) return true;  // an error only where the model needs it
-  uint64_t bytes = size_bytes(entry.dtype);
-  for (const int64_t dim : entry.shape) {
-    if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(dim), &bytes)) {
-      complaints.bad_header(
-          entry.name,
-          fmt::format("'{}' has the shape {}, whose size in bytes overflows 64 bits.", shown(tensor),
-                      shape_text(entry.shape)),
-          fmt::format("a {} shape of {} bytes", entry.dtype_name, tensor.end - tensor.begin),
-          described(tensor));
-      return true;
-    }
-  }
-  if (bytes != tensor.end - tensor.begin) {
+  const std::optional<uint64_t> bytes = shape_bytes(entry);
+  if (!bytes) {
+    complaints.bad_header(entry.name,
+                          fmt::format("'{}' has the shape {}, whose size overflows 64 bits.", shown(tensor),
+                                      shape_text(entry.shape)),
+                          fmt::format("a {} shape of {} bytes", entry.dtype_name, tensor.end - tensor.begin),
+                          described(tensor));
+  } else if (*bytes != tensor.end - tensor.begin) {
     complaints.bad_header(
         entry.name,
         fmt::format("'{}' has a byte range of another size than its shape and dtype.", shown(tensor)),
-        fmt::format("{} bytes for {} {}", bytes, entry.dtype_name, shape_text(entry.shape)),
+        fmt::format("{} bytes for {} {}", *bytes, entry.dtype_name, shape_text(entry.shape)),
         fmt::format("{} bytes, at {}..{}", tensor.end - tensor.begin, tensor.begin, tensor.end));
   }
   return true;

@@ -20,7 +20,6 @@ namespace fulgur {
 namespace {
 
 constexpr std::string_view kSingleFile = "model.safetensors";
-constexpr size_t kMostShards = 2000;  // the largest published checkpoint has 282
 constexpr std::string_view kIndexForm = R"(a JSON object {"weight_map": {"tensor": "file", ...}})";
 
 /// Something wrong with the index itself.

@@ -10,6 +10,7 @@
 namespace fulgur {
 
 constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr size_t kMostShards = 2000;  // that an index may list; the largest published checkpoint has 282
 
 /// Which files a checkpoint folder consists of.
 struct ShardList {

@@ -37,6 +37,34 @@ std::vector<std::span<const ConvertedModule>> deal_out(std::span<const Converted
   return shards;
 }
 
+/// The next size that is written with one digit and a unit: 700KB.
+struct RoundSize {
+  uint64_t digit = 1;
+  uint64_t unit = 1;
+  [[nodiscard]] uint64_t bytes() const { return digit * unit; }
+  [[nodiscard]] std::string text() const {
+    constexpr std::pair<uint64_t, std::string_view> kUnits[] = {
+        {1'000'000'000, "GB"}, {1'000'000, "MB"}, {1'000, "KB"}};
+    for (const auto& [size, name] : kUnits) {
+      if (bytes() % size == 0) return fmt::format("{}{}", bytes() / size, name);
+    }
+    return fmt::format("{}B", bytes());
+  }
+  void grow() {
+    if (++digit < 10) return;
+    digit = 1;
+    unit *= 10;
+  }
+};
+
+/// The smallest round size that makes no more files than an index may list.
+RoundSize least_shard_size(std::span<const ConvertedModule> modules) {
+  RoundSize size;
+  while (size.bytes() < converted_bytes(modules) / kMostShards) size.grow();
+  while (deal_out(modules, size.bytes()).size() > kMostShards) size.grow();
+  return size;
+}
+
 SafetensorsLayout layout_of(std::span<const ConvertedModule> shard) {
   std::vector<TensorToPlace> places;
   for (const ConvertedModule& module : shard) {
@@ -57,6 +85,18 @@ uint64_t converted_bytes(std::span<const ConvertedModule> modules) {
   uint64_t bytes = 0;
   for (const ConvertedModule& module : modules) bytes += module_bytes(module);
   return bytes;
+}
+
+void check_shard_size(std::span<const ConvertedModule> modules, uint64_t shard_bytes) {
+  const size_t files = deal_out(modules, shard_bytes).size();
+  if (files <= kMostShards) return;
+  throw Error(Problem{
+      .kind = ErrorKind::kBadRequest,
+      .message =
+          fmt::format("Files of {} bytes would be {}, more than a checkpoint may have.", shard_bytes, files),
+      .expected = fmt::format("at most {} files", kMostShards),
+      .found = fmt::format("{} bytes of tensors, in {} files", converted_bytes(modules), files),
+      .todo = fmt::format("give --shard-size {}, or more", least_shard_size(modules).text())});
 }
 
 WrittenShards write_shards(const PendingFolder& folder, std::span<const ConvertedModule> modules,

@@ -11,6 +11,10 @@ namespace fulgur {
 /// What the tensors of converted modules take.
 uint64_t converted_bytes(std::span<const ConvertedModule> modules);
 
+/// Throws bad_request where files of `shard_bytes` would be more than an index may list; it names a size that
+/// is large enough.
+void check_shard_size(std::span<const ConvertedModule> modules, uint64_t shard_bytes);
+
 struct WrittenShards {
   size_t num_files = 0;
   size_t num_tensors = 0;

@@ -23,12 +23,23 @@ namespace fs = std::filesystem;
 constexpr const char* kConfigFile = "config.json";
 constexpr const char* kHfQuantFile = "hf_quant_config.json";
 
-/// Weights, and indexes of them, of any format: what is converted, or would be a stale copy beside it.
+/// Weights, and indexes of them, of any format: what is converted, or would be a stale copy beside it. By
+/// what follows any dot of the name, so that parts and backups of such files are seen too: "a.safetensors.1".
 bool holds_weights(const fs::path& file) {
-  constexpr std::string_view kExtensions[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5"};
-  const std::string name = file.filename().string();
-  return name.ends_with(".index.json") || std::find(std::begin(kExtensions), std::end(kExtensions),
-                                                    file.extension().string()) != std::end(kExtensions);
+  constexpr std::string_view kFormats[] = {
+      "safetensors", "bin",       "pt",    "pth",     "ckpt",   "msgpack", "gguf", "ggml",     "ggjt",
+      "onnx",        "onnx_data", "h5",    "hdf5",    "pb",     "npz",     "npy",  "pkl",      "pickle",
+      "tflite",      "nemo",      "keras", "mlmodel", "engine", "ot",      "pte",  "llamafile"};
+  std::string name = file.filename().string();
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](char c) { return static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c); });
+  if (name.ends_with(".index.json")) return true;
+  for (size_t dot = name.find('.'); dot != std::string::npos; dot = name.find('.', dot + 1)) {
+    const std::string_view component =
+        std::string_view(name).substr(dot + 1, name.find('.', dot + 1) - dot - 1);
+    if (std::find(std::begin(kFormats), std::end(kFormats), component) != std::end(kFormats)) return true;
+  }
+  return false;
 }
 
 void refuse_other_spelling(const Config& config, Spelling spelling) {
@@ -113,6 +124,7 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
       converted_hf_quant_config(side_files.hf_quant_config, request.target, changes);
 
   ConversionReport report{.bytes = converted_bytes(modules), .notices = plan.notices};
+  check_shard_size(modules, request.shard_bytes);
   PendingFolder folder(destination);
   check_room(folder, destination, report.bytes);
   ModuleConverter converter(catalog, request.num_threads);

@@ -39,8 +39,9 @@ struct ConversionReport {
 /// Writes a checkpoint, MTP layer included, to the folder `destination`, which is not there yet or empty: it
 /// appears whole and safely on disk, or not at all (base/pending_folder.h), and until then has no
 /// config.json. Throws everything that is wrong with the checkpoint, before anything is written; what
-/// checkpoint/convert_module.h says; bad_request for a spelling that the model doesn't have; io_error where
-/// `destination` can't be written or its disk has too little room.
+/// checkpoint/convert_module.h says; bad_request for a spelling that the model doesn't have, and for files so
+/// small that they are too many; io_error where `destination` can't be written or its disk has too little
+/// room.
 ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog, const SideFiles& side_files,
                                     const std::filesystem::path& destination,
                                     const ConversionRequest& request, const LoadProgress& progress = nullptr);

@@ -1,7 +1,10 @@
 #include "model/inspection.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
+
+#include "checkpoint/load_scales.h"
 
 namespace fulgur {
 
@@ -36,7 +39,7 @@ std::map<std::string, uint64_t> stored_bytes(const LoadPlan& plan, const Catalog
 WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog) {
   WeightBytes bytes;
   std::vector<bool> seen(catalog.entries.size());
-  for (size_t i = 0; i < plan.load.parameters.size(); ++i) {
+  for (size_t i = 0; i < std::min(plan.num_main, plan.load.parameters.size()); ++i) {
     const PlannedParameter& planned = plan.load.parameters[i];
     const Parameter& parameter = plan.parameters[i];
     if (planned.sources.empty()) continue;  // a problem says why
@@ -49,11 +52,8 @@ WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog) {
         if (seen[number]) continue;
         seen[number] = true;
         const CatalogEntry& entry = catalog.entries[number];
-        if (scale.role == ScaleRole::kGroups) {
-          (entry.drawn ? bytes.copied : bytes.mapped) += entry.bytes;
-        } else {
-          bytes.copied += entry.bytes / size_bytes(entry.dtype) * sizeof(float);
-        }
+        const uint64_t copied = scale_memory_bytes(scale.role, entry);
+        (copied > 0 ? bytes.copied : bytes.mapped) += copied > 0 ? copied : entry.bytes;
       }
     }
   }

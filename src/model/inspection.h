@@ -28,7 +28,8 @@ Inspection inspect_model(ModelFiles files, Precision precision);
 /// ignored is not among them.
 std::map<std::string, uint64_t> stored_bytes(const LoadPlan& plan, const Catalog& catalog);
 
-/// What the weights of a plan take in memory: mapped where they lie in the files, or copied.
+/// What the weights of a plan take in memory: mapped where they lie in the files, or copied. Those of the
+/// main model alone: nothing loads the MTP layer yet.
 struct WeightBytes {
   uint64_t mapped = 0;
   uint64_t copied = 0;

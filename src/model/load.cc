@@ -144,6 +144,7 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
   if (!plan.load.problems.empty()) return plan;
 
   append(plan, main_slots(config, precision, *plan.weights));
+  plan.num_main = plan.parameters.size();
   const std::string mtp_prefix = fmt::format("model.layers.{}.", config.num_hidden_layers);
   bool use_mtp = false;
   if (config.num_nextn_predict_layers > 0) {

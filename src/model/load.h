@@ -16,9 +16,10 @@ namespace fulgur {
 /// How a checkpoint fills a model: its parameters, the slots they are for, and what is done to get there.
 struct ModelPlan {
   std::unique_ptr<ModelWeights> weights;  // sized, not filled
-  std::vector<Parameter> parameters;
-  std::vector<Weight*> slots;  // parallel to `parameters`, into `weights`
-  LoadPlan load;               // parallel to `parameters`; with all problems
+  std::vector<Parameter> parameters;      // of the main model, then of the MTP layer
+  size_t num_main = 0;                    // how many are the main model's
+  std::vector<Weight*> slots;             // parallel to `parameters`, into `weights`
+  LoadPlan load;                          // parallel to `parameters`; with all problems
   std::vector<std::string> notices;
 };
 

@@ -218,10 +218,10 @@ std::vector<IgnoreRule> ignore_rules(const Config& config, bool with_mtp) {
     rules.push_back({"indexer of a layer that shares another's selection",
                      fmt::format("model.layers.{}.self_attn.indexer.**", i)});
   }
-  if (!with_mtp) {
-    rules.push_back(
-        {"layers beyond num_hidden_layers", fmt::format("model.layers.>={}.**", config.num_hidden_layers)});
-  }
+  const int64_t num_used = config.num_hidden_layers + (with_mtp ? 1 : 0);
+  rules.push_back(
+      {with_mtp ? "layers beyond the one for multi-token prediction" : "layers beyond num_hidden_layers",
+       fmt::format("model.layers.>={}.**", num_used)});
   return rules;
 }
 

@@ -69,7 +69,7 @@ std::vector<Slot> mtp_slots(const Config& config, Precision precision, ModelWeig
 void share_weights(ModelWeights& weights);
 
 /// What a checkpoint of this config may hold beside its parameters (docs/spec/checkpoints.md, section 2).
-/// `with_mtp` false: the tensors of layers >= L are ignored.
+/// The tensors of layers >= L are ignored, but `with_mtp` not those of layer L.
 std::vector<IgnoreRule> ignore_rules(const Config& config, bool with_mtp);
 
 }  // namespace fulgur

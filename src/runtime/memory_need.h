@@ -7,7 +7,8 @@
 
 namespace fulgur {
 
-/// What running a model takes in memory, the scratch of its steps aside.
+/// What running a model takes in memory, the scratch of its steps aside. The MTP layer's weights and caches
+/// come with speculation.
 struct MemoryNeed {
   WeightBytes weights;
   uint64_t cache = 0;  // paged caches of the main model

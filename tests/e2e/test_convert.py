@@ -254,14 +254,19 @@ def test_a_tensor_larger_than_a_shard_has_one_of_its_own(tmp_path):
     assert len(set(index["weight_map"].values())) == len(tensors)
 
 
+OTHER_WEIGHTS = {"pytorch_model.bin", "flax_model.msgpack", "model.ckpt", "model.ckpt.index", "model.safetensors.1", "model.GGUF", "weights.npz",
+                 "pytorch_model.bin.index.json", "model.onnx_data"}
+
+
 def test_files_beside_the_weights_go_along(tmp_path):
     source = tmp_path / "source"
     shutil.copytree(MINI, source)
-    (source / "pytorch_model.bin").write_bytes(b"stale")
+    for stale in OTHER_WEIGHTS:
+        (source / stale).write_bytes(b"stale")
     (source / ".hidden").write_bytes(b"")
     result = run("convert", source, tmp_path / "out", fuse=True)
     assert result.returncode == 0 and "eval, expected, train" in result.stderr
-    kept = {file.name for file in source.iterdir() if file.is_file()} - {"pytorch_model.bin", ".hidden"}
+    kept = {file.name for file in source.iterdir() if file.is_file()} - OTHER_WEIGHTS - {".hidden"}
     assert {file.name for file in (tmp_path / "out").iterdir()} == kept
     assert all((tmp_path / "out" / name).read_bytes() == (source / name).read_bytes() for name in kept - {"model.safetensors"})
     options = {"max_tokens": 12}

@@ -43,6 +43,13 @@ def test_a_model_without_an_indexer_has_nothing_to_fuse(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_more_files_than_an_index_may_list_are_refused_before_the_work(tmp_path):
+    random = ["--random-weights", ROOT / "models" / "mini-v32" / "config.json", "--set", "n_routed_experts=256"]
+    text = refused(*random, tmp_path / "out", shard_size="1B")
+    assert "more than a checkpoint may have" in text.splitlines()[0] and "--shard-size" in text.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_destination_that_is_in_the_way_stays_as_it_is(tmp_path):
     full, file, dangling = tmp_path / "full", tmp_path / "file", tmp_path / "dangling"
     full.mkdir()
@@ -187,7 +194,7 @@ def stopped_in_the_middle(source, place):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM, signal.SIGXCPU])
 def test_a_signal_leaves_nothing(number, large, tmp_path):
     process = stopped_in_the_middle(large, tmp_path)
     process.send_signal(number)

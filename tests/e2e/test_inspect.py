@@ -1,12 +1,16 @@
 """fulgur inspect (docs/spec/commands.md): what a checkpoint holds, how it loads, what is wrong with it."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import tempfile
 
 import numpy as np
 import published_checkpoint
 import pytest
-from fulgur_cli import MINI, ROOT, output, run
+from fulgur_cli import MINI, ROOT, command, output, run
 from stored_tensors import rewrite
 
 GOLDEN = ROOT / "tests" / "golden" / "data"
@@ -70,9 +74,20 @@ def test_memory_grows_with_context_and_batch():
     assert large["cache"] == 6 * small["cache"] > 0
 
 
+@pytest.mark.parametrize("name", FOLDERS)
+def test_memory_is_what_loading_takes(name):
+    memory = inspect(GOLDEN / name)["memory"]
+    said = run("generate", model=GOLDEN / name, ids="1", max_tokens=1, verbose=True).stderr
+    mapped, copied = re.search(r"([0-9.]+) MB mapped from .* and ([0-9.]+) MB copied", said).groups()
+    assert (mapped, copied) == tuple(f"{memory[key] / 1e6:.1f}" for key in ("weights_mapped", "weights_copied"))
+
+
 def test_a_glob_that_matches_nothing_is_refused():
     result = run("inspect", str(MINI), parameter="*.no_such_part")
     assert result.returncode == 1 and "no_such_part" in result.stderr
+    report = inspect(MINI, "--parameter", "*.no_such_part")
+    assert report["parameters"] == [] and [error["kind"] for error in report["errors"]] == ["bad_request"]
+    assert set(report["errors"][0]) == {"kind", "file", "tensor", "expected", "found", "message"} and report["errors"][0]["found"]
 
 
 @pytest.fixture
@@ -92,7 +107,28 @@ def test_all_structural_defects_are_in_one_report(broken):
     assert sorted((error["kind"], error["tensor"]) for error in report["errors"]) == [
         ("missing_tensor", "lm_head.weight"), ("missing_tensor", "model.norm.weight"),
         ("unexpected_tensor", "lm_heads.weight"), ("unexpected_tensor", "model.nrm.weight")]
-    assert all(error["message"].endswith(".") and error["todo"] for error in report["errors"])
+    assert all(error["message"].endswith(".") and error["expected"] and error["found"] for error in report["errors"])
+    assert {parameter["name"]: parameter["form"] for parameter in report["parameters"] if not parameter["sources"]} == {
+        "lm_head": None, "model.norm": None}
+    both = inspect(broken, "--parameter", "no_such_part")["errors"]
+    assert [error["kind"] for error in both] == [error["kind"] for error in report["errors"]] + ["bad_request"]
+
+
+def test_tensors_behind_the_mtp_layer_are_ignored_as_loading_ignores_them(tmp_path):
+    shutil.copytree(GOLDEN / "v3-fp8", tmp_path / "model")
+    broken = tmp_path / "model"
+    config = json.loads((broken / "config.json").read_text())
+    assert config["num_nextn_predict_layers"] == 1
+    name = f"model.layers.{config['num_hidden_layers'] + 1}.mlp.gate.weight"
+
+    def add(header, data):
+        header[name] = {"dtype": "BF16", "shape": [1], "data_offsets": [len(data), len(data) + 2]}
+        data += b"\0\0"
+
+    rewrite(broken, add)
+    report = inspect(broken)
+    assert report["errors"] == [] and name in [tensor["name"] for tensor in report["ignored"]]
+    assert run("generate", model=broken, ids="1", max_tokens=1).returncode == 0
 
 
 def test_a_config_that_cannot_be_read_is_an_error_beside_a_good_catalog(broken):
@@ -135,9 +171,10 @@ def test_verify_finds_fp8_nan_codes_and_zero_scales_over_codes(tmp_path):
     [error] = inspect(model, "--verify")["errors"]
     assert (error["kind"], error["tensor"]) == ("bad_value", name) and "[0, 3]" in error["message"]
     fp8_part(model, "o_proj.weight", 3, b"\x01")
-    fp8_part(model, "o_proj.weight_scale_inv", 0, b"\0\0\0\0")
+    scale = fp8_part(model, "o_proj.weight_scale_inv", 0, b"\0\0\0\0")
     [error] = inspect(model, "--verify")["errors"]
-    assert (error["kind"], error["tensor"]) == ("bad_scale", name)
+    assert (error["kind"], error["tensor"]) == ("bad_scale", scale) and error["message"].startswith(scale + "[0, 0]")
+    assert name in error["message"] and error["file"] in {file.name for file in model.iterdir()}
 
 
 def test_verify_finds_a_scale_that_is_nan(tmp_path):
@@ -148,9 +185,27 @@ def test_verify_finds_a_scale_that_is_nan(tmp_path):
     assert (error["kind"], error["tensor"]) == ("bad_scale", name)
 
 
+def measured(*arguments):
+    """stdout of a run that must succeed, its CPU seconds and the most bytes it held."""
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(command(*arguments), stdout=out)
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0
+        out.seek(0)
+        return out.read(), usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss
+
+
 @pytest.mark.parametrize("config, parts", [("deepseek-v3.2", 91_000), ("glm-5", 58_000), ("glm-5.2", 58_000)])
 def test_a_checkpoint_of_published_size_is_inspected_from_its_headers(config, parts, tmp_path):
     held = published_checkpoint.write(tmp_path, json.loads((PUBLISHED / f"{config}.json").read_text()))
     assert held > parts
-    report = inspect(tmp_path)
+    text, _, most_bytes = measured("inspect", tmp_path, "--json")
+    report = json.loads(text)
     assert report["errors"] == [] and len(report["parameters"]) > 30_000
+    assert most_bytes < 300e6
+
+
+@pytest.mark.long
+def test_a_checkpoint_of_published_size_is_inspected_in_a_second(tmp_path):
+    published_checkpoint.write(tmp_path, json.loads((PUBLISHED / "deepseek-v3.2.json").read_text()))
+    assert min(measured("inspect", tmp_path, *options)[1] for options in [(), ("--json",)] for _ in range(3)) < 1.5

@@ -170,15 +170,26 @@ Result block_of_zero_over_codes(Checkpoint& c) {
           c.first_that(kBlocks, [](const TestTensor& tensor) { return tensor.dtype == "F32"; })) {
     TestTensor& tensor = c.change(*scale);
     tensor.data.assign(tensor.data.size(), '\0');
-    const std::string weight = weight_beside(c, *scale);
-    return found_by_verify(refused(kBad, weight, {weight, "[0, 0]"}));
+    return found_by_verify(refused(kBad, *scale, {*scale + "[0, 0]", weight_beside(c, *scale)}));
   }
   const auto groups = c.first(kGroups);
   if (!groups) return std::nullopt;
   TestTensor& tensor = c.change(*groups);
   tensor.data.assign(tensor.data.size(), '\0');
-  const std::string weight = weight_beside(c, *groups);
-  return found_by_verify(refused(kBad, weight, {weight, "[0, 0]"}));
+  return found_by_verify(refused(kBad, *groups, {*groups + "[0, 0]", weight_beside(c, *groups)}));
+}
+
+/// Scales that are finite, over codes that they make infinite.
+Result product_that_overflows(Checkpoint& c) {
+  auto scale = c.first_that(kBlocks, [](const TestTensor& tensor) { return tensor.dtype == "F32"; });
+  if (!scale) scale = c.first(kFactor);
+  if (!scale) return std::nullopt;
+  TestTensor& tensor = c.change(*scale);
+  const float large = 3e38F;
+  for (size_t at = 0; at < tensor.data.size(); at += sizeof large)
+    std::memcpy(tensor.data.data() + at, &large, sizeof large);
+  const std::string weight = weight_beside(c, *scale);
+  return found_by_verify(refused(ErrorKind::kBadValue, weight, {weight + "["}));
 }
 
 /// A weight whose last value is no number.
@@ -247,10 +258,13 @@ std::vector<Defect> scale_defects() {
       valued("a factor of 0", kFactor, 0.0F, "0"),
       valued("a factor of minus 0", kFactor, -0.0F, "0"),
       valued("a factor that is infinite", kFactor, kInfinity, "inf"),
+      valued("a factor without a reciprocal", kFactor, 1e-39F, "1e-39"),
       valued("a divisor of 0", kDivisor, 0.0F, "0"),
+      valued("a divisor without a reciprocal", kDivisor, 1e-39F, "1e-39"),
       valued("a divisor below 0", kDivisor, -1.0F, "-1"),
       valued("a divisor that is infinite", kDivisor, kInfinity, "inf"),
       {"scales of 0 over codes that are not", block_of_zero_over_codes},
+      {"scales that make codes infinite", product_that_overflows},
       orphan("an FP8 scale beside a bf16 output", "model.layers.*.self_attn.o_proj.weight",
              "weight_scale_inv"),
       orphan("an NVFP4 factor beside a weight that is none", "model.layers.*.self_attn.o_proj.weight",

@@ -51,7 +51,8 @@ TEST_F(PendingFileTest, AppearsByCommitAlone) {
 }
 
 TEST_F(PendingFileTest, LeavesNothingWhenASignalEndsTheProgram) {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF,
+                           SIGXCPU, SIGXFSZ, SIGIO, SIGPWR, SIGABRT, SIGSEGV, SIGFPE, SIGRTMIN, SIGRTMAX}) {
     const pid_t child = fork();
     if (child == 0) {
       std::array<PendingFile, 2> files = {PendingFile(folder_ / "one"), PendingFile(folder_ / "two")};
