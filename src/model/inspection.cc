@@ -36,10 +36,12 @@ std::map<std::string, uint64_t> stored_bytes(const LoadPlan& plan, const Catalog
   return bytes;
 }
 
-WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog) {
+WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog, bool with_mtp) {
   WeightBytes bytes;
   std::vector<bool> seen(catalog.entries.size());
-  for (size_t i = 0; i < std::min(plan.num_main, plan.load.parameters.size()); ++i) {
+  const size_t count =
+      with_mtp ? plan.load.parameters.size() : std::min(plan.num_main, plan.load.parameters.size());
+  for (size_t i = 0; i < count; ++i) {
     const PlannedParameter& planned = plan.load.parameters[i];
     const Parameter& parameter = plan.parameters[i];
     if (planned.sources.empty()) continue;  // a problem says why

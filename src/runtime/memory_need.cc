@@ -20,7 +20,8 @@ MemoryNeed memory_need(const Config& config, Precision precision, const ModelPla
                        const Catalog& catalog, int64_t cache_tokens) {
   const DType dtype = precision == Precision::kFull ? DType::kF32 : DType::kBf16;
   const auto pages = static_cast<uint64_t>((cache_tokens + kPageTokens - 1) / kPageTokens);
-  return {.weights = weight_bytes(plan, catalog), .cache = pages * cache_page_bytes(config, dtype)};
+  return {.weights = weight_bytes(plan, catalog, /*with_mtp=*/false),
+          .cache = pages * cache_page_bytes(config, dtype)};
 }
 
 void check_fits(const MemoryNeed& need) {

@@ -68,9 +68,10 @@ void load(const Flags& flags, const Catalog& catalog) {
   check_problems(plan.load.problems);
   for (const std::string& notice : plan.notices) check_printable(notice);
   if (!plan.load.problems.empty()) return;
-  const uint64_t total = weight_bytes(plan, catalog).mapped + weight_bytes(plan, catalog).copied;
+  const WeightBytes foretold = weight_bytes(plan, catalog, flags.with_mtp);
   const LoadedWeights loaded = execute(plan.load, plan.parameters, catalog, /*num_threads=*/1);
-  check(loaded.mapped_bytes + loaded.copied_bytes <= 2 * total, "More memory than was foretold");
+  check(loaded.mapped_bytes + loaded.copied_bytes <= 2 * (foretold.mapped + foretold.copied),
+        "More memory than was foretold");
   check_problems(verify(plan.load, catalog, /*num_threads=*/1));
   (void)stored_bytes(plan.load, catalog);
 }
