@@ -1,13 +1,12 @@
 #include "base/available_memory.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <string>
 #include <string_view>
-#include <vector>
+
+#include "base/control_groups.h"
 
 namespace fulgur {
 namespace {
@@ -47,24 +46,16 @@ constexpr Spelling kVersion2{"memory.max", "memory.current", "inactive_file ", "
 constexpr Spelling kVersion1{"memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ",
                              "total_active_file "};
 
-/// What a group at `path` below `root`, and each above it, leaves.
-std::optional<uint64_t> least_left(const std::filesystem::path& root, std::filesystem::path path,
-                                   const Spelling& spelling) {
-  std::optional<uint64_t> least;
-  for (path = path.relative_path();; path = path.parent_path()) {
-    const std::filesystem::path group = root / path;
-    const auto limit = read_number(group / spelling.limit);
-    const auto usage = read_number(group / spelling.usage);
-    if (limit && usage) {
-      const std::filesystem::path stat = group / "memory.stat";
-      const uint64_t files =
-          read_field(stat, spelling.inactive_files) + read_field(stat, spelling.active_files);
-      const uint64_t taken = *usage - std::min(*usage, files);
-      const uint64_t left = *limit - std::min(*limit, taken);
-      least = std::min(least.value_or(left), left);
-    }
-    if (path.empty()) return least;
-  }
+/// What a group leaves; nothing where it has no limit.
+std::optional<uint64_t> left_by(const ControlGroup& group) {
+  const Spelling& spelling = group.version == 2 ? kVersion2 : kVersion1;
+  const auto limit = read_number(group.folder / spelling.limit);
+  const auto usage = read_number(group.folder / spelling.usage);
+  if (!limit || !usage) return std::nullopt;
+  const std::filesystem::path stat = group.folder / "memory.stat";
+  const uint64_t files = read_field(stat, spelling.inactive_files) + read_field(stat, spelling.active_files);
+  const uint64_t taken = *usage - std::min(*usage, files);
+  return *limit - std::min(*limit, taken);
 }
 
 }  // namespace
@@ -75,19 +66,9 @@ std::optional<uint64_t> available_memory_bytes(const std::filesystem::path& proc
   std::optional<uint64_t> available;
   if (const uint64_t left = read_field(proc / "meminfo", "MemAvailable:"); left > 0)
     available = left * kKibibyte;
-  std::ifstream in(proc / "self/cgroup");
-  for (std::string line; std::getline(in, line);) {  // "0::/path", or "7:memory:/path"
-    const size_t first = line.find(':');
-    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = fmt::format(",{},", line.substr(first + 1, second - first - 1));
-    const std::filesystem::path path = line.substr(second + 1);
-    std::optional<uint64_t> left;
-    if (controllers == ",,") left = least_left(cgroups, path, kVersion2);
-    if (controllers.find(",memory,") != std::string::npos)
-      left = least_left(cgroups / "memory", path, kVersion1);
-    if (left) available = std::min(available.value_or(*left), *left);
-  }
+  for_each_control_group(proc, cgroups, "memory", [&](const ControlGroup& group) {
+    if (const auto left = left_by(group)) available = std::min(available.value_or(*left), *left);
+  });
   return available;
 }
 

@@ -91,7 +91,7 @@ std::function<int()> declare_convert(Arguments& args) {
   args.add_option("--shard-size", options->shard_size, "Most bytes of a file (default: 5GB)")
       .byte_size()
       .type_name("SIZE");
-  add_threads_option(args, options->threads, "Threads to compute on (default: one a core)");
+  add_threads_option(args, options->threads, "Threads to compute on (default: one for each CPU it may use)");
   args.finally([options] {
     if (!options->scales.empty() && options->to != name(TargetForm::kFp8Block))
       usage_error("--scales", "is for --to fp8-block alone");

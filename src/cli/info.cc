@@ -12,11 +12,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <vector>
 
 #include "cli/command.h"
 #include "cli/streams.h"
+#include "cli/threads_option.h"
 #include "runtime/choose_backend.h"
 
 namespace fulgur::cli {
@@ -65,7 +65,7 @@ std::vector<std::string> present(std::initializer_list<std::string> texts) {
 
 struct Info {
   std::string cpu = proc_value("/proc/cpuinfo", "model name");
-  unsigned threads = std::thread::hardware_concurrency();
+  int threads = num_threads(0);  // what commands take by default
   InstructionSets isas = instruction_sets();
   Gpu gpu = fulgur::gpu();
   std::optional<double> memory_gib = gibibytes(proc_value("/proc/meminfo", "MemTotal"));

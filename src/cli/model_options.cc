@@ -64,7 +64,8 @@ void add_model_options(Arguments& args, ModelOptions& options) {
   Option folder =
       args.add_option("--model", options.model, "Folder of the checkpoint (default: the bundled mini-v32)");
   folder.path().type_name("DIR").group(group);
-  add_threads_option(args, options.threads, "Threads to compute on (default: one a core)").group(group);
+  add_threads_option(args, options.threads, "Threads to compute on (default: one for each CPU it may use)")
+      .group(group);
   args.add_option("--index-topk", options.index_topk,
                   "Tokens that attention may read, instead of the config's index_topk")
       .integer_range(kSizeRange.least, kSizeRange.most)

@@ -1,7 +1,6 @@
 #include "cli/threads_option.h"
 
-#include <algorithm>
-#include <thread>
+#include "base/available_cpus.h"
 
 namespace fulgur::cli {
 
@@ -11,9 +10,6 @@ Option add_threads_option(Arguments& args, int& threads, const std::string& help
   return option;
 }
 
-int num_threads(int asked) {
-  if (asked > 0) return asked;
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));  // 0 where it isn't known
-}
+int num_threads(int asked) { return asked > 0 ? asked : available_cpus(); }
 
 }  // namespace fulgur::cli
