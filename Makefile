@@ -25,7 +25,7 @@ help:  ## What there is
 build: packages-build build/release/build.ninja  ## The release build of bin/fulgur alone
 	cmake --build build/release --target fulgur
 
-demo: build  ## Ask the bundled model for a number named once in 4,000 tokens
+demo: build  ## Ask the bundled model for a number named once in 3,889 tokens
 	build/release/bin/fulgur demo
 
 check: packages-check $(VENV)/.stamp format-check check-release check-goldens-asan  ## All tests that fit in 20 minutes on 2 cores

@@ -233,8 +233,8 @@ int run_demo(const ModelOptions& options) {
   SessionOptions session_opts = session_options(options, model);
   session_opts.profile = true;
   Session session(model.loaded, session_opts);
-  print_out("model      {}: {} layers, DeepSeek-V3.2 architecture, {}\n", folder.filename().string(),
-            config.num_hidden_layers, session.backend().name);
+  print_out("model      {}: {} layers, {} architecture, {}\n", folder.filename().string(),
+            config.num_hidden_layers, name(config.model_type), session.backend().name);
   print_out("prompt     {} tokens of prose, with {} secret numbers strewn in, each named once\n",
             with_commas(prompt_tokens), question.num_numbers);
   print_out("question   {} (named {} tokens before the end)\n", question.user,

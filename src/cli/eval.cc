@@ -122,7 +122,14 @@ Rows read_rows(const Options& options, const Config& config, const Tokenizer* to
     }
     result.rows.push_back(std::move(row));
   }
-  if (result.rows.empty()) refuse(options.file, line_number, "no row at all");
+  if (result.rows.empty()) {
+    throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                        .file = options.file,
+                        .message = "There is nothing to evaluate in this file.",
+                        .expected = "at least one line with a JSON object",
+                        .found = text.empty() ? "an empty file" : "only blank lines",
+                        .todo = "give a file of rows, as models/mini-v32/eval/arithmetic.jsonl"});
+  }
   return result;
 }
 

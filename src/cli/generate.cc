@@ -48,8 +48,13 @@ uint64_t peak_rss_bytes() {
 
 std::vector<int32_t> prompt_ids(const Options& options, const Config& config, const Tokenizer* tokenizer) {
   if (!options.ids.empty()) {
-    std::vector<int32_t> ids = parse_ids(options.ids, "--ids");
-    if (ids.empty()) throw Error(ErrorKind::kBadRequest, "--ids holds no token id.");
+    std::vector<int32_t> ids;
+    try {
+      ids = parse_ids(options.ids, "--ids");
+    } catch (const Error&) {  // a flag's value: usage, not a failure
+      usage_error("--ids", "'" + options.ids + "' is not a list of token ids such as 1,2,3");
+    }
+    if (ids.empty()) usage_error("--ids", "the list holds no token id");
     return ids;
   }
   if (tokenizer == nullptr) {

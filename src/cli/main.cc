@@ -29,7 +29,7 @@ constexpr std::array kCommands = {
     Command{"convert", "Rewrite a checkpoint: another storage form, the indexer's projection fused or not",
             declare_convert},
     Command{"demo",
-            "Find a number in 4,000 tokens with the bundled model, and compare the indexer projections",
+            "Find a number in 3,889 tokens with the bundled model, and compare the indexer projections",
             declare_demo},
     Command{"info", "Show this machine as Fulgur sees it: CPU, instruction sets, memory, build",
             declare_info},

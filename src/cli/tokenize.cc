@@ -63,6 +63,15 @@ std::string json_text(const Json& value) { return value.dump(-1, ' ', /*ensure_a
 /// One line of --jsonl: a JSON string in and an array of ids out, or the reverse.
 std::string convert_line(const Tokenizer& tokenizer, const Options& options, std::string_view line,
                          const std::string& name) {
+  if (line.find_first_not_of(" \t\r") == std::string_view::npos) {
+    throw Error(
+        Problem{.kind = ErrorKind::kBadRequest,
+                .file = name,
+                .message = "This line is blank.",
+                .expected = options.decode ? "an array of ids" : "a JSON string; \"\" for an empty text",
+                .found = "nothing",
+                .todo = "remove the line"});
+  }
   const Json value = parse_json(line, ErrorKind::kBadRequest, name);
   if (options.decode) return json_text(tokenizer.decode(token_list(value, name)));
   if (!value.is_string()) {

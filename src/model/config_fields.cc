@@ -160,7 +160,7 @@ void ConfigFields::refuse(std::string_view field, ErrorKind kind, std::string me
   refused_.emplace(field);
   std::string todo =
       kind == ErrorKind::kUnsupported
-          ? fmt::format("choose a release of this model with a {}{} that Fulgur runs", prefix_, field)
+          ? fmt::format("choose a release of this model whose {}{} Fulgur runs", prefix_, field)
           : fmt::format("correct the field, or use the {} that belongs to this checkpoint", file_);
   problems_.push_back({.kind = kind,
                        .file = file_,

@@ -325,6 +325,18 @@ def test_info_shows_one_thread_where_the_process_may_use_one_cpu():
     assert json.loads(result.stdout)["threads"] == 1
 
 
+@pytest.mark.parametrize("ids", ["1,,2", "one", "[]", "-1", "[1, -2]", "1,"])
+def test_ids_that_are_none_are_usage(ids):
+    result = run("generate", f"--ids={ids}", max_tokens=1)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--ids" in result.stderr
+
+
+def test_an_empty_instruction_set_is_said_to_be_found():
+    result = run("generate", "x", max_tokens=1, env={"FULGUR_ISA": ""})
+    assert result.returncode == 1 and re.search(r"^ +found +an empty value$", result.stderr, re.MULTILINE)
+
+
 def test_info_shows_the_instruction_set_that_the_environment_forces():
     assert json.loads(output("info", json=True, env={"FULGUR_ISA": "scalar"}))["isa"] == "scalar"
 
@@ -432,4 +444,12 @@ def test_chat_says_that_it_cut_an_answer():
 def test_generate_takes_the_ids_that_tokenize_prints():
     ids = output("tokenize", "In the beginning", "--json").strip()
     assert output("generate", ids=ids, max_tokens=4) == output("generate", ids=ids.strip("[]"), max_tokens=4)
-    assert run("generate", ids="[]").returncode == 1
+    assert run("generate", ids="[]").returncode == 2
+
+
+@pytest.mark.parametrize("text, found", [("", "an empty file"), ("\n \n", "only blank lines")])
+def test_eval_refuses_a_file_without_rows_as_a_whole(tmp_path, text, found):
+    (tmp_path / "rows.jsonl").write_text(text)
+    result = run("eval", tmp_path / "rows.jsonl")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "rows.jsonl:0" not in result.stderr and "rows.jsonl:1" not in result.stderr and found in result.stderr

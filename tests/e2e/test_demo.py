@@ -37,6 +37,10 @@ def test_the_number_that_is_asked_for_stands_thousands_of_tokens_before_the_end(
     assert f"{row['distance']:,} tokens before the end" in story.stdout and f"{row['n_tokens']:,} tokens" in story.stdout
 
 
+def test_the_architecture_is_the_models(story):
+    assert re.search(r"^model +mini-v32: 5 layers, deepseek_v32 architecture, ", story.stdout, re.MULTILINE)
+
+
 def test_the_indexer_finds_it_reading_128_tokens_a_layer(story):
     assert story.returncode == 0, story.stderr
     assert f"answer     {the_row(story.stdout)['answer']} (right)" in story.stdout

@@ -91,6 +91,11 @@ def test_a_bad_line_is_named_by_its_number(line):
     assert "line 2" in result.stderr.splitlines()[0]
 
 
+def test_a_blank_line_is_called_so():
+    result = run("tokenize", "-", stdin='"good"\n\n"good"\n', jsonl=True)
+    assert "line 2" in result.stderr and "blank" in result.stderr and "file is empty" not in result.stderr
+
+
 def test_an_unknown_id_in_a_line_is_named_with_the_line():
     result = run("tokenize", "-", stdin="[1]\n[5000]\n", jsonl=True, decode=True)
     assert result.returncode == 1

@@ -167,7 +167,7 @@ Isa choose_isa() {
                    (known ? "', which this CPU, its operating system or this build does not support."
                           : "', which Fulgur does not know."),
         .expected = "one of " + supported_names(),
-        .found = wanted,
+        .found = *wanted == '\0' ? "an empty value" : wanted,
         .todo = "unset FULGUR_ISA to take the widest, or name one of these",
     });
   }
