@@ -1,16 +1,17 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 #include <thread>
 #include <vector>
+
+#include "base/gate.h"
 
 namespace fulgur {
 
 /// A fixed team of threads that runs one parallel region at a time; the caller is member 0. Waiting members
-/// spin at most 50 us, then sleep. One team per Context; not re-entrant.
+/// spin for a while if there are processors for all of them, then sleep. One team per Context; not
+/// re-entrant.
 class ThreadTeam {
  public:
   /// size >= 1. Throws `device` where the system doesn't give that many threads.
@@ -40,17 +41,16 @@ class ThreadTeam {
   void end_threads();
 
   const int size_;
+  const bool spins_;
   std::vector<std::thread> threads_;
   Call call_ = nullptr;
   void* object_ = nullptr;
-  std::atomic<uint64_t> region_{0};    // counts regions started; changes release the members
-  std::atomic<int> running_{0};        // members other than 0 that haven't finished the region
-  std::atomic<int> arrived_{0};        // at the barrier
-  std::atomic<uint32_t> barriers_{0};  // barriers passed
-  std::atomic<int> asleep_{0};
+  Gate region_;                  // opened when one starts
+  Gate finished_;                // opened when all members but 0 are through with it
+  Gate barrier_;                 // opened when all have come
+  std::atomic<int> running_{0};  // members other than 0 that haven't finished the region
+  std::atomic<int> arrived_{0};  // at the barrier
   std::atomic<bool> stop_{false};
-  std::mutex mutex_;
-  std::condition_variable wake_;
 };
 
 /// The part of [0, total) that `member` of `size` takes when it is cut into equal runs of multiples of
