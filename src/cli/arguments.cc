@@ -119,6 +119,7 @@ Option Arguments::add_option(const std::string& names, T& value, const std::stri
 
 template Option Arguments::add_option(const std::string&, std::string&, const std::string&);
 template Option Arguments::add_option(const std::string&, std::vector<std::string>&, const std::string&);
+template Option Arguments::add_option(const std::string&, std::vector<int>&, const std::string&);
 template Option Arguments::add_option(const std::string&, int&, const std::string&);
 template Option Arguments::add_option(const std::string&, int64_t&, const std::string&);
 template Option Arguments::add_option(const std::string&, uint64_t&, const std::string&);

@@ -32,6 +32,7 @@ std::function<int()> declare_logits(Arguments& args);
 std::function<int()> declare_inspect(Arguments& args);
 std::function<int()> declare_convert(Arguments& args);
 std::function<int()> declare_demo(Arguments& args);
+std::function<int()> declare_bench(Arguments& args);
 std::function<int()> declare_info(Arguments& args);
 
 }  // namespace fulgur::cli

@@ -38,7 +38,7 @@ def a_sentence(stderr):
 
 def test_help_names_every_command():
     text = output("--help")
-    for name in COMMANDS:
+    for name in [*COMMANDS, "bench"]:
         assert re.search(rf"^\s+{name}\b", text, re.MULTILINE), name
 
 
@@ -46,7 +46,7 @@ def test_version_is_a_line_on_stdout():
     assert re.fullmatch(r"fulgur \d+\.\d+\.\d+\n", output("--version"))
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, "bench"])
 def test_help_goes_to_stdout_and_has_examples(name):
     result = run(name, "--help")
     assert (result.returncode, result.stderr) == (0, "")
@@ -64,7 +64,8 @@ def test_examples_work_when_pasted(name, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["generate", "x"], ["chat"], ["tokenize", "x"], ["eval", "x.jsonl"],
-                                       ["logits", "--tokens", "ids.json", "--out", "out.safetensors"], ["demo"], ["info"]], ids=" ".join)
+                                       ["logits", "--tokens", "ids.json", "--out", "out.safetensors"], ["demo"], ["info"],
+                                       ["bench", "indexer"]], ids=" ".join)
 def test_unknown_options_are_usage_errors(arguments):
     result = run(*arguments, "--no-such-option")
     assert result.returncode == 2
@@ -335,6 +336,26 @@ def test_ids_that_are_none_are_usage(ids):
 def test_an_empty_instruction_set_is_said_to_be_found():
     result = run("generate", "x", max_tokens=1, env={"FULGUR_ISA": ""})
     assert result.returncode == 1 and re.search(r"^ +found +an empty value$", result.stderr, re.MULTILINE)
+
+
+def test_bench_times_kernels_where_there_is_a_gpu_and_says_so_where_there_is_none():
+    result = run("bench", "indexer", "--tokens", "1", "--context", "4096", "--replays", "3", "--json")
+    why_not = json.loads(output("info", json=True))["cuda"]["why_not"]
+    if why_not is None:
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        assert {line["how"] for line in lines if line["what"] == "projection"} >= {"separate", "overlapped", "fused"}
+        assert all(line["us"]["least"] <= line["us"]["median"] <= line["us"]["most"] for line in lines)
+    else:
+        assert (result.returncode, result.stdout) == (1, "")
+        assert a_sentence(result.stderr) == why_not and "to do" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--device", "cpu"], ["--tokens", "0"], ["--tokens", "1,x"], ["--context", "0"], ["--model", "v4"]],
+                         ids=" ".join)
+def test_bench_refuses_what_it_cannot_time(arguments):
+    result = run("bench", "indexer", *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert arguments[0] in result.stderr
 
 
 def test_info_shows_the_instruction_set_that_the_environment_forces():

@@ -1,8 +1,12 @@
 #pragma once
 
+#include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "base/matrix.h"
 #include "ops/backend.h"
 
 namespace fulgur {
@@ -35,5 +39,20 @@ struct CudaOptions {
 std::shared_ptr<cuda::Stream> make_cuda_stream(CudaOptions options = {});
 /// Waits until everything queued has run, and throws `device` if something of it failed.
 void synchronize(cuda::Stream& stream);
+
+// For `fulgur bench`.
+
+/// Captures queue(0) .. queue(calls - 1) into one graph and replays it: microseconds a call of each replay,
+/// by events on the device. queue(0) runs once before, so that nothing is allocated or chosen in the capture.
+std::vector<double> time_replays(cuda::Stream& stream, int calls, int replays,
+                                 const std::function<void(int call)>& queue);
+/// Queues a kernel that reads `bytes` (a multiple of 16) once, as fast as reading goes: the honest floor of
+/// what must read as much.
+void queue_read(Context& context, const void* data, size_t bytes);
+/// Queues the projections of indexer_prepare alone: [W_k; W_w] x, into f32 [num_tokens, dI + nI].
+void queue_projection(Context& context, const IndexerPrepare& op, const Operand& projected);
+/// Whether kernels made for its shape take the op (CudaOptions::tuned).
+bool has_tuned_kernels(const IndexerPrepare& op);
+bool has_tuned_kernels(const IndexerSelect& op);
 
 }  // namespace fulgur

@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/cublas_lt.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/index_keys.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
@@ -163,6 +164,20 @@ void project(Stream& stream, const IndexerPrepare& op, const Operand& x, const O
 }
 
 }  // namespace
+
+}  // namespace fulgur::cuda
+
+namespace fulgur {
+
+void queue_projection(Context& context, const IndexerPrepare& op, const Operand& projected) {
+  cuda::project(*context.stream, op, op.x, projected);
+}
+
+bool has_tuned_kernels(const IndexerPrepare&) { return false; }
+
+}  // namespace fulgur
+
+namespace fulgur::cuda {
 
 void indexer_prepare(Context& context, const IndexerPrepare& op) {
   Stream& stream = *context.stream;

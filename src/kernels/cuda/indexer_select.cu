@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/index_keys.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
@@ -225,3 +226,9 @@ void indexer_scores(Context& context, const IndexerScores& op) {
 }
 
 }  // namespace fulgur::cuda
+
+namespace fulgur {
+
+bool has_tuned_kernels(const IndexerSelect&) { return false; }
+
+}  // namespace fulgur

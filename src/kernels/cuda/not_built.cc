@@ -20,6 +20,12 @@ std::shared_ptr<cuda::Stream> make_cuda_stream(CudaOptions) {
                       .todo = "configure with -DFULGUR_CUDA=ON where nvcc is, or use the CPU"});
 }
 
+// Nobody has a stream to call these with.
 void synchronize(cuda::Stream&) {}
+std::vector<double> time_replays(cuda::Stream&, int, int, const std::function<void(int)>&) { return {}; }
+void queue_read(Context&, const void*, size_t) {}
+void queue_projection(Context&, const IndexerPrepare&, const Operand&) {}
+bool has_tuned_kernels(const IndexerPrepare&) { return false; }
+bool has_tuned_kernels(const IndexerSelect&) { return false; }
 
 }  // namespace fulgur

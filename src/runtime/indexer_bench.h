@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace fulgur {
+
+/// The indexer of a published model, as far as its kernels see it.
+enum class BenchModel { kV32, kGlm5 };
+
+struct IndexerBench {
+  BenchModel model = BenchModel::kV32;
+  std::vector<int> tokens = {1, 2, 8, 32, 128};  // of a decode step: one of each sequence
+  int context = 8192;
+  int replays = 21;
+};
+
+/// Microseconds a call, over the replays of one graph of at least 64 calls.
+struct CallTimes {
+  double median = 0;
+  double least = 0;
+  double most = 0;
+};
+
+struct BenchLine {
+  std::string what;  // "projection", "prepare", "select", "select exact"
+  std::string how;   // "separate", "overlapped", "fused": cuBLASLt; "own", or "any shape"
+  int tokens = 0;
+  size_t bytes = 0;       // that must be read
+  CallTimes without_pdl;  // programmatic dependent launch
+  CallTimes with_pdl;
+  double limit_us = 0;  // a cold read of as many bytes, in a graph without PDL, in the same run
+};
+
+/// The indexer's decode step on the GPU: its projections in three modes and by our own kernels, then both its
+/// ops. Weights and pages rotate over at least 200 MB, activations stay warm. Each line is handed over when
+/// it is measured. Throws `device` where there is no GPU.
+void bench_indexer(const IndexerBench& bench, const std::function<void(const BenchLine&)>& take);
+
+}  // namespace fulgur

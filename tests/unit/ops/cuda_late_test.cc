@@ -1,0 +1,62 @@
+// Programmatic dependent launch: an op's kernels may start before the kernel that computes their inputs has
+// ended. Nothing that it computes may be read before.
+
+#include "unit/ops/cuda_late.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "ops/buffer.h"
+#include "unit/ops/op_table.h"
+
+namespace fulgur::test {
+namespace {
+
+constexpr int kWithPdl = 2;  // the context's variant, cuda_backends.cc
+
+class LateInputs : public testing::TestWithParam<std::tuple<Tested, TableRow>> {};
+
+TEST_P(LateInputs, GiveTheSameBits) {
+  const auto& [tested, row] = GetParam();
+  const Backend& backend = *tested.backend;
+  Machine machine(backend);
+  Random random(40);
+  const std::unique_ptr<Case> c = row.make(machine, random, 0);
+  machine.upload();
+  c->run(machine.context(kWithPdl), 0, c->num_rows());
+  machine.download();
+  const auto in_time = machine.snapshot();
+
+  machine.upload();
+  std::vector<BackendBuffer> staged;
+  std::vector<Buffer*> late;
+  for (const auto& buffer : machine.buffers()) {
+    if (!buffer->is_late()) continue;
+    const std::vector<std::byte>& bytes = buffer->bytes_before();
+    staged.emplace_back(backend, bytes.size());
+    backend.upload(staged.back().data(), bytes.data(), bytes.size());
+    const std::vector<std::byte> poison(bytes.size(), std::byte{0xff});  // NaN, or position -1
+    backend.upload(buffer->device_bytes(), poison.data(), poison.size());
+    late.push_back(buffer.get());
+  }
+  ASSERT_FALSE(late.empty());
+  for (size_t i = 0; i < late.size(); ++i) {
+    queue_late_copy(machine.context(kWithPdl), late[i]->device_bytes(),
+                    static_cast<const std::byte*>(staged[i].data()), staged[i].bytes());
+  }
+  c->run(machine.context(kWithPdl), 0, c->num_rows());
+  machine.download();
+  EXPECT_TRUE(machine.snapshot() == in_time);
+}
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(LateInputs);  // without a device
+INSTANTIATE_TEST_SUITE_P(BackEnds, LateInputs, testing::ValuesIn(all_lines()),
+                         [](const testing::TestParamInfo<LateInputs::ParamType>& info) {
+                           return short_name(std::get<0>(info.param)) + "_" + std::get<1>(info.param).name;
+                         });
+
+}  // namespace
+}  // namespace fulgur::test
