@@ -14,8 +14,6 @@ double seconds_since(Clock::time_point start) {
 
 }  // namespace
 
-std::string_view name(FinishReason reason) { return reason == FinishReason::kStop ? "stop" : "length"; }
-
 GenerateResult generate(Session& session, int sequence, const GenerateRequest& request,
                         const OnToken& on_token) {
   GenerateResult result;

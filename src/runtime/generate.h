@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "fulgur/engine.h"
 #include "ops/sample.h"
 #include "runtime/session.h"
 
@@ -16,11 +17,6 @@ struct GenerateRequest {
   SamplingParams sampling;
   std::span<const int64_t> stop_ids;  // end tokens; they are part of the ids that come out
 };
-
-enum class FinishReason { kStop, kLength };
-
-/// "stop", "length".
-std::string_view name(FinishReason reason);
 
 struct GenerateResult {
   std::vector<int32_t> ids;

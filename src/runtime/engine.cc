@@ -1,0 +1,254 @@
+#include "fulgur/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <thread>
+
+#include "model/load.h"
+#include "runtime/request_check.h"
+#include "runtime/request_state.h"
+#include "runtime/scheduler.h"
+#include "runtime/step_runner.h"
+#include "tokenizer/tokenizer.h"
+
+namespace fulgur {
+namespace {
+
+/// Positions in the caches where nobody says.
+constexpr int64_t kDefaultCacheTokens = 32768;
+
+std::exception_ptr fault_error(ChunkFault fault) {
+  const bool score = fault == ChunkFault::kNanScore;
+  return std::make_exception_ptr(Error(Problem{
+      .kind = ErrorKind::kBadValue,
+      .message = score ? "A score of the model became NaN while it ran."
+                       : "The model's logits are NaN or infinite, so no token can be drawn.",
+      .expected = score ? "finite numbers" : "finite logits",
+      .found = score ? "NaN" : "NaN or infinity",
+      .todo =
+          "fulgur inspect --verify names the tensors whose values are damaged; fetch their files again"}));
+}
+
+}  // namespace
+
+/// The engine's thread takes requests from the inbox and runs steps while there are any.
+class Engine::Impl {
+ public:
+  Impl(const LoadedModel& model, const Tokenizer* tokenizer, const RunnerOptions& runner,
+       const SchedulerOptions& scheduler)
+      : tokenizer_(tokenizer),
+        runner_(model, runner),
+        scheduler_(scheduler),
+        num_pages_(scheduler.num_pages),
+        thread_([this] {
+          while (receive()) step();
+        }) {}
+
+  /// With a model of its own.
+  struct Owned {
+    LoadedModel model;
+    std::optional<Tokenizer> tokenizer;
+  };
+  Impl(std::unique_ptr<const Owned> owned, const RunnerOptions& runner, const SchedulerOptions& scheduler)
+      : Impl(owned->model, owned->tokenizer ? &*owned->tokenizer : nullptr, runner, scheduler) {
+    owned_ = std::move(owned);
+  }
+
+  ~Impl() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+  }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  std::shared_ptr<RequestState> submit(Request request) {
+    check_request(request, runner_.config(), tokenizer_ != nullptr);
+    check_room(request);
+    const std::lock_guard lock(mutex_);
+    inbox_.push_back(
+        std::make_shared<RequestState>(next_id_++, std::move(request), runner_.config(), tokenizer_));
+    wake_.notify_one();
+    return inbox_.back();
+  }
+
+  [[nodiscard]] const Tokenizer& tokenizer() const {
+    if (tokenizer_ == nullptr) {
+      throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                          .message = "This model has no tokenizer.json, so it knows no text.",
+                          .todo = "work with token ids"});
+    }
+    return *tokenizer_;
+  }
+  StepRunner& runner() { return runner_; }
+
+ private:
+  void check_room(const Request& request) const {
+    const int64_t tokens = most_cached_tokens(request);
+    const int64_t room = int64_t{num_pages_} * kPageTokens;
+    if (tokens <= room) return;
+    throw Error(Problem{
+        .kind = ErrorKind::kBadRequest,
+        .message = "The caches are too small for this request.",
+        .expected = fmt::format("at most {} tokens", room),
+        .found = fmt::format("{} prompt tokens and {} new ones", request.prompt.size(), request.max_tokens),
+        .todo = "shorten the prompt or ask for fewer new tokens"});
+  }
+
+  /// Takes what was submitted, waiting for it if there is nothing else to do. False: it is time to end.
+  bool receive() {
+    std::unique_lock lock(mutex_);
+    wake_.wait(lock, [&] { return stopping_ || !inbox_.empty() || !requests_.empty(); });
+    for (std::shared_ptr<RequestState>& state : inbox_) {
+      const Request& request = state->request();
+      scheduler_.add(state->id(), request.prompt, request.on_prompt_logits == nullptr);
+      requests_.emplace(state->id(), std::move(state));
+    }
+    inbox_.clear();
+    if (!stopping_) return true;
+    for (const auto& [id, state] : requests_) state->finish(FinishReason::kCancelled);
+    return false;
+  }
+
+  void step() {
+    drop_cancelled();
+    const BatchPlan plan = scheduler_.plan();
+    if (plan.chunks.empty()) return;
+    for (const BatchPlan::Admission& admission : plan.admitted)
+      requests_.at(admission.request)->admitted(admission.cached_tokens);
+    const std::vector<ChunkRun> runs = run(plan);
+    std::vector<ChunkResult> results;
+    for (const ChunkRun& run : runs) results.push_back({.drawn = run.drawn});
+    scheduler_.complete(plan, results);
+    for (size_t i = 0; i < runs.size(); ++i) deliver(plan.chunks[i].request, runs[i].drawn);
+  }
+
+  void drop_cancelled() {
+    for (auto at = requests_.begin(); at != requests_.end();) {
+      const auto& [id, state] = *at++;
+      if (!state->cancelled()) continue;
+      state->finish(FinishReason::kCancelled);
+      forget(id);
+    }
+  }
+
+  /// Runs a step. Requests that fail end here, and have gone when it returns.
+  std::vector<ChunkRun> run(const BatchPlan& plan) {
+    std::vector<ChunkRun> runs;
+    try {
+      runs = runner_.run(plan, outputs(plan));
+    } catch (...) {
+      runs = run_one_by_one(plan, std::current_exception());
+    }
+    for (size_t i = 0; i < runs.size(); ++i) {
+      const auto found = requests_.find(plan.chunks[i].request);
+      if (found == requests_.end() || runs[i].fault == ChunkFault::kNone) continue;
+      // A prompt alone has nothing drawn: whoever wants its logits judges them.
+      if (runs[i].fault == ChunkFault::kBadLogits && found->second->request().max_tokens == 0) continue;
+      fail(found->first, fault_error(runs[i].fault));
+    }
+    return runs;
+  }
+
+  /// Something threw, and it isn't known whose fault it is: each chunk is run alone, and those that throw
+  /// again fail. A step changes nothing but the entries of its own tokens, so it can be repeated.
+  std::vector<ChunkRun> run_one_by_one(const BatchPlan& plan, const std::exception_ptr& error) {
+    std::vector<ChunkRun> runs(plan.chunks.size());
+    if (plan.chunks.size() == 1) {
+      fail(plan.chunks.front().request, error);
+      return runs;
+    }
+    for (size_t i = 0; i < plan.chunks.size(); ++i) {
+      const BatchPlan alone{.chunks = {plan.chunks[i]}};
+      try {
+        runs[i] = std::move(runner_.run(alone, outputs(alone)).front());
+      } catch (...) {
+        fail(plan.chunks[i].request, std::current_exception());
+      }
+    }
+    return runs;
+  }
+
+  std::vector<ChunkOutput> outputs(const BatchPlan& plan) {
+    std::vector<ChunkOutput> outputs;
+    for (const PlannedChunk& chunk : plan.chunks)
+      outputs.push_back(requests_.at(chunk.request)->output(chunk));
+    return outputs;
+  }
+
+  void deliver(RequestId id, std::span<const int32_t> drawn) {
+    const auto found = requests_.find(id);
+    if (found == requests_.end() || drawn.empty()) return;
+    try {
+      if (found->second->take(drawn)) forget(id);
+    } catch (...) {  // of its on_token
+      fail(id, std::current_exception());
+    }
+  }
+
+  void fail(RequestId id, std::exception_ptr error) {
+    requests_.at(id)->fail(std::move(error));
+    forget(id);
+  }
+
+  void forget(RequestId id) {
+    scheduler_.remove(id);
+    requests_.erase(id);
+  }
+
+  std::unique_ptr<const Owned> owned_;
+  const Tokenizer* tokenizer_;
+  StepRunner runner_;
+  Scheduler scheduler_;
+  const int num_pages_;
+  std::map<RequestId, std::shared_ptr<RequestState>> requests_;  // the engine thread's
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable wake_;
+  std::vector<std::shared_ptr<RequestState>> inbox_;
+  RequestId next_id_ = 0;
+  bool stopping_ = false;
+
+  std::thread thread_;  // after all that it uses
+};
+
+Engine::Engine(const LoadedModel& model, const Tokenizer* tokenizer, const RunnerOptions& runner,
+               const SchedulerOptions& scheduler)
+    : impl_(std::make_unique<Impl>(model, tokenizer, runner, scheduler)) {}
+
+Engine::Engine(const std::string& folder, const EngineOptions& options) {
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int threads = options.threads > 0 ? options.threads : cores;
+  const Precision precision = options.full_precision ? Precision::kFull : Precision::kNative;
+  auto owned = std::make_unique<Impl::Owned>();
+  owned->model = load_model(folder, precision, threads);
+  if (std::filesystem::exists(std::filesystem::path(folder) / "tokenizer.json")) {
+    owned->tokenizer = Tokenizer::load(folder);
+  }
+  const int64_t tokens = options.cache_tokens > 0
+                             ? options.cache_tokens
+                             : std::min(kDefaultCacheTokens, owned->model.config.max_position_embeddings);
+  const int num_pages = static_cast<int>((tokens + kPageTokens - 1) / kPageTokens);
+  impl_ = std::make_unique<Impl>(
+      std::move(owned), RunnerOptions{.threads = threads, .precision = precision, .num_pages = num_pages},
+      SchedulerOptions{.num_pages = num_pages,
+                       .step_tokens = options.step_tokens,
+                       .max_running = options.max_running,
+                       .prefix_cache = options.prefix_cache});
+}
+
+Engine::~Engine() = default;
+
+Generation Engine::submit(Request request) { return Generation(impl_->submit(std::move(request))); }
+
+std::vector<int32_t> Engine::encode(std::string_view text) const { return impl_->tokenizer().encode(text); }
+std::string Engine::decode(const std::vector<int32_t>& ids) const { return impl_->tokenizer().decode(ids); }
+StepRunner& Engine::runner() { return impl_->runner(); }
+
+}  // namespace fulgur

@@ -1,0 +1,14 @@
+#pragma once
+
+#include "fulgur/engine.h"
+#include "model/config.h"
+
+namespace fulgur {
+
+/// Refuses what no engine over this model could run: throws bad_request.
+void check_request(const Request& request, const Config& config, bool has_tokenizer);
+
+/// The tokens that a request can grow to, as far as they are ever in the caches.
+int64_t most_cached_tokens(const Request& request);
+
+}  // namespace fulgur

@@ -1,0 +1,170 @@
+#include "runtime/request_state.h"
+
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+#include "runtime/logprobs.h"
+
+namespace fulgur {
+
+std::string_view name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+  }
+  return "";
+}
+
+RequestState::RequestState(RequestId id, Request request, const Config& config, const Tokenizer* tokenizer)
+    : id_(id),
+      request_(std::move(request)),
+      end_tokens_(request_.stop_tokens),
+      adjustment_(request_.sampling, request_.prompt),
+      stop_(request_.stop) {
+  if (!request_.ignore_end_tokens) {
+    for (const int64_t token : config.eos_token_ids) end_tokens_.push_back(static_cast<int32_t>(token));
+  }
+  if (tokenizer != nullptr) {
+    decoder_.emplace(*tokenizer);
+    num_texts_ = tokenizer->num_ids();
+  }
+  completion_.prompt_tokens = static_cast<int64_t>(request_.prompt.size());
+}
+
+ChunkOutput RequestState::output(const PlannedChunk& chunk) {
+  ChunkOutput output;
+  const Sampling& s = request_.sampling;
+  output.sampling = {
+      .temperature = s.temperature, .top_k = s.top_k, .top_p = s.top_p, .min_p = s.min_p, .seed = s.seed};
+  const auto prompt_tokens = static_cast<int64_t>(request_.prompt.size());
+  if (request_.on_prompt_logits && logits_delivered_ < prompt_tokens) {
+    output.logits_from = logits_delivered_;
+    output.on_logits = [this, prompt_tokens](int64_t first, Matrix<const float> logits) {
+      const int64_t rows = std::min(logits.rows, prompt_tokens - first);  // after a set-back: text follows
+      if (rows > 0) request_.on_prompt_logits(first, rows, logits.data);
+      logits_delivered_ = first + logits.rows;
+    };
+  }
+  own_logits_.clear();
+  if (adjustment_.active() || request_.num_logprobs >= 0) {
+    output.on_draw = [this, &chunk](int num_drafts, std::span<float> logits) {
+      const auto drafts = std::span(chunk.tokens).last(static_cast<size_t>(chunk.num_drafts));
+      return look_at_logits(drafts.first(static_cast<size_t>(num_drafts)), logits);
+    };
+  }
+  return output;
+}
+
+bool RequestState::look_at_logits(std::span<const int32_t> drafts, std::span<float> logits) {
+  if (request_.num_logprobs >= 0) own_logits_.emplace_back(logits.begin(), logits.end());
+  if (!adjustment_.active()) return false;
+  LogitAdjustment with_drafts = adjustment_;
+  for (const int32_t token : drafts) with_drafts.add(token);
+  with_drafts.apply(logits);
+  return true;
+}
+
+void RequestState::admitted(int64_t cached_tokens) {
+  if (!cached_tokens_) cached_tokens_ = cached_tokens;  // later ones are of its own text, after a set-back
+}
+
+bool RequestState::take(std::span<const int32_t> drawn) {
+  if (request_.max_tokens == 0) {
+    finish(FinishReason::kLength);
+    return true;
+  }
+  for (const int32_t id : drawn) {
+    if (completion_.ids.empty()) first_token_ = Clock::now();
+    completion_.ids.push_back(id);
+    adjustment_.add(id);
+    const bool stopped_by_token = std::ranges::find(end_tokens_, id) != end_tokens_.end();
+    const bool full = static_cast<int64_t>(completion_.ids.size()) == request_.max_tokens;
+    GeneratedToken token{.id = id};
+    token.text = text_of(stopped_by_token ? -1 : id, stopped_by_token || full);
+    if (request_.num_logprobs >= 0) {
+      token.logprob = logprob_of(own_logits_.front(), id);
+      token.likeliest = likeliest(own_logits_.front(), request_.num_logprobs);
+      own_logits_.pop_front();
+    }
+    const bool stopped = stopped_by_token || stop_.stopped();
+    deliver(std::move(token));
+    if (stopped || full) {
+      finish(stopped ? FinishReason::kStop : FinishReason::kLength);
+      return true;
+    }
+  }
+  return false;
+}
+
+std::string RequestState::text_of(int32_t token, bool last) {
+  if (!decoder_) return "";
+  std::string text;
+  // Rows that pad the vocabulary have no text.
+  if (token >= 0 && token < num_texts_) text = stop_.push(decoder_->push(token));
+  if (last) {
+    text += stop_.push(decoder_->finish());
+    text += stop_.finish();
+  }
+  return text;
+}
+
+void RequestState::deliver(GeneratedToken token) {
+  completion_.text += token.text;
+  if (request_.on_token) return request_.on_token(token);
+  const std::lock_guard lock(mutex_);
+  tokens_.push_back(std::move(token));
+  changed_.notify_all();
+}
+
+void RequestState::end(const std::function<void()>& with) {
+  const std::lock_guard lock(mutex_);
+  with();
+  ended_ = true;
+  changed_.notify_all();
+}
+
+void RequestState::finish(FinishReason reason) {
+  const auto seconds = [](Clock::duration time) { return std::chrono::duration<double>(time).count(); };
+  const Clock::time_point now = Clock::now();
+  end([&] {
+    completion_.finish = reason;
+    completion_.cached_tokens = cached_tokens_.value_or(0);
+    const bool any = !completion_.ids.empty();
+    completion_.prompt_s = seconds((any ? first_token_ : now) - submitted_);
+    completion_.decode_s = any ? seconds(now - first_token_) : 0;
+  });
+}
+
+void RequestState::fail(std::exception_ptr error) {
+  end([&] { error_ = std::move(error); });
+}
+
+std::optional<GeneratedToken> RequestState::next() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return ended_ || !tokens_.empty(); });
+  if (!tokens_.empty()) {
+    GeneratedToken token = std::move(tokens_.front());
+    tokens_.pop_front();
+    return token;
+  }
+  if (error_) std::rethrow_exception(error_);
+  return std::nullopt;
+}
+
+Completion RequestState::wait() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return ended_; });
+  if (error_) std::rethrow_exception(error_);
+  return completion_;
+}
+
+std::optional<GeneratedToken> Generation::next() { return state_->next(); }
+Completion Generation::wait() { return state_->wait(); }
+void Generation::cancel() { state_->cancel(); }
+
+}  // namespace fulgur

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "fulgur/engine.h"
+#include "model/config.h"
+#include "runtime/batch_plan.h"
+#include "runtime/logit_adjustment.h"
+#include "runtime/step_runner.h"
+#include "runtime/stop_filter.h"
+#include "tokenizer/tokenizer.h"
+
+namespace fulgur {
+
+/// One request between submit() and its end: what it has brought forth, whether it is to stop, and the way
+/// from the engine's thread to whoever waits for it.
+class RequestState {
+ public:
+  /// The request has been validated. Refers to the tokenizer (or null).
+  RequestState(RequestId id, Request request, const Config& config, const Tokenizer* tokenizer);
+
+  [[nodiscard]] RequestId id() const { return id_; }
+  [[nodiscard]] const Request& request() const { return request_; }
+
+  // The engine's thread.
+
+  /// What the step is to make of its chunk; valid until the step has run.
+  ChunkOutput output(const PlannedChunk& chunk);
+  void admitted(int64_t cached_tokens);
+  /// Takes the tokens of a step. True: it has ended.
+  bool take(std::span<const int32_t> drawn);
+  void finish(FinishReason reason);
+  void fail(std::exception_ptr error);
+  [[nodiscard]] bool cancelled() const { return cancelled_; }
+
+  // Any thread.
+
+  std::optional<GeneratedToken> next();
+  Completion wait();
+  void cancel() { cancelled_ = true; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  bool look_at_logits(std::span<const int32_t> drafts, std::span<float> logits);
+  /// The text that a token lets out, `last` if none comes after it.
+  std::string text_of(int32_t token, bool last);
+  void deliver(GeneratedToken token);
+  void end(const std::function<void()>& with);
+
+  const RequestId id_;
+  const Request request_;
+  std::vector<int32_t> end_tokens_;
+  int32_t num_texts_ = 0;  // ids below it have a text
+  LogitAdjustment adjustment_;
+  std::optional<IncrementalDecoder> decoder_;
+  StopFilter stop_;
+  int64_t logits_delivered_ = 0;               // positions of the prompt
+  std::deque<std::vector<float>> own_logits_;  // that the step's tokens are drawn from, for their logprobs
+  const Clock::time_point submitted_ = Clock::now();
+  Clock::time_point first_token_;
+  std::optional<int64_t> cached_tokens_;
+  std::atomic<bool> cancelled_ = false;
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  std::deque<GeneratedToken> tokens_;  // not taken yet
+  Completion completion_;
+  std::exception_ptr error_;
+  bool ended_ = false;
+};
+
+}  // namespace fulgur

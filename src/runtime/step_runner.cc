@@ -1,0 +1,201 @@
+#include "runtime/step_runner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "model/rope.h"
+#include "ops/linear.h"
+#include "runtime/choose_backend.h"
+
+namespace fulgur {
+namespace {
+
+/// Rows of logits computed at once: enough for matrix-matrix work, little memory with a vocabulary of
+/// 150,000.
+constexpr size_t kLogitsRows = 128;
+
+/// Positions that one sequence can reach: the table of rotary angles ends there.
+int64_t num_positions(const Config& config, int num_pages) {
+  return std::min(config.max_position_embeddings, int64_t{num_pages} * kPageTokens);
+}
+
+}  // namespace
+
+/// A token whose logits are wanted.
+struct StepRunner::Row {
+  int32_t row = 0;  // in the step
+  size_t chunk = 0;
+  int64_t position = 0;
+  int num_drafts = 0;  // of the chunk, up to this token; negative before the last known one
+};
+
+StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
+    : model_(model),
+      options_(options),
+      backend_(options.backend != nullptr ? *options.backend : choose_backend()),
+      team_(options.threads),
+      arena_(backend_),
+      context_{.backend = &backend_,
+               .team = &team_,
+               .arena = &arena_,
+               .profile = options.profile ? &profile_ : nullptr},
+      pool_(model.config, options.precision == Precision::kFull ? DType::kF32 : DType::kBf16,
+            options.num_pages, backend_),
+      decoder_(model.config, model.weights) {
+  const RopeTables tables(model.config, num_positions(model.config, options.num_pages));
+  const RopeTable host = tables.view();
+  const auto place = [&](BackendBuffer& buffer, Matrix<const float> values) {
+    const size_t bytes = static_cast<size_t>(values.rows * values.cols) * sizeof(float);
+    buffer = BackendBuffer(backend_, bytes);
+    backend_.upload(buffer.data(), values.data, bytes);
+    return Matrix<const float>(static_cast<const float*>(buffer.data()), values.rows, values.cols);
+  };
+  rope_ = {.cos = place(cos_, host.cos), .sin = place(sin_, host.sin)};
+}
+
+template <typename T>
+T* StepRunner::upload(std::span<const T> values) {
+  T* to = arena_.allocate_array<T>(static_cast<int64_t>(values.size()));
+  backend_.upload(to, values.data(), values.size_bytes());
+  return to;
+}
+
+TokenBatch StepRunner::upload_batch(const BatchPlan& plan) {
+  std::vector<int32_t> token;
+  std::vector<int32_t> position;
+  std::vector<int32_t> sequence;
+  size_t max_pages = 0;
+  for (const PlannedChunk& chunk : plan.chunks) max_pages = std::max(max_pages, chunk.pages.size());
+  std::vector<int32_t> pages(plan.chunks.size() * max_pages, -1);
+  for (size_t i = 0; i < plan.chunks.size(); ++i) {
+    const PlannedChunk& chunk = plan.chunks[i];
+    for (size_t t = 0; t < chunk.tokens.size(); ++t) {
+      token.push_back(chunk.tokens[t]);
+      position.push_back(static_cast<int32_t>(chunk.first + static_cast<int64_t>(t)));
+      sequence.push_back(static_cast<int32_t>(i));
+    }
+    std::ranges::copy(chunk.pages, pages.begin() + static_cast<std::ptrdiff_t>(i * max_pages));
+  }
+  const std::vector<uint32_t> fault(plan.chunks.size(), 0);
+  return {.num_tokens = static_cast<int>(token.size()),
+          .num_sequences = static_cast<int>(plan.chunks.size()),
+          .max_context = *std::ranges::max_element(position) + 1,
+          .token = upload(std::span<const int32_t>(token)),
+          .position = upload(std::span<const int32_t>(position)),
+          .sequence = upload(std::span<const int32_t>(sequence)),
+          .pages = {upload(std::span<const int32_t>(pages)), static_cast<int64_t>(plan.chunks.size()),
+                    static_cast<int64_t>(max_pages)},
+          .fault = upload(std::span<const uint32_t>(fault))};
+}
+
+std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const ChunkOutput> outputs) {
+  const ArenaScope scope(arena_);
+  const TokenBatch tokens = upload_batch(plan);
+  Step step{.context = context_,
+            .batch = tokens,
+            .rope = rope_,
+            .caches = pool_.layers(),
+            .operand_dtype = options_.precision == Precision::kFull ? DType::kF32 : DType::kBf16,
+            .projection = options_.projection,
+            .selection = options_.selection,
+            .observer = options_.observer};
+  const Operand hidden = decoder_.forward(step);
+  std::vector<ChunkRun> runs(plan.chunks.size());
+  check_ran(plan, tokens, runs);
+
+  std::vector<Row> handed_out;
+  std::vector<Row> drawing;
+  int32_t row = 0;
+  for (size_t i = 0; i < plan.chunks.size(); ++i) {
+    const PlannedChunk& chunk = plan.chunks[i];
+    const auto count = static_cast<int>(chunk.tokens.size());
+    for (int t = 0; t < count; ++t, ++row) {
+      if (runs[i].fault != ChunkFault::kNone) continue;
+      const int num_drafts = t - (count - 1 - chunk.num_drafts);
+      const Row of{.row = row, .chunk = i, .position = chunk.first + t, .num_drafts = num_drafts};
+      if (of.position >= outputs[i].logits_from && num_drafts <= 0) handed_out.push_back(of);
+      if (chunk.draws && num_drafts >= 0) drawing.push_back(of);
+    }
+  }
+  const auto for_logits = [&](std::span<const Row> all, const auto& use) {
+    for (size_t begin = 0; begin < all.size(); begin += kLogitsRows) {
+      const ArenaScope logits_scope(arena_);
+      const auto rows = all.subspan(begin, std::min(kLogitsRows, all.size() - begin));
+      std::vector<int32_t> in_step;
+      for (const Row& of : rows) in_step.push_back(of.row);
+      const auto logits = arena_.matrix<float>(static_cast<int64_t>(rows.size()), model_.config.vocab_size);
+      decoder_.lm_head(step, hidden, upload(std::span<const int32_t>(in_step)), logits);
+      use(logits, rows);
+    }
+  };
+  for_logits(handed_out,
+             [&](Matrix<float> logits, std::span<const Row> rows) { hand_out(logits, rows, outputs); });
+  for_logits(drawing, [&](Matrix<float> logits, std::span<const Row> rows) {
+    const std::vector<int32_t> drawn = draw(logits, rows, outputs);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      verify(plan.chunks[rows[i].chunk], rows[i].num_drafts, drawn[i], runs[rows[i].chunk]);
+    }
+  });
+  return runs;
+}
+
+/// Takes a token that was drawn after `num_drafts` drafts, if those were right.
+void StepRunner::verify(const PlannedChunk& chunk, int num_drafts, int32_t drawn, ChunkRun& run) {
+  const auto before = static_cast<size_t>(num_drafts);
+  if (run.fault != ChunkFault::kNone || run.drawn.size() < before) return;
+  const size_t first_draft = chunk.tokens.size() - static_cast<size_t>(chunk.num_drafts);
+  if (before > 0 && chunk.tokens[first_draft + before - 1] != run.drawn.back()) return;
+  run.drawn.push_back(drawn);
+  if (drawn < 0) run.fault = ChunkFault::kBadLogits;
+}
+
+void StepRunner::check_ran(const BatchPlan& plan, const TokenBatch& tokens, std::vector<ChunkRun>& runs) {
+  for (const auto& file : model_.memory.files) {
+    if (file->damaged()) file->throw_if_damaged();
+  }
+  std::vector<uint32_t> fault(plan.chunks.size());
+  backend_.download(fault.data(), tokens.fault, fault.size() * sizeof(uint32_t));
+  for (size_t i = 0; i < fault.size(); ++i) {
+    if ((fault[i] & kFaultNan) != 0) runs[i].fault = ChunkFault::kNanScore;
+  }
+}
+
+void StepRunner::hand_out(Matrix<const float> logits, std::span<const Row> rows,
+                          std::span<const ChunkOutput> outputs) {
+  std::vector<float> host;
+  for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
+    while (end < rows.size() && rows[end].chunk == rows[begin].chunk) ++end;
+    const auto count = static_cast<int64_t>(end - begin);
+    host.resize(static_cast<size_t>(count * logits.cols));
+    backend_.download(host.data(), logits.row(static_cast<int64_t>(begin)), host.size() * sizeof(float));
+    outputs[rows[begin].chunk].on_logits(rows[begin].position, {host.data(), count, logits.cols});
+  }
+}
+
+std::vector<int32_t> StepRunner::draw(Matrix<float> logits, std::span<const Row> rows,
+                                      std::span<const ChunkOutput> outputs) {
+  std::vector<SamplingParams> params;
+  std::vector<int32_t> position;
+  std::vector<float> host;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Row& row = rows[i];
+    const ChunkOutput& output = outputs[row.chunk];
+    params.push_back(output.sampling);
+    position.push_back(static_cast<int32_t>(row.position + 1));
+    if (output.on_draw == nullptr) continue;
+    host.resize(static_cast<size_t>(logits.cols));
+    float* const in_step = logits.row(static_cast<int64_t>(i));
+    backend_.download(host.data(), in_step, host.size() * sizeof(float));
+    if (output.on_draw(row.num_drafts, host)) {
+      backend_.upload(in_step, host.data(), host.size() * sizeof(float));
+    }
+  }
+  auto* token = arena_.allocate_array<int32_t>(static_cast<int64_t>(rows.size()));
+  fulgur::run(context_, Sample{logits, upload(std::span<const SamplingParams>(params)),
+                               upload(std::span<const int32_t>(position)), token});
+  std::vector<int32_t> drawn(rows.size());
+  backend_.download(drawn.data(), token, drawn.size() * sizeof(int32_t));
+  return drawn;
+}
+
+}  // namespace fulgur

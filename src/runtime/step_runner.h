@@ -1,0 +1,104 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "base/matrix.h"
+#include "base/thread_team.h"
+#include "model/decoder.h"
+#include "model/load.h"
+#include "ops/buffer.h"
+#include "ops/context.h"
+#include "ops/profile.h"
+#include "ops/sample.h"
+#include "runtime/batch_plan.h"
+#include "runtime/cache_pool.h"
+
+namespace fulgur {
+
+/// How a model is run.
+struct RunnerOptions {
+  int threads = 1;
+  Precision precision = Precision::kNative;
+  IndexerProjection projection = IndexerProjection::kFused;
+  int num_pages = 0;                     // of the caches
+  SelectionSource* selection = nullptr;  // outlives the runner
+  StepObserver* observer = nullptr;      // outlives the runner
+  bool profile = false;
+  const Backend* backend = nullptr;  // null: choose_backend()
+};
+
+/// What a chunk of a plan is run for, besides its cache entries.
+struct ChunkOutput {
+  static constexpr int64_t kNoLogits = std::numeric_limits<int64_t>::max();
+
+  int64_t logits_from = kNoLogits;  // positions from here on have their logits handed out
+  /// Gets them: of consecutive positions, the first `first`; [n, vocab] in host memory, valid during the
+  /// call.
+  std::function<void(int64_t first, Matrix<const float> logits)> on_logits;
+  SamplingParams sampling;  // where it draws
+  /// Sees on the host the logits that a token is drawn from, after `num_drafts` of the chunk's drafts, and
+  /// may change them; true: it did. Null: nobody wants to.
+  std::function<bool(int num_drafts, std::span<float> logits)> on_draw;
+};
+
+enum class ChunkFault {
+  kNone,
+  kNanScore,   // a score, router logit or attention sum was NaN
+  kBadLogits,  // a token can't be drawn: NaN or infinity
+};
+
+struct ChunkRun {
+  std::vector<int32_t> drawn;  // where it draws: the drafts that were right, and the token after them
+  ChunkFault fault = ChunkFault::kNone;
+};
+
+/// The one way of running steps: a plan's chunks as one flat batch through the decoder, the head for the rows
+/// that are wanted, a token drawn where the plan says so. Knows pages and positions, not requests.
+class StepRunner {
+ public:
+  /// Refers to the model. Throws `device` for an instruction set that isn't there.
+  StepRunner(const LoadedModel& model, const RunnerOptions& options);
+
+  /// `outputs` and the result are parallel to the plan's chunks. Throws what ops throw, and io_error for a
+  /// checkpoint file that shrank; the caches then hold nothing of this step, but all that they held before.
+  std::vector<ChunkRun> run(const BatchPlan& plan, std::span<const ChunkOutput> outputs);
+
+  [[nodiscard]] const Config& config() const { return model_.config; }
+  [[nodiscard]] const Backend& backend() const { return backend_; }
+  [[nodiscard]] Profile& profile() { return profile_; }
+  /// For the steps to come.
+  void set_projection(IndexerProjection projection) { options_.projection = projection; }
+  void set_observer(StepObserver* observer) { options_.observer = observer; }
+  void set_selection(SelectionSource* selection) { options_.selection = selection; }
+
+ private:
+  struct Row;  // a row of logits
+
+  TokenBatch upload_batch(const BatchPlan& plan);
+  void check_ran(const BatchPlan& plan, const TokenBatch& tokens, std::vector<ChunkRun>& runs);
+  static void verify(const PlannedChunk& chunk, int num_drafts, int32_t drawn, ChunkRun& run);
+  void hand_out(Matrix<const float> logits, std::span<const Row> rows, std::span<const ChunkOutput> outputs);
+  std::vector<int32_t> draw(Matrix<float> logits, std::span<const Row> rows,
+                            std::span<const ChunkOutput> outputs);
+  template <typename T>
+  T* upload(std::span<const T> values);
+
+  const LoadedModel& model_;
+  RunnerOptions options_;
+  const Backend& backend_;
+  ThreadTeam team_;
+  Arena arena_;
+  Profile profile_;
+  Context context_;
+  CachePool pool_;
+  BackendBuffer cos_;
+  BackendBuffer sin_;
+  RopeTable rope_;
+  Decoder decoder_;
+};
+
+}  // namespace fulgur
