@@ -75,9 +75,10 @@ struct Completion {
   std::string text;          // of them, without end token and stop string; empty without a tokenizer
   FinishReason finish = FinishReason::kLength;
   int64_t prompt_tokens = 0;
-  int64_t cached_tokens = 0;  // of the prompt, taken from the prefix cache
-  double prompt_s = 0;        // from submit() to the first token
-  double decode_s = 0;        // the tokens after it
+  int64_t cached_tokens = 0;    // of the prompt, taken from the prefix cache
+  int64_t num_preemptions = 0;  // times that it was set back for want of cache pages
+  double prompt_s = 0;          // from submit() to the first token
+  double decode_s = 0;          // the tokens after it
 };
 
 class RequestState;

@@ -44,7 +44,13 @@ class Engine::Impl {
         scheduler_(scheduler),
         num_pages_(scheduler.num_pages),
         thread_([this] {
-          while (receive()) step();
+          while (receive()) {
+            try {
+              step();
+            } catch (...) {
+              fail_all(std::current_exception());
+            }
+          }
         }) {}
 
   /// With a model of its own.
@@ -197,6 +203,11 @@ class Engine::Impl {
     forget(id);
   }
 
+  /// What no request is to blame for.
+  void fail_all(const std::exception_ptr& error) {
+    while (!requests_.empty()) fail(requests_.begin()->first, error);
+  }
+
   void forget(RequestId id) {
     scheduler_.remove(id);
     requests_.erase(id);
@@ -223,6 +234,15 @@ Engine::Engine(const LoadedModel& model, const Tokenizer* tokenizer, const Runne
     : impl_(std::make_unique<Impl>(model, tokenizer, runner, scheduler)) {}
 
 Engine::Engine(const std::string& folder, const EngineOptions& options) {
+  if (options.threads < 0 || options.cache_tokens < 0 || options.step_tokens < 1 || options.max_running < 1) {
+    throw Error(Problem{
+        .kind = ErrorKind::kBadRequest,
+        .message = "The engine's options are out of range.",
+        .expected = "threads and cache_tokens of at least 0, step_tokens and max_running of at least 1",
+        .found = fmt::format("threads {}, cache_tokens {}, step_tokens {}, max_running {}", options.threads,
+                             options.cache_tokens, options.step_tokens, options.max_running),
+        .todo = "leave at their defaults those that don't matter"});
+  }
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const int threads = options.threads > 0 ? options.threads : cores;
   const Precision precision = options.full_precision ? Precision::kFull : Precision::kNative;

@@ -44,10 +44,9 @@ ChunkOutput RequestState::output(const PlannedChunk& chunk) {
   const auto prompt_tokens = static_cast<int64_t>(request_.prompt.size());
   if (request_.on_prompt_logits && logits_delivered_ < prompt_tokens) {
     output.logits_from = logits_delivered_;
-    output.on_logits = [this, prompt_tokens](int64_t first, Matrix<const float> logits) {
-      const int64_t rows = std::min(logits.rows, prompt_tokens - first);  // after a set-back: text follows
-      if (rows > 0) request_.on_prompt_logits(first, rows, logits.data);
-      logits_delivered_ = first + logits.rows;
+    output.on_logits = [this](int64_t first, Matrix<const float> logits) {
+      request_.on_prompt_logits(first, logits.rows, logits.data);
+      logits_delivered_ = first + logits.rows;  // so that none comes twice if it is set back
     };
   }
   own_logits_.clear();
@@ -70,7 +69,8 @@ bool RequestState::look_at_logits(std::span<const int32_t> drafts, std::span<flo
 }
 
 void RequestState::admitted(int64_t cached_tokens) {
-  if (!cached_tokens_) cached_tokens_ = cached_tokens;  // later ones are of its own text, after a set-back
+  if (num_admissions_++ == 0)
+    cached_tokens_ = cached_tokens;  // later ones may be its own, of before a set-back
 }
 
 bool RequestState::take(std::span<const int32_t> drawn) {
@@ -133,7 +133,8 @@ void RequestState::finish(FinishReason reason) {
   const Clock::time_point now = Clock::now();
   end([&] {
     completion_.finish = reason;
-    completion_.cached_tokens = cached_tokens_.value_or(0);
+    completion_.cached_tokens = cached_tokens_;
+    completion_.num_preemptions = std::max<int64_t>(0, num_admissions_ - 1);
     const bool any = !completion_.ids.empty();
     completion_.prompt_s = seconds((any ? first_token_ : now) - submitted_);
     completion_.decode_s = any ? seconds(now - first_token_) : 0;

@@ -67,7 +67,8 @@ class RequestState {
   std::deque<std::vector<float>> own_logits_;  // that the step's tokens are drawn from, for their logprobs
   const Clock::time_point submitted_ = Clock::now();
   Clock::time_point first_token_;
-  std::optional<int64_t> cached_tokens_;
+  int64_t cached_tokens_ = 0;
+  int64_t num_admissions_ = 0;
   std::atomic<bool> cancelled_ = false;
 
   std::mutex mutex_;  // guards what follows
