@@ -100,7 +100,7 @@ class Generation {
 };
 
 struct EngineOptions {
-  int threads = 0;              // 0: one a core
+  int threads = 0;              // 0: one for each CPU that the process may use
   bool full_precision = false;  // weights dequantized, activations and caches in f32
   int64_t cache_tokens = 0;     // that all requests together may hold; 0: 32768, or one sequence of the model
   int64_t step_tokens = 512;    // most tokens computed at once

@@ -7,6 +7,7 @@
 #include <map>
 #include <thread>
 
+#include "base/available_cpus.h"
 #include "model/load.h"
 #include "runtime/request_check.h"
 #include "runtime/request_state.h"
@@ -243,8 +244,7 @@ Engine::Engine(const std::string& folder, const EngineOptions& options) {
                              options.cache_tokens, options.step_tokens, options.max_running),
         .todo = "leave at their defaults those that don't matter"});
   }
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  const int threads = options.threads > 0 ? options.threads : cores;
+  const int threads = options.threads > 0 ? options.threads : available_cpus();
   const Precision precision = options.full_precision ? Precision::kFull : Precision::kNative;
   auto owned = std::make_unique<Impl::Owned>();
   owned->model = load_model(folder, precision, threads);
