@@ -178,12 +178,15 @@ MappedFile::~MappedFile() {
   if (descriptor_ >= 0) close(descriptor_);
 }
 
+void MappedFile::read_ahead(uint64_t offset, uint64_t bytes) const {
+  posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
+}
+
 void MappedFile::populate(uint64_t offset, uint64_t bytes) const {
   const uint64_t first = offset & ~(page_bytes - 1);
   const uint64_t end = std::min<uint64_t>(size_, offset + bytes);
   if (first >= end) return;
-  // The system reads ahead in small steps for faults; this asks for all at once.
-  posix_fadvise(descriptor_, static_cast<off_t>(first), static_cast<off_t>(end - first), POSIX_FADV_WILLNEED);
+  read_ahead(first, end - first);  // the system does so in small steps for faults; this asks for all at once
 #ifdef MADV_POPULATE_READ
   auto* begin = const_cast<std::byte*>(data_ + first);
   if (madvise(begin, end - first, MADV_POPULATE_READ) == 0) return;

@@ -22,6 +22,8 @@ class MappedFile {
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  /// Has the system begin to read a part of it, and doesn't wait.
+  void read_ahead(uint64_t offset, uint64_t bytes) const;
   /// Reads a part of it now, so that no one who uses it waits for its pages.
   void populate(uint64_t offset, uint64_t bytes) const;
   /// The last component of the path, for messages.

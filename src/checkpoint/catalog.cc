@@ -24,8 +24,8 @@ void add_file(const std::filesystem::path& path, Catalog& catalog, std::vector<P
   std::move(entries.begin(), entries.end(), std::back_inserter(catalog.entries));
 }
 
-/// The same for a shard of a folder: whether it went well. A listed shard that isn't there is the index's
-/// fault.
+/// The same for a shard of a folder: whether its tensors are known. A listed shard that isn't there is the
+/// index's fault.
 bool add_shard(const std::filesystem::path& path, bool listed, Catalog& catalog,
                std::vector<Problem>& problems) {
   std::error_code error;
@@ -42,13 +42,14 @@ bool add_shard(const std::filesystem::path& path, bool listed, Catalog& catalog,
     return false;
   }
   const size_t before = problems.size();
+  const size_t entries_before = catalog.entries.size();
   try {
     add_file(path, catalog, problems);
   } catch (const Error& failure) {
     problems.resize(before);  // a header that changed while it was read says nothing more
     problems.insert(problems.end(), failure.problems().begin(), failure.problems().end());
   }
-  return problems.size() == before;
+  return problems.size() == before || catalog.entries.size() > entries_before;
 }
 
 /// No tensor may lie in two shards. Twice in one header is the header's fault, and said.
@@ -72,10 +73,10 @@ void check_unique(const Catalog& catalog, std::vector<Problem>& problems) {
 }
 
 /// Every tensor that the index lists lies where it says.
-void check_listed(const ShardList& list, const std::vector<bool>& read_well, const Catalog& catalog,
+void check_listed(const ShardList& list, const std::vector<bool>& known, const Catalog& catalog,
                   std::vector<Problem>& problems) {
   for (const auto& [tensor, number] : list.listed) {
-    if (!read_well[static_cast<size_t>(number)]) continue;  // what is wrong with the file is said already
+    if (!known[static_cast<size_t>(number)]) continue;  // what is wrong with the file is said already
     const std::string& file = list.files[static_cast<size_t>(number)];
     const CatalogEntry* first = catalog.find(tensor);
     const CatalogEntry* end = catalog.entries.data() + catalog.entries.size();
@@ -93,20 +94,47 @@ void check_listed(const ShardList& list, const std::vector<bool>& read_well, con
   }
 }
 
-/// What the index leaves out is used all the same: the headers are the authority.
-void notice_omissions(const ShardList& list, Catalog& catalog) {
-  size_t omitted = 0;
+/// Tensors in the shards that the index leaves out.
+struct Omissions {
+  size_t count = 0;
   const CatalogEntry* first = nullptr;
+};
+Omissions omissions(const ShardList& list, const Catalog& catalog) {
+  Omissions omitted;
   auto at = list.listed.begin();
   for (const CatalogEntry& entry : catalog.entries) {
     while (at != list.listed.end() && at->first < entry.name) ++at;
     if (at != list.listed.end() && at->first == entry.name) continue;
-    if (omitted++ == 0) first = &entry;
+    if (omitted.count++ == 0) omitted.first = &entry;
   }
-  if (omitted == 0) return;
+  return omitted;
+}
+
+/// They are used all the same: the headers are the authority.
+void notice_omissions(const ShardList& list, Catalog& catalog) {
+  const Omissions omitted = omissions(list, catalog);
+  if (list.listed.empty() || omitted.count == 0) return;
   catalog.notices.push_back(
       fmt::format("{} leaves out {} of the tensors in its shards, the first being {}; they are used.",
-                  kIndexFile, omitted, printable(first->name)));
+                  kIndexFile, omitted.count, printable(omitted.first->name)));
+}
+
+/// What `problems` leave open. An index that omits nothing of the shards that are known is believed to omit
+/// nothing of the others.
+CatalogGaps gaps_of(const ShardList& list, const std::vector<bool>& known, const Catalog& catalog,
+                    const std::vector<Problem>& problems) {
+  CatalogGaps gaps;
+  if (problems.empty()) return gaps;
+  for (const Problem& problem : problems) {
+    if (!problem.tensor.empty()) gaps.named.insert(problem.tensor);
+  }
+  for (const auto& [tensor, number] : list.listed) {
+    if (!known[static_cast<size_t>(number)]) gaps.unread.insert(tensor);
+  }
+  const bool all_known = std::find(known.begin(), known.end(), false) == known.end();
+  gaps.anything =
+      list.listed.empty() ? !all_known || !list.complete : !all_known && omissions(list, catalog).count > 0;
+  return gaps;
 }
 
 void sort_entries(Catalog& catalog) {
@@ -155,7 +183,7 @@ std::string index_text(const CatalogEntry& entry, int64_t element, int64_t cols)
   return fmt::format("[{}]", fmt::join(place, ", "));
 }
 
-Catalog read_catalog(const std::filesystem::path& folder) {
+CatalogSurvey survey_catalog(const std::filesystem::path& folder) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) {
     throw Error(Problem{.kind = ErrorKind::kIoError,
@@ -165,19 +193,26 @@ Catalog read_catalog(const std::filesystem::path& folder) {
                         .found = error ? error.message() : "something else",
                         .todo = "name the folder that holds the model's files"});
   }
-  std::vector<Problem> problems;
+  CatalogSurvey survey;
+  std::vector<Problem>& problems = survey.problems;
+  Catalog& catalog = survey.catalog;
   const ShardList list = list_shards(folder, problems);
-  Catalog catalog{.source = list.source};
-  std::vector<bool> read_well;  // parallel to list.files
-  for (const std::string& name : list.files) {
-    read_well.push_back(add_shard(folder / name, !list.listed.empty(), catalog, problems));
-  }
+  catalog.source = list.source;
+  std::vector<bool> known;  // parallel to list.files
+  for (const std::string& name : list.files)
+    known.push_back(add_shard(folder / name, !list.listed.empty(), catalog, problems));
   sort_entries(catalog);
   check_unique(catalog, problems);
-  check_listed(list, read_well, catalog, problems);
-  if (!problems.empty()) throw Error(std::move(problems));
-  if (!list.listed.empty()) notice_omissions(list, catalog);
-  return catalog;
+  check_listed(list, known, catalog, problems);
+  catalog.gaps = gaps_of(list, known, catalog, problems);
+  notice_omissions(list, catalog);
+  return survey;
+}
+
+Catalog read_catalog(const std::filesystem::path& folder) {
+  CatalogSurvey survey = survey_catalog(folder);
+  if (!survey.problems.empty()) throw Error(std::move(survey.problems));
+  return std::move(survey.catalog);
 }
 
 Catalog read_safetensors(const std::filesystem::path& file) {

@@ -3,8 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,12 +32,27 @@ struct CatalogEntry {
   std::optional<Draw> drawn;  // the generator; then `file` and `offset` mean nothing
 };
 
+/// What the headers and the index of a damaged checkpoint leave open: of these tensors nothing more can be
+/// said.
+struct CatalogGaps {
+  std::set<std::string, std::less<>> named;   // by a problem
+  std::set<std::string, std::less<>> unread;  // in files that could not be read, as the index has it
+  bool anything = false;                      // files could not be read, and no index says all that they hold
+
+  /// Whether its absence may be the fault of what is said already.
+  [[nodiscard]] bool may_hold(std::string_view tensor) const {
+    return anything || named.contains(tensor) || unread.contains(tensor);
+  }
+  [[nodiscard]] bool empty() const { return !anything && named.empty() && unread.empty(); }
+};
+
 /// All tensors of a checkpoint folder, from its headers alone (docs/spec/checkpoints.md, section 1).
 struct Catalog {
   std::string source;  // what lists the tensors, for messages: a file's name, or the set's
   std::vector<std::shared_ptr<const MappedFile>> files;
   std::vector<CatalogEntry> entries;  // sorted by name; names are unique
   std::vector<std::string> notices;   // worth a line, no error: an index that omits tensors, ...
+  CatalogGaps gaps;                   // none, but in what survey_catalog() finds damaged
 
   [[nodiscard]] const CatalogEntry* find(std::string_view name) const;
   /// The file it lies in, for messages; `source` for one that is drawn.
@@ -52,8 +69,15 @@ struct Catalog {
 /// elements of its last dimension, which the shape of packed ones doesn't say.
 std::string index_text(const CatalogEntry& entry, int64_t element, int64_t cols);
 
-/// Reads every header of the folder's safetensors files. All structural problems are reported together: an
-/// Error with one Problem each.
+/// A folder's tensors as far as its headers can be read, and all that is wrong with headers and index.
+struct CatalogSurvey {
+  Catalog catalog;
+  std::vector<Problem> problems;
+};
+
+/// Reads every header of the folder's safetensors files. Throws what is wrong with the folder alone.
+CatalogSurvey survey_catalog(const std::filesystem::path& folder);
+/// The same of a folder without faults: all structural problems are one Error.
 Catalog read_catalog(const std::filesystem::path& folder);
 /// The same for a single safetensors file.
 Catalog read_safetensors(const std::filesystem::path& file);

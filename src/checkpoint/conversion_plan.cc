@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "checkpoint/ledger.h"
+#include "checkpoint/stored_module.h"
 
 namespace fulgur {
 namespace {
@@ -54,15 +55,21 @@ class Planner {
     }
   }
 
-  std::vector<ConvertedModule> plan(std::span<const Parameter> parameters) {
+  ConversionPlan plan(std::span<const Parameter> parameters) {
+    ConversionPlan result;
     for (size_t i = 0; i < parameters.size(); ++i) add(parameters[i], plan_.parameters[i].sources);
     for (const IgnoredTensor& ignored : plan_.ignored) {
       if (written_[static_cast<size_t>(ignored.entry)]) continue;
+      if (target_.recipe && !is_plain_tensor(entry(ignored.entry))) {
+        result.left_out.push_back(ignored.entry);
+        continue;
+      }
       ConvertedModule module{.name = module_of(entry(ignored.entry).name)};
       module.tensors.push_back(whole(ignored.entry));
       modules_.push_back(std::move(module));
     }
-    return std::move(modules_);
+    result.modules = std::move(modules_);
+    return result;
   }
 
  private:
@@ -70,6 +77,10 @@ class Planner {
     return catalog_.entries[static_cast<size_t>(number)];
   }
   [[nodiscard]] const CatalogEntry& weight(const SourceRows& rows) const { return entry(rows.source->entry); }
+  /// Of a type that can stand beside any recipe, and no scale of a quantized weight.
+  [[nodiscard]] static bool is_plain_tensor(const CatalogEntry& tensor) {
+    return tensor.dtype_known && plain_form(tensor.dtype) && !is_scale(tensor.name);
+  }
   [[nodiscard]] static const StorageForm& form_of(const SourceRows& rows) { return *rows.source->form; }
   [[nodiscard]] bool is_whole(const SourceRows& rows) const {
     return weight(rows).shape.size() != 2 || rows.rows == weight(rows).shape.front();
@@ -303,8 +314,8 @@ class Planner {
 
 }  // namespace
 
-std::vector<ConvertedModule> plan_conversion(std::span<const Parameter> parameters, const LoadPlan& plan,
-                                             const Catalog& catalog, const ConversionTarget& target) {
+ConversionPlan plan_conversion(std::span<const Parameter> parameters, const LoadPlan& plan,
+                               const Catalog& catalog, const ConversionTarget& target) {
   if (!plan.problems.empty()) throw Error(plan.problems);
   return Planner(plan, catalog, target).plan(parameters);
 }

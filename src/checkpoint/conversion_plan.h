@@ -65,15 +65,21 @@ struct ConvertedModule {
   BlockScales scales = BlockScales::kF32;
 };
 
-/// What a checkpoint is rewritten as: a value, made from a load plan without problems. Every tensor of the
-/// catalog is in it once, but for scales of activations beside weights that change their form. What no
-/// parameter uses is carried over.
+/// What a checkpoint is rewritten as: a value.
+struct ConversionPlan {
+  std::vector<ConvertedModule> modules;
+  std::vector<int> left_out;  // entries of the catalog that no parameter uses, and no recipe can have
+};
+
+/// Made from a load plan without problems. Every tensor of the catalog is in it once, but for scales of
+/// activations beside weights that change their form. What no parameter uses is carried over; with a recipe,
+/// not what of it is quantized, or a scale: the config says nothing true of that any more.
 ///
 /// Without a recipe, and where it asks for the form that is stored, bytes are copied. A fused projection of
 /// halves whose bytes can't stand below one another (another form, block rows that both would share, factors
 /// of their own) becomes f32 where that holds both exactly, else bf16; so does a half of a fused one whose
 /// block rows begin in the other half.
-std::vector<ConvertedModule> plan_conversion(std::span<const Parameter> parameters, const LoadPlan& plan,
-                                             const Catalog& catalog, const ConversionTarget& target);
+ConversionPlan plan_conversion(std::span<const Parameter> parameters, const LoadPlan& plan,
+                               const Catalog& catalog, const ConversionTarget& target);
 
 }  // namespace fulgur

@@ -21,12 +21,24 @@ namespace {
 constexpr int64_t kSlabBytes = int64_t{32} << 20;
 constexpr int64_t kChunkElements = int64_t{1} << 18;  // of a thread: 1 MiB of f32
 
+/// Draws bytes of a tensor, from `begin` on, on all threads.
+void draw_on(ThreadTeam& team, const Catalog& catalog, const CatalogEntry& entry, uint64_t begin,
+             std::span<std::byte> to) {
+  constexpr int64_t kWholeElements = 64;
+  team.run([&](int member) {
+    const Share share = share_of(static_cast<int64_t>(to.size()), member, team.size(), kWholeElements);
+    const auto first = static_cast<size_t>(share.begin);
+    catalog.read(entry, begin + first, to.subspan(first, static_cast<size_t>(share.end) - first));
+  });
+}
+
 /// All of a tensor: where it lies in its file, or drawn into `drawn`.
-const std::byte* all_bytes(const Catalog& catalog, int number, std::vector<std::byte>& drawn) {
+const std::byte* all_bytes(ThreadTeam& team, const Catalog& catalog, int number,
+                           std::vector<std::byte>& drawn) {
   const CatalogEntry& entry = catalog.entries[static_cast<size_t>(number)];
   if (!entry.drawn) return catalog.bytes(entry).data();
   drawn.resize(entry.bytes);
-  catalog.read(entry, 0, drawn);
+  draw_on(team, catalog, entry, 0, drawn);
   return drawn.data();
 }
 
@@ -42,14 +54,14 @@ struct StoredRows {
   std::vector<std::byte> drawn_groups;
 };
 
-StoredRows stored_rows(const Catalog& catalog, const SourceRows& rows) {
+StoredRows stored_rows(ThreadTeam& team, const Catalog& catalog, const SourceRows& rows) {
   const CatalogEntry& entry = weight_of(catalog, rows);
   StoredRows stored{.weight = {.form = rows.source->form->form,
                                .rows = entry.shape.front(),
                                .cols = entry.shape.back(),
                                .block_rows = rows.source->block_rows,
                                .block_cols = rows.source->block_cols}};
-  stored.weight.data = all_bytes(catalog, rows.source->entry, stored.drawn_weight);
+  stored.weight.data = all_bytes(team, catalog, rows.source->entry, stored.drawn_weight);
   if (stored.weight.form == WeightForm::kNvfp4) stored.weight.cols *= kNvfp4CodesPerByte;
   for (const PlannedScale& scale : rows.source->scales) {
     std::vector<float> values = read_scale(scale, catalog);
@@ -59,7 +71,7 @@ StoredRows stored_rows(const Catalog& catalog, const SourceRows& rows) {
         stored.weight.scales = stored.block_scales.data();  // a move of the vector leaves them where they are
         break;
       case ScaleRole::kGroups:
-        stored.weight.scales = all_bytes(catalog, scale.entry, stored.drawn_groups);
+        stored.weight.scales = all_bytes(team, catalog, scale.entry, stored.drawn_groups);
         break;
       case ScaleRole::kFactor:
         stored.weight.global = static_cast<double>(values.front());
@@ -93,7 +105,7 @@ class ModuleConverter::Computation {
  public:
   Computation(const ConvertedModule& module, const Catalog& catalog, ThreadTeam& team, const TensorSink& sink)
       : module_(module), catalog_(catalog), team_(team), sink_(sink), cols_(module.cols) {
-    for (const SourceRows& rows : module.sources) stored_.push_back(stored_rows(catalog, rows));
+    for (const SourceRows& rows : module.sources) stored_.push_back(stored_rows(team, catalog, rows));
   }
 
   void run() {
@@ -297,14 +309,8 @@ class ModuleConverter::Computation {
 std::span<const std::byte> ModuleConverter::piece_of(const CatalogEntry& entry, uint64_t begin,
                                                      uint64_t bytes) {
   if (!entry.drawn) return catalog_.bytes(entry).subspan(begin, bytes);
-  constexpr int64_t kWholeElements = 64;
   drawn_.resize(bytes);
-  team_.run([&](int member) {
-    const Share share = share_of(static_cast<int64_t>(bytes), member, team_.size(), kWholeElements);
-    catalog_.read(entry, begin + static_cast<uint64_t>(share.begin),
-                  std::span(drawn_).subspan(static_cast<size_t>(share.begin),
-                                            static_cast<size_t>(share.end - share.begin)));
-  });
+  draw_on(team_, catalog_, entry, begin, drawn_);
   return drawn_;
 }
 

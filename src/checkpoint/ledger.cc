@@ -14,6 +14,7 @@ Ledger::Ledger(const Catalog& catalog) : catalog_(catalog), state_(catalog.entri
   by_name_.reserve(catalog.entries.size());
   for (size_t i = 0; i < catalog.entries.size(); ++i) {
     by_name_.emplace(catalog.entries[i].name, static_cast<int>(i));
+    state_[i].damaged = catalog.gaps.named.contains(catalog.entries[i].name);
   }
 }
 
@@ -32,22 +33,26 @@ std::string Ledger::described(int number) const {
 }
 
 void Ledger::complain(int number, Problem problem) {
-  if (std::exchange(state(number).faulty, true)) return;
+  if (at(number).damaged || said(number, problem.kind)) return;
+  state(number).said |= bit(problem.kind);
   problem.file = file_of(number);
   problem.tensor = entry(number).name;
   problems_.push_back(std::move(problem));
 }
 
 void Ledger::conflict(const std::vector<int>& numbers) {
-  const bool said = std::all_of(numbers.begin(), numbers.end(), [&](int number) { return faulty(number); });
+  constexpr auto kConflict = ErrorKind::kConflictingTensors;
+  const bool known =
+      std::all_of(numbers.begin(), numbers.end(), [&](int number) { return said(number, kConflict); });
   std::vector<std::string> names;
   std::vector<std::string> found;
   for (const int number : numbers) {
     names.push_back(printable(entry(number).name));
     found.push_back(described(number));
-    state(number) = {.consumed = true, .faulty = true};
+    state(number).consumed = true;
+    state(number).said |= bit(kConflict);
   }
-  if (said) return;
+  if (known) return;
   problems_.push_back(
       {.kind = ErrorKind::kConflictingTensors,
        .file = file_of(numbers.back()),

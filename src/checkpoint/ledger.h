@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -28,11 +29,13 @@ class Ledger {
   void consume(int number) { state(number).consumed = true; }
   [[nodiscard]] bool consumed(int number) const { return state_[static_cast<size_t>(number)].consumed; }
   /// A problem names it.
-  [[nodiscard]] bool faulty(int number) const { return state_[static_cast<size_t>(number)].faulty; }
+  [[nodiscard]] bool faulty(int number) const { return at(number).damaged || at(number).said != 0; }
+  /// A problem of that kind does.
+  [[nodiscard]] bool said(int number, ErrorKind kind) const { return (at(number).said & bit(kind)) != 0; }
 
   void report(Problem problem) { problems_.push_back(std::move(problem)); }
-  /// A problem of one tensor, whose file and name are filled in. A tensor that is at fault already has
-  /// nothing more to say.
+  /// A problem of one tensor, whose file and name are filled in; once of a kind. Of a tensor whose header is
+  /// at fault nothing more is said.
   void complain(int number, Problem problem);
   /// Tensors of which there may be one only; they are consumed.
   void conflict(const std::vector<int>& numbers);
@@ -41,9 +44,12 @@ class Ledger {
  private:
   struct State {
     bool consumed = false;
-    bool faulty = false;
+    bool damaged = false;  // by what the catalog's reader said of it
+    uint32_t said = 0;     // a bit for each kind of problem
   };
+  static uint32_t bit(ErrorKind kind) { return uint32_t{1} << static_cast<int>(kind); }
   State& state(int number) { return state_[static_cast<size_t>(number)]; }
+  [[nodiscard]] const State& at(int number) const { return state_[static_cast<size_t>(number)]; }
 
   const Catalog& catalog_;
   std::unordered_map<std::string_view, int> by_name_;

@@ -117,16 +117,42 @@ class Resolver {
         ledger_.consume(number);
       }
     }
+    // What is wrong with one tensor is said whatever is wrong with others.
+    std::vector<PlannedSource> sources;
+    for (const Spelling& spelling : touched) read(parameter, spelling, sources);
     if (touched.size() > 1 || (!touched.empty() && !rivals.empty())) {
       present.insert(present.end(), rivals.begin(), rivals.end());
       ledger_.conflict(present);
       return {};
     }
     if (touched.empty() || !touched.front().complete()) {
-      missing(parameter, touched.empty() ? nullptr : &touched.front(), rivals);
+      const Spelling* half = touched.empty() ? nullptr : &touched.front();
+      if (!may_be_unread(parameter, half)) missing(parameter, half, rivals);
       return {};
     }
-    return planned(parameter, touched.front());
+    if (sources.size() != touched.front().entries.size()) return {};
+    return planned(parameter, std::move(sources));
+  }
+
+  /// Adds what is stored well of a spelling's parts.
+  void read(const Parameter& parameter, const Spelling& spelling, std::vector<PlannedSource>& sources) {
+    for (size_t i = 0; i < spelling.entries.size(); ++i) {
+      if (spelling.entries[i] < 0) continue;
+      auto source = modules_.read((*spelling.parts)[i], spelling.entries[i], parameter.quantizable);
+      if (source) sources.push_back(std::move(*source));
+    }
+  }
+
+  /// Whether a part that is not there may lie in a file that could not be read.
+  [[nodiscard]] bool may_be_unread(const Parameter& parameter, const Spelling* half) const {
+    return std::any_of(parameter.spellings.begin(), parameter.spellings.end(), [&](const auto& parts) {
+      if (half != nullptr && half->parts != &parts) return false;
+      for (size_t i = 0; i < parts.size(); ++i) {
+        const bool absent = half == nullptr || half->entries[i] < 0;
+        if (absent && modules_.may_be_unread(parts[i].tensor)) return true;
+      }
+      return false;
+    });
   }
 
   /// `half` is the spelling that is there in part, if one is.
@@ -164,13 +190,8 @@ class Resolver {
                                            : "check that config.json belongs to this checkpoint"});
   }
 
-  PlannedParameter planned(const Parameter& parameter, const Spelling& spelling) {
-    PlannedParameter result;
-    for (size_t i = 0; i < spelling.entries.size(); ++i) {
-      auto source = modules_.read((*spelling.parts)[i], spelling.entries[i], parameter.quantizable);
-      if (source) result.sources.push_back(std::move(*source));
-    }
-    if (result.sources.size() != spelling.entries.size()) return {};
+  PlannedParameter planned(const Parameter& parameter, std::vector<PlannedSource> sources) {
+    PlannedParameter result{.sources = std::move(sources)};
     result.held = choose_held(parameter.held_as, result.sources, readable_);
     const bool alone = result.sources.size() == 1 && parameter.arrangement == Arrangement::kRows;
     for (PlannedSource& source : result.sources) {
@@ -201,7 +222,8 @@ class Resolver {
       }
     }
     if (is_scale(e.name)) {
-      if (!modules_.belongs(number)) modules_.complain_of_orphan(number);
+      const std::string weight = fmt::format("{}.weight", split_last(e.name).first);
+      if (!modules_.belongs(number) && !modules_.may_be_unread(weight)) modules_.complain_of_orphan(number);
       return;
     }
     ledger_.complain(

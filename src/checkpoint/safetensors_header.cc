@@ -213,6 +213,7 @@ std::vector<CatalogEntry> read_header(const MappedFile& mapped, int file, std::v
   const bool unique = check_names(tensors, complaints);
   const bool ordered = check_sizes(tensors, complaints);
   if (unique && ordered) check_layout(tensors, data_start, bytes.size() - data_start, complaints);
+  if (complaints.too_many()) return {};  // which tensors could be believed is anyone's guess
 
   std::vector<CatalogEntry> entries;
   entries.reserve(tensors.size());

@@ -306,9 +306,11 @@ ShardList list_folder(const std::filesystem::path& folder, std::vector<Problem>&
          .todo = "name the folder that holds the model's files"});
     return {};
   }
+  const size_t before = problems.size();
   check_set(set, problems);
   ShardList list{.source = fmt::format("model-*-of-{}.safetensors", set.begin()->second.of)};
   for (const auto& [name, number] : set) list.files.push_back(name);
+  list.complete = problems.size() == before;
   return list;
 }
 

@@ -18,6 +18,7 @@ struct ShardList {
   std::vector<std::string> files;  // plain names in the folder, sorted
   /// What the index says lies where: {tensor, index into files}, sorted. Empty where there is no index.
   std::vector<std::pair<std::string, int>> listed;
+  bool complete = true;  // false: files that should be there are not among these
 };
 
 /// The index's word if there is an index; else exactly model.safetensors, or a complete set

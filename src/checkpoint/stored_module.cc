@@ -112,6 +112,17 @@ int ModuleReader::find(std::string_view tensor) {
   return found;
 }
 
+bool ModuleReader::may_be_unread(std::string_view tensor) const {
+  const CatalogGaps& gaps = ledger_.catalog().gaps;
+  if (gaps.empty()) return false;
+  const auto [module, last] = split_last(tensor);
+  return gaps.may_hold(tensor) ||
+         (last == "weight" && std::any_of(kStorageForms.begin(), kStorageForms.end(),
+                                          [&, name = module](const StorageForm& form) {
+                                            return gaps.may_hold(fmt::format("{}.{}", name, form.weight));
+                                          }));
+}
+
 const StorageForm* ModuleReader::form_of(int weight, std::string_view component) const {
   const CatalogEntry& e = ledger_.entry(weight);
   const auto form = std::find_if(kStorageForms.begin(), kStorageForms.end(), [&](const StorageForm& row) {
@@ -124,9 +135,12 @@ std::optional<PlannedSource> ModuleReader::read(const Part& part, int weight, bo
   // A bias is stored as a weight is, under a name of its own.
   const std::string_view name = ledger_.entry(weight).name;
   const StorageForm* form = form_of(weight, name == part.tensor ? "weight" : split_last(name).second);
-  if (!form_fits(form, weight, quantizable) || !weight_fits(*form, part, weight)) return std::nullopt;
+  // Of two weights of one module, none is believed: the scales beside them are of either.
+  if (ledger_.said(weight, ErrorKind::kConflictingTensors)) return std::nullopt;
+  if (!form_fits(form, weight, quantizable)) return std::nullopt;
   PlannedSource source{.entry = weight, .form = form};
-  if (!find_scales(*form, part, source)) return std::nullopt;
+  const bool fits = weight_fits(*form, part, weight);
+  if (!find_scales(*form, part, fits, source) || !fits) return std::nullopt;
   return source;
 }
 
@@ -175,7 +189,9 @@ bool ModuleReader::weight_fits(const StorageForm& form, const Part& part, int we
   return false;
 }
 
-bool ModuleReader::find_scales(const StorageForm& form, const Part& part, PlannedSource& source) {
+/// Shapes of scales are those of a weight that has the right one.
+bool ModuleReader::find_scales(const StorageForm& form, const Part& part, bool weight_fits,
+                               PlannedSource& source) {
   const std::string_view module = split_last(part.tensor).first;
   std::vector<std::string> absent;
   std::vector<std::string> wanted;
@@ -191,6 +207,10 @@ bool ModuleReader::find_scales(const StorageForm& form, const Part& part, Planne
     for (const int number : present) ledger_.consume(number);
     if (role == ScaleRole::kActivations) {
       unneeded_.insert(unneeded_.end(), present.begin(), present.end());
+    } else if (present.empty() && std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+                 return ledger_.catalog().gaps.may_hold(name);
+               })) {
+      all_fit = false;  // what is wrong with its file is said already
     } else if (present.empty()) {
       absent.push_back(fmt::format("{}", fmt::join(names, " or ")));
       wanted.push_back(fmt::format("{}, {} {}", absent.back(), any_of(scale_dtypes(role, scheme_)),
@@ -200,7 +220,9 @@ bool ModuleReader::find_scales(const StorageForm& form, const Part& part, Planne
       all_fit = false;
     } else {
       source.scales.push_back({.entry = present.front(), .role = role});
-      all_fit = scale_fits(part, source.scales.back(), source) && all_fit;
+      all_fit = (weight_fits ? scale_fits(part, source.scales.back(), source)
+                             : scale_dtype_fits(source.scales.back())) &&
+                all_fit;
     }
   }
   if (absent.empty()) return all_fit;

@@ -20,8 +20,11 @@ class ModuleReader {
   /// conflict); any other tensor by its own name. -1 where there is none.
   int find(std::string_view tensor);
 
+  /// Whether that tensor's absence may be the fault of a file that could not be read, which is said already.
+  [[nodiscard]] bool may_be_unread(std::string_view tensor) const;
+
   /// The module whose weight is tensor `weight`, with the scales of its form, consumed. The steps are left to
-  /// be chosen. Empty, with a problem, where form, shape or scales are not what the part needs.
+  /// be chosen. Empty, with every problem of it, where form, shape or scales are not what the part needs.
   std::optional<PlannedSource> read(const Part& part, int weight, bool quantizable);
 
   /// Whether a scale is of the form of the weight beside it, so that what becomes of it is the weight's
@@ -38,7 +41,7 @@ class ModuleReader {
   [[nodiscard]] const StorageForm* form_of(int weight, std::string_view component) const;
   bool form_fits(const StorageForm* form, int weight, bool quantizable);
   bool weight_fits(const StorageForm& form, const Part& part, int weight);
-  bool find_scales(const StorageForm& form, const Part& part, PlannedSource& source);
+  bool find_scales(const StorageForm& form, const Part& part, bool weight_fits, PlannedSource& source);
   bool scale_fits(const Part& part, const PlannedScale& scale, PlannedSource& source);
   bool scale_dtype_fits(const PlannedScale& scale);
 

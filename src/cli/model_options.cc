@@ -113,7 +113,11 @@ std::filesystem::path model_folder(const ModelOptions& options) {
 FoundModel find_model(const ModelOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   FoundModel found;
-  if (!options.random.chosen()) found.folder = model_folder(options);
+  if (options.random.chosen()) {  // its weights, before so much as their names are listed
+    check_fits({.weights = random_weight_bytes(random_weights(options.random), options.precision)});
+  } else {
+    found.folder = model_folder(options);
+  }
   found.planned = plan_loading(read_files(options, found.folder), options.precision);
   Config& config = found.planned.config;
   if (options.index_topk) override_index_topk(config, *options.index_topk);

@@ -14,7 +14,7 @@ void add_random_options(Arguments& args, RandomOptions& options, const Option* f
   Option random =
       args.add_option("--random-weights", options.config,
                       "In place of a checkpoint: the model of this config.json, its weights drawn at random");
-  random.text().type_name("CONFIG.json").group(group);
+  random.path().type_name("CONFIG.json").group(group);
   if (folder != nullptr) random.excludes(*folder);
   args.add_option("--layers", options.layers, "Only so many layers")
       .integer_range(1, kMostLayers)
@@ -22,7 +22,8 @@ void add_random_options(Arguments& args, RandomOptions& options, const Option* f
       .needs(random)
       .group(group);
   args.add_option("--set", options.fields,
-                  "Another value, in JSON, for a field of the config; may be given more than once")
+                  "Another value, in JSON, for a field of the config (or one inside it: "
+                  "rope_scaling.factor); may be given more than once")
       .one_at_a_time()
       .type_name("FIELD=VALUE")
       .needs(random)

@@ -51,18 +51,32 @@ void set_layers(Json& document, int64_t num_layers) {
   }
 }
 
-void set_field(Json& document, const ConfigChanges::Field& field, const ConfigChanges& changes) {
-  if (!config_field_names().contains(field.name)) {
-    refuse(field.name,
-           fmt::format("{} is no field of a config.json that Fulgur reads.", brief(Json(field.name))),
-           "one that docs/spec/model.md names", brief(Json(field.name)),
-           "check its spelling; a field inside another is set with the whole of that");
+/// The place of "rope_scaling.factor": a field inside another must be there already.
+Json& place_of(Json& document, const std::string& name) {
+  const size_t dot = name.find('.');
+  const std::string outer = name.substr(0, dot);
+  if (!config_field_names().contains(outer)) {
+    refuse(name, fmt::format("{} is no field of a config.json that Fulgur reads.", brief(Json(name))),
+           "one that docs/spec/model.md names", brief(Json(name)), "check its spelling");
   }
+  if (dot == std::string::npos) return document[name];
+  const std::string inner = name.substr(dot + 1);
+  if (!document.contains(outer) || !document[outer].is_object() || !document[outer].contains(inner)) {
+    refuse(name, fmt::format("The config has no {} to be set.", brief(Json(name))),
+           fmt::format("a field that {} of this config holds", outer),
+           document.contains(outer) ? brief(document[outer]) : fmt::format("no {}", outer),
+           fmt::format("check its spelling, or set the whole of {}", outer));
+  }
+  return document[outer][inner];
+}
+
+void set_field(Json& document, const ConfigChanges::Field& field, const ConfigChanges& changes) {
+  Json& place = place_of(document, field.name);
   if (field.name == kNumLayers && changes.num_layers) {
     refuse(field.name, "--layers and --set num_hidden_layers both say how many layers there are.",
            "one of them", "both", "leave one of them away");
   }
-  document[field.name] = parse_value(field);
+  place = parse_value(field);
 }
 
 /// Fewer layers than are dense by first_k_dense_replace: nobody can have meant that.

@@ -11,7 +11,7 @@ namespace fulgur {
 /// What --layers and --set change of a config.json before it is read.
 struct ConfigChanges {
   struct Field {
-    std::string name;
+    std::string name;   // "rope_scaling.factor": one inside another, which is there already
     std::string value;  // JSON
   };
   std::optional<int64_t> num_layers;  // lists that name every layer are cut to these

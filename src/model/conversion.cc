@@ -9,6 +9,7 @@
 
 #include "base/mapped_file.h"
 #include "base/pending_folder.h"
+#include "base/printable.h"
 #include "base/text_file.h"
 #include "checkpoint/convert_module.h"
 #include "checkpoint/shard_writer.h"
@@ -74,6 +75,12 @@ void copy_file(const PendingFolder& folder, const fs::path& source) {
   file.finish();
 }
 
+std::string left_out_text(const ConversionPlan& conversion, const Catalog& catalog) {
+  return fmt::format("{} quantized tensors that this model has no use for are left out, the first being {}.",
+                     conversion.left_out.size(),
+                     printable(catalog.entries[static_cast<size_t>(conversion.left_out.front())].name));
+}
+
 /// A mistake of ours must not become a checkpoint: what was written is read again, from its headers.
 void check_written(const PendingFolder& folder, Config config, const std::string& config_text,
                    const ConversionRequest& request) {
@@ -116,14 +123,15 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
                                     const LoadProgress& progress) {
   refuse_other_spelling(config, request.target.spelling);
   const ModelPlan plan = plan_model(config, Precision::kNative, catalog, /*with_mtp=*/true);
-  const std::vector<ConvertedModule> modules =
-      plan_conversion(plan.parameters, plan.load, catalog, request.target);
+  const ConversionPlan conversion = plan_conversion(plan.parameters, plan.load, catalog, request.target);
+  const std::vector<ConvertedModule>& modules = conversion.modules;
   const ModuleChanges changes = module_changes(modules, catalog);
   const std::string config_text = converted_config(side_files.config, request.target, changes);
   const std::string hf_quant_text =
       converted_hf_quant_config(side_files.hf_quant_config, request.target, changes);
 
   ConversionReport report{.bytes = converted_bytes(modules), .notices = plan.notices};
+  if (!conversion.left_out.empty()) report.notices.push_back(left_out_text(conversion, catalog));
   check_shard_size(modules, request.shard_bytes);
   PendingFolder folder(destination);
   check_room(folder, destination, report.bytes);
@@ -142,7 +150,8 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
 ConversionReport convert_folder(const fs::path& source, const fs::path& destination,
                                 const ConversionRequest& request, const LoadProgress& progress) {
   try {
-    const ModelFiles files = read_model_files(source);
+    ModelFiles files = read_model_files(source);
+    if (!files.problems.empty()) plan_files(files, Precision::kNative, /*with_mtp=*/true);
     if (!files.problems.empty()) throw Error(files.problems);
     std::vector<std::string> notices;
     const SideFiles side_files = side_files_of(source, notices);

@@ -9,14 +9,11 @@
 namespace fulgur {
 
 Inspection inspect_model(ModelFiles files, Precision precision) {
-  Inspection inspection{.config = std::move(files.config),
-                        .catalog = std::move(files.catalog),
-                        .problems = std::move(files.problems)};
-  if (!inspection.config || !inspection.catalog) return inspection;
-  inspection.plan = plan_model(*inspection.config, precision, *inspection.catalog, /*with_mtp=*/true);
-  const std::vector<Problem>& found = inspection.plan->load.problems;
-  inspection.problems.insert(inspection.problems.end(), found.begin(), found.end());
-  return inspection;
+  std::optional<ModelPlan> plan = plan_files(files, precision, /*with_mtp=*/true);
+  return {.config = std::move(files.config),
+          .catalog = std::move(files.catalog),
+          .plan = std::move(plan),
+          .problems = std::move(files.problems)};
 }
 
 std::map<std::string, uint64_t> stored_bytes(const LoadPlan& plan, const Catalog& catalog) {

@@ -141,7 +141,10 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
                      std::span<const WeightForm> readable_forms) {
   ModelPlan plan{.weights = std::make_unique<ModelWeights>(), .notices = catalog.notices};
   plan.load.problems = refuse_too_many_experts(config, catalog);
-  if (!plan.load.problems.empty()) return plan;
+  if (!plan.load.problems.empty()) {
+    if (!catalog.gaps.empty()) plan.load.problems.clear();  // they may be in files that could not be read
+    return plan;
+  }
 
   append(plan, main_slots(config, precision, *plan.weights));
   plan.num_main = plan.parameters.size();
@@ -149,9 +152,11 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
   bool use_mtp = false;
   if (config.num_nextn_predict_layers > 0) {
     if (!holds_layer(catalog, mtp_prefix, ignore_rules(config, /*with_mtp=*/true))) {
-      plan.notices.push_back(fmt::format(
-          "The checkpoint has no tensor of model.layers.{}: multi-token prediction is not available.",
-          config.num_hidden_layers));
+      if (!catalog.gaps.may_hold(mtp_prefix + "enorm.weight")) {
+        plan.notices.push_back(fmt::format(
+            "The checkpoint has no tensor of model.layers.{}: multi-token prediction is not available.",
+            config.num_hidden_layers));
+      }
     } else if (with_mtp) {
       use_mtp = true;
       append_mtp(plan, config, precision, catalog, mtp_prefix);
@@ -179,21 +184,31 @@ ModelFiles read_model_files(const std::filesystem::path& folder) {
     if (error.kind() == ErrorKind::kIoError) return files;  // not the folder of a model
   }
   try {
-    files.catalog = read_catalog(folder);
+    CatalogSurvey survey = survey_catalog(folder);
+    files.problems.insert(files.problems.end(), survey.problems.begin(), survey.problems.end());
+    if (survey.problems.empty() || !survey.catalog.entries.empty()) files.catalog = std::move(survey.catalog);
   } catch (const Error& error) {
     keep(error);
   }
   return files;
 }
 
+std::optional<ModelPlan> plan_files(ModelFiles& files, Precision precision, bool with_mtp) {
+  if (!files.config || !files.catalog) return std::nullopt;
+  ModelPlan plan = plan_model(*files.config, precision, *files.catalog, with_mtp);
+  const std::vector<Problem>& found = plan.load.problems;
+  files.problems.insert(files.problems.end(), found.begin(), found.end());
+  return plan;
+}
+
 PlannedModel plan_loading(ModelFiles files, Precision precision) {
   try {
+    std::optional<ModelPlan> plan = plan_files(files, precision, /*with_mtp=*/false);
     if (!files.problems.empty()) throw Error(std::move(files.problems));
-    PlannedModel planned{
-        .name = files.name, .config = std::move(*files.config), .catalog = std::move(*files.catalog)};
-    planned.plan = plan_model(planned.config, precision, planned.catalog, /*with_mtp=*/false);
-    if (!planned.plan.load.problems.empty()) throw Error(std::move(planned.plan.load.problems));
-    return planned;
+    return {.name = files.name,
+            .config = std::move(*files.config),
+            .catalog = std::move(*files.catalog),
+            .plan = std::move(*plan)};
   } catch (Error& error) {
     error.add_context(fmt::format("loading {}", files.name));
     throw;

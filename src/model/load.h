@@ -33,12 +33,16 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
 struct ModelFiles {
   std::string name;                // of the folder, or what stands for it
   std::optional<Config> config;    // empty where a problem says why
-  std::optional<Catalog> catalog;  // likewise
+  std::optional<Catalog> catalog;  // likewise; where it is damaged, what can be read of it
   std::vector<Problem> problems;   // of both together
 };
 
 /// Reads the config and every header. Never throws: everything that is wrong is in the result.
 ModelFiles read_model_files(const std::filesystem::path& folder);
+
+/// Plans them, damaged or not, where there are both config and catalog. What is wrong with the plan is added
+/// to the files' problems: everything that is wrong stands there then.
+std::optional<ModelPlan> plan_files(ModelFiles& files, Precision precision, bool with_mtp);
 
 struct LoadedModel {
   Config config;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <limits>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -18,6 +19,9 @@ namespace fulgur {
 namespace {
 
 constexpr const char* kQuantizationField = "quantization_config";
+
+/// Ten times what the largest published checkpoint holds; listing so many takes some 700 MB.
+constexpr uint64_t kMostTensors = 1'000'000;
 
 constexpr float kEmbeddingDeviation = 1;
 constexpr float kGainDeviation = 0.1F;
@@ -144,6 +148,56 @@ std::vector<Slot> published_slots(const Config& config, ModelWeights& weights) {
   return slots;
 }
 
+/// The model of a config, its tensors still to be listed.
+RandomModel without_tensors(const RandomWeights& wanted) {
+  const std::string file = wanted.config.filename().string();
+  RandomModel model{.config_text = change_config(wanted.config, wanted.changes)};
+  model.config = parse_config(model.config_text, file);
+  model.recipe = wanted.form ? Recipe{*wanted.form} : declared_recipe(model.config, file);
+  return model;
+}
+
+void list_tensors(RandomModel& model, const RandomWeights& wanted) {
+  model.catalog =
+      random_catalog(model.config, model.recipe, wanted.seed,
+                     fmt::format("{} (weights drawn at random)", wanted.config.filename().string()));
+}
+
+/// A quantity of the model that grows linearly with the number of experts, from what it is with one and with
+/// two: a million experts need not be listed. The largest number where it is larger.
+template <typename Quantity>
+uint64_t by_number_of_experts(RandomModel model, const RandomWeights& wanted, Quantity quantity) {
+  const int64_t wanted_experts = model.config.n_routed_experts;
+  const auto with = [&](int64_t num_experts) {
+    model.config.n_routed_experts = num_experts;
+    list_tensors(model, wanted);
+    return static_cast<uint64_t>(quantity(model));
+  };
+  if (wanted_experts <= 2) return with(wanted_experts);
+  const uint64_t one = with(1);
+  const uint64_t step = with(2) - one;
+  uint64_t result = 0;
+  const bool overflows = __builtin_mul_overflow(step, static_cast<uint64_t>(wanted_experts - 1), &result) ||
+                         __builtin_add_overflow(result, one, &result);
+  return overflows ? std::numeric_limits<uint64_t>::max() : result;
+}
+
+void check_number_of_tensors(const RandomModel& model, const RandomWeights& wanted) {
+  const uint64_t count = by_number_of_experts(
+      model, wanted, [](const RandomModel& some) { return some.catalog.entries.size(); });
+  if (count <= kMostTensors) return;
+  throw Error(Problem{
+      .kind = ErrorKind::kBadConfig,
+      .file = wanted.config.filename().string(),
+      .tensor = "n_routed_experts",
+      .message = fmt::format("n_routed_experts = {} makes a model of {} tensors, more than are drawn.",
+                             model.config.n_routed_experts, count),
+      .expected = fmt::format("at most {} tensors", kMostTensors),
+      .found = fmt::format("{} experts in {} layers", model.config.n_routed_experts,
+                           model.config.num_hidden_layers),
+      .todo = "ask for less of it: --layers N, --set n_routed_experts=N"});
+}
+
 }  // namespace
 
 Catalog random_catalog(const Config& config, const Recipe& recipe, uint64_t seed, std::string source) {
@@ -169,19 +223,31 @@ Catalog random_catalog(const Config& config, const Recipe& recipe, uint64_t seed
 }
 
 RandomModel make_random_model(const RandomWeights& wanted) {
-  const std::string file = wanted.config.filename().string();
-  RandomModel model{.config_text = change_config(wanted.config, wanted.changes)};
-  model.config = parse_config(model.config_text, file);
-  model.recipe = wanted.form ? Recipe{*wanted.form} : declared_recipe(model.config, file);
-  model.catalog = random_catalog(model.config, model.recipe, wanted.seed,
-                                 fmt::format("{} (weights drawn at random)", file));
+  RandomModel model = without_tensors(wanted);
+  check_number_of_tensors(model, wanted);
+  list_tensors(model, wanted);
   const std::vector<std::string> plain = plain_modules(model.catalog);
   model.hf_quant_config = hf_quant_config_text(model.recipe, plain);
   if (wanted.form) {
+    const std::string file = wanted.config.filename().string();
     model.config_text = requantized(model.config_text, model.recipe, plain, file);
     model.config = parse_config(model.config_text, file);
   }
   return model;
+}
+
+WeightBytes random_weight_bytes(const RandomWeights& wanted, Precision precision) {
+  RandomModel model = without_tensors(wanted);
+  if (wanted.form) {
+    const std::string file = wanted.config.filename().string();
+    model.config.quantization =
+        parse_config(requantized(model.config_text, model.recipe, {}, file), file).quantization;
+  }
+  const auto copied = [&](const RandomModel& some) {
+    const ModelPlan plan = plan_model(some.config, precision, some.catalog, /*with_mtp=*/false);
+    return weight_bytes(plan, some.catalog, /*with_mtp=*/false).copied;
+  };
+  return {.copied = by_number_of_experts(model, wanted, copied)};
 }
 
 ModelFiles read_model_files(const RandomWeights& wanted) {

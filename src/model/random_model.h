@@ -9,7 +9,7 @@
 #include "checkpoint/recipe.h"
 #include "model/config.h"
 #include "model/config_changes.h"
-#include "model/load.h"
+#include "model/inspection.h"
 
 namespace fulgur {
 
@@ -31,8 +31,12 @@ struct RandomModel {
 };
 
 /// Throws what is wrong with the config, and bad_config where it declares a quantization that is none of
-/// kTargetForms.
+/// kTargetForms, or asks for more tensors than are worth a list.
 RandomModel make_random_model(const RandomWeights& wanted);
+
+/// What its main model's weights take in memory, from the config alone, before its tensors are listed. Throws
+/// what is wrong with the config.
+WeightBytes random_weight_bytes(const RandomWeights& wanted, Precision precision);
 
 /// The tensors of a published checkpoint of this config, MTP layer included, in the forms of `recipe`, the
 /// indexer's two projections apart. Matrices are drawn with a deviation of 1 / sqrt(columns), so that

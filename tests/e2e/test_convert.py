@@ -289,3 +289,28 @@ def test_the_examples_of_the_help_work(tmp_path):
     for arguments in examples:
         here = [argument.replace("/tmp", str(tmp_path)).replace("models/mini-v32", str(MINI)) for argument in arguments]
         output(*here)
+
+
+def test_quantized_tensors_that_the_model_does_not_use_do_not_outlive_their_config(tmp_path):
+    """A GLM layer that shares another's indexer may hold one of its own all the same."""
+    source = tmp_path / "source"
+    shutil.copytree(GOLDEN / "glm-fp8", source)
+    config = config_of(source)
+    shared = config["indexer_types"].index("shared")
+    stray = f"model.layers.{shared}.self_attn.indexer."
+    full = f"model.layers.{config['indexer_types'].index('full')}.self_attn.indexer."
+
+    def add(header, data):
+        for name in [name for name in header if name.startswith(full)]:
+            begin, end = header[name]["data_offsets"]
+            header[stray + name.removeprefix(full)] = {**header[name], "data_offsets": [len(data), len(data) + end - begin]}
+            data += data[begin:end]
+
+    stored.rewrite(source, add)
+    assert any(name.startswith(stray) for name in convert(source, tmp_path / "as-is"))
+    result = run("convert", source, tmp_path / "bf16", to="bf16")
+    held = stored.read(tmp_path / "bf16")
+    assert result.returncode == 0 and "no use for are left out" in result.stderr and stray in result.stderr
+    assert {dtype for dtype, _ in held.values()} <= {"BF16", "F32"} and "quantization_config" not in config_of(tmp_path / "bf16")
+    assert stray + "k_norm.weight" in held and not any(name.startswith(stray) and "_scale" in name for name in held)
+    assert stray + "wk.weight" not in held

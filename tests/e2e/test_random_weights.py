@@ -1,11 +1,14 @@
 """Models without weights (docs/spec/commands.md, Common): --random-weights wherever a command takes a checkpoint."""
 
 import json
+import os
+import subprocess
+import tempfile
 
 import numpy as np
 import pytest
 import stored_tensors
-from fulgur_cli import MINI, ROOT, output, run
+from fulgur_cli import MINI, ROOT, command, output, run
 from safetensors.numpy import load_file
 
 CONFIGS = ROOT / "models" / "configs"
@@ -146,3 +149,20 @@ def test_what_does_not_fit_in_memory_is_refused_before_anything_is_allocated():
     assert result.returncode == 1
     message = result.stderr.splitlines()[0]
     assert message.startswith("The model takes 675.1") and message.endswith("of memory are available.")
+
+
+def test_more_experts_than_fit_are_refused_before_they_are_listed():
+    for arguments, words in [(["generate", "--ids", "1,2"], "The model takes"), (["inspect"], "n_routed_experts = 65536 makes a model of")]:
+        line = command(*arguments, "--random-weights", CONFIGS / "deepseek-v3.2.json", "--set", "n_routed_experts=65536")
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen(line, stderr=said)
+            _, status, usage = os.wait4(process.pid, 0)
+            said.seek(0)
+            assert os.waitstatus_to_exitcode(status) == 1 and said.read().decode().splitlines()[0].find(words) >= 0
+        assert 1024 * usage.ru_maxrss < 200e6
+
+
+def test_a_field_inside_another_is_set():
+    config = ["--random-weights", CONFIGS / "deepseek-v3.2.json", "--layers", 1, "--set", "first_k_dense_replace=0"]
+    assert "rope_scaling.factor" in run("inspect", *config, "--set", "rope_scaling.factor=0").stderr
+    assert run("inspect", *config, "--set", "rope_scaling.factor=2", parameter="lm_head").returncode == 0

@@ -100,6 +100,13 @@ TEST_P(Golden, IsGoodAsItIsWrittenAnewDividedOrWithoutAnIndex) {
   expect_good();
 }
 
+/// A scale of an expert that the checkpoint can't do without.
+std::optional<std::string> needed_scale(const GoldenCheckpoint& c) {
+  return c.first_that("model.layers.*.mlp.experts.*.up_proj.**", [](const TestTensor& tensor) {
+    return is_scale(tensor.name) && !is_unneeded(tensor.name);
+  });
+}
+
 /// A defect of each kind that a plan can find, all in one checkpoint, each of another module.
 TEST_P(Golden, HasAllItsDefectsReportedTogether) {
   GoldenCheckpoint c = GoldenCheckpoint::read(GetParam());
@@ -121,12 +128,105 @@ TEST_P(Golden, HasAllItsDefectsReportedTogether) {
   const std::string output = *c.first("model.layers.*.self_attn.o_proj.weight");
   c.add(module_of(output) + "weight_packed", "U8", {1, 1});
   expect(ErrorKind::kConflictingTensors, output);
-  if (const auto scale = c.first("model.layers.*.mlp.experts.*.up_proj.weight_scale*")) {
+  if (const auto scale = needed_scale(c)) {
     const std::string module = module_of(*scale);
     c.erase(*scale);
     expect(ErrorKind::kMissingScale, module + (c.has(module + "weight") ? "weight" : "weight_packed"));
   }
   expect_refused(c, {.problems = expected, .words = {}});
+}
+
+/// The file that holds neither of the others' tensors: nothing of it can be read.
+std::string make_unreadable(GoldenCheckpoint& c) {
+  c.divide();
+  const std::string norm = c.file_of("model.norm.weight");
+  for (const std::string& file : c.files()) {
+    if (file == norm) continue;
+    c.edit_header(file, [](std::string& header) { header = "{"; });
+    return file;
+  }
+  return {};
+}
+
+TEST_P(Golden, WithOneUnreadableShardHasTheDefectsOfTheOthersReportedAndNothingElse) {
+  GoldenCheckpoint c = GoldenCheckpoint::read(GetParam());
+  const std::string unreadable = make_unreadable(c);
+  ASSERT_NE(unreadable, "");
+  c.store_as("model.norm.weight", "BF16", {1});
+  c.add("extra.in.the.last.shard", "BF16", {1});
+  const bool last_is_read = c.file_of("extra.in.the.last.shard") != unreadable;
+  std::vector<std::string> expected = {problem(ErrorKind::kBadHeader),
+                                       problem(ErrorKind::kShapeMismatch, "model.norm.weight")};
+  if (last_is_read) expected.push_back(problem(ErrorKind::kUnexpectedTensor, "extra.in.the.last.shard"));
+  expect_refused(c, {.problems = expected, .words = {}});
+  c.remove_index();  // what the unreadable shard holds is anyone's guess then
+  expect_refused(c, {.problems = expected, .words = {}});
+}
+
+TEST_P(Golden, WithOneUnreadableShardLacksWhatTheIndexPlacesNowhere) {
+  GoldenCheckpoint c = GoldenCheckpoint::read(GetParam());
+  ASSERT_NE(make_unreadable(c), "");
+  c.erase("model.norm.weight");
+  expect_refused(c, {.problems = {problem(ErrorKind::kBadHeader),
+                                  problem(ErrorKind::kMissingTensor, "model.norm.weight")},
+                     .words = {}});
+  c.remove_index();  // it may be in the unreadable shard
+  expect_refused(c, {.problems = {problem(ErrorKind::kBadHeader)}, .words = {}});
+}
+
+TEST_P(Golden, WithADamagedEntryHasTheDefectsOfOtherTensorsReported) {
+  GoldenCheckpoint c = GoldenCheckpoint::read(GetParam());
+  c.divide();
+  c.erase("model.norm.weight");
+  const std::string output = *c.first("model.layers.0.self_attn.o_proj.weight");
+  const std::vector<int64_t> shape = c.at(output).shape;
+  c.edit_header(c.file_of(output), [=](std::string& header) {  // a shape that its byte range contradicts
+    const size_t entry = header.find(fmt::format("\"{}\"", output));
+    const size_t dims = header.find('[', header.find("\"shape\"", entry));
+    header.replace(dims, 1, "[7,");
+  });
+  expect_refused(c, {.problems = {problem(ErrorKind::kBadHeader, output),
+                                  problem(ErrorKind::kMissingTensor, "model.norm.weight")},
+                     .words = {}});
+}
+
+/// Of one module.
+TEST(Module, OfAnotherShapeThatLacksItsScaleIsRefusedForBoth) {
+  for (const char* golden : {"v32-fp8", "glm-fp8", "v3-nvfp4", "glm-nvfp4-ct"}) {
+    SCOPED_TRACE(golden);
+    GoldenCheckpoint c = GoldenCheckpoint::read(golden);
+    const std::string scale = *needed_scale(c);
+    const std::string module = module_of(scale);
+    const std::string weight = module + (c.has(module + "weight") ? "weight" : "weight_packed");
+    c.store_as(weight, c.at(weight).dtype, {1, 16});
+    c.erase(scale);
+    expect_refused(c, {.problems = {problem(ErrorKind::kShapeMismatch, weight),
+                                    problem(ErrorKind::kMissingScale, weight)},
+                       .words = {}});
+  }
+}
+
+TEST(Module, HalfOfAPairThatLacksItsScaleIsRefusedForBoth) {
+  for (const char* golden : {"v32-fp8", "glm-fp8"}) {
+    SCOPED_TRACE(golden);
+    const std::string wk =
+        *GoldenCheckpoint::read(golden).first("model.layers.*.self_attn.indexer.wk.weight");
+    const std::string indexer = wk.substr(0, wk.size() - std::string("wk.weight").size());
+    GoldenCheckpoint half = GoldenCheckpoint::read(golden);
+    half.erase(wk + "_scale_inv");
+    half.erase(indexer + "weights_proj.weight");
+    expect_refused(half, {.problems = {problem(ErrorKind::kMissingScale, wk),
+                                       problem(ErrorKind::kMissingTensor, indexer + "weights_proj.weight")},
+                          .words = {}});
+    GoldenCheckpoint both = GoldenCheckpoint::read(golden);
+    both.erase(wk + "_scale_inv");
+    const std::vector<int64_t> shape = both.at(wk).shape;
+    const int64_t heads = both.at(indexer + "weights_proj.weight").shape.front();
+    both.add(indexer + "wk_weights_proj.weight", "BF16", {shape.front() + heads, shape.back()});
+    expect_refused(both, {.problems = {problem(ErrorKind::kMissingScale, wk),
+                                       problem(ErrorKind::kConflictingTensors, wk)},
+                          .words = {}});
+  }
 }
 
 TEST_P(Golden, ListsTwentyDefectsOfAKindAndCountsTheRest) {

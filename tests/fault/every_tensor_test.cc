@@ -162,8 +162,10 @@ TEST_P(DamagedPlainGolden, SeesAQuantizedTypeWithoutItsScales) {
       return problems_after([&](Catalog& catalog) { catalog.entries[i].dtype = dtype; });
     };
     EXPECT_EQ(problems_as(DType::kF8E4M3), (quantizable(name) ? "missing_scale " : "unknown_dtype ") + name);
-    // U8 holds two columns a byte: the shape is off first.
-    EXPECT_EQ(problems_as(DType::kU8), (quantizable(name) ? "shape_mismatch " : "unknown_dtype ") + name);
+    // U8 holds two columns a byte: the shape is off too.
+    EXPECT_EQ(problems_as(DType::kU8), quantizable(name)
+                                           ? "missing_scale " + name + "\nshape_mismatch " + name
+                                           : "unknown_dtype " + name);
   }
 }
 

@@ -45,7 +45,7 @@ class Conversion : public ::testing::Test {
                              const Fp8Scheme& scheme, const ConversionTarget& target) {
     const LoadPlan plan = resolve(parameters, {}, source, scheme);
     EXPECT_EQ(summary(plan.problems), "");
-    const auto modules = plan_conversion(parameters, plan, source, target);
+    const auto modules = plan_conversion(parameters, plan, source, target).modules;
     ModuleConverter converter(source, kThreads);
     std::vector<TestTensor> tensors;
     for (const ConvertedModule& module : modules) {
@@ -202,7 +202,7 @@ TEST_F(Conversion, CarriesOverWhatNoParameterUses) {
   ASSERT_EQ(summary(plan.problems), "");
   PendingFolder out(folder_ / "out");
   ModuleConverter converter(source, kThreads);
-  write_shards(out, plan_conversion(parameters, plan, source, {}), 1000000, converter, nullptr);
+  write_shards(out, plan_conversion(parameters, plan, source, {}).modules, 1000000, converter, nullptr);
   out.commit();
   written_ = read_catalog(folder_ / "out");
   expect_same_bytes(source);
@@ -220,7 +220,7 @@ TEST_F(Conversion, NamesAValueThatIsNotFinite) {
   const LoadPlan plan = resolve(parameters, {}, source);
   for (const TargetForm form : kTargetForms) {
     ModuleConverter converter(source, kThreads);
-    const auto modules = plan_conversion(parameters, plan, source, {.recipe = Recipe{.form = form}});
+    const auto modules = plan_conversion(parameters, plan, source, {.recipe = Recipe{.form = form}}).modules;
     const auto problems = problems_of(
         [&] { converter.convert(modules[0], [](size_t, uint64_t, std::span<const std::byte>) {}); });
     EXPECT_EQ(summary(problems), "bad_value " + kExpert + ".weight");

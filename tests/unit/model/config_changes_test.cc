@@ -47,6 +47,10 @@ TEST(ConfigChanges, SetsFieldsAfterTheLayers) {
   EXPECT_EQ(config.rms_norm_eps, 1e-3);
 }
 
+TEST(ConfigChanges, SetsFieldsInsideOthers) {
+  EXPECT_EQ(changed("deepseek-v3.2.json", {.fields = {{"rope_scaling.factor", "7"}}}).rope.factor, 7);
+}
+
 TEST(ConfigChanges, RefusesFewerLayersThanAreDenseAndSaysWhatToAdd) {
   const Problem problem = refusal("deepseek-v3.2.json", {.num_layers = 1});
   EXPECT_EQ(problem.kind, ErrorKind::kBadConfig);
@@ -55,7 +59,8 @@ TEST(ConfigChanges, RefusesFewerLayersThanAreDenseAndSaysWhatToAdd) {
 }
 
 TEST(ConfigChanges, RefusesFieldsThatAreNotRead) {
-  for (const char* field : {"hidden_sise", "initializer_range", "rope_scaling.factor", ""}) {
+  for (const char* field : {"hidden_sise", "initializer_range", "rope_scaling.facter",
+                            "rope_parameters.factor", "hidden_size.x", "rope_scaling.", ".factor", ""}) {
     const Problem problem = refusal("deepseek-v3.2.json", {.fields = {{field, "1"}}});
     EXPECT_EQ(problem.kind, ErrorKind::kBadConfig) << field;
     EXPECT_EQ(problem.tensor, field);

@@ -47,6 +47,16 @@ TEST_P(RandomModels, AreWholeCheckpointsWithTheMtpLayer) {
   EXPECT_EQ(weight_bytes(*inspection.plan, *inspection.catalog, /*with_mtp=*/true).mapped, 0U);
 }
 
+TEST_P(RandomModels, TakeTheMemoryThatTheConfigForetells) {
+  for (const Precision precision : {Precision::kNative, Precision::kFull}) {
+    const PlannedModel planned = plan_loading(read_model_files(wanted()), precision);
+    const WeightBytes bytes = weight_bytes(planned.plan, planned.catalog, /*with_mtp=*/false);
+    EXPECT_EQ(random_weight_bytes(wanted(), precision).copied, bytes.copied);
+    EXPECT_EQ(bytes.mapped, 0U);
+    EXPECT_EQ(load(plan_loading(read_model_files(wanted()), precision), 2).memory.copied_bytes, bytes.copied);
+  }
+}
+
 TEST_P(RandomModels, HaveTheSameBytesOnAnyNumberOfThreads) {
   const auto loaded = [&](uint64_t seed, int threads) {
     return load(plan_loading(read_model_files(wanted(seed)), Precision::kNative), threads);
