@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from fulgur_cli import MINI, command, output, run
+from fulgur_cli import MINI, command, measured, output, run
 from stored_tensors import rewrite
 
 DEEP = "[" * 10**6 + "]" * 10**6
@@ -107,11 +107,10 @@ def test_threads_that_cannot_be_started_are_a_sentence():
 def test_an_endless_file_is_refused_before_it_takes_the_memory(arguments, tmp_path):
     line = command(*(str(tmp_path / "out.safetensors") if argument == "OUT" else argument for argument in arguments))
     with open("/dev/zero", "rb") as zeros:
-        process = subprocess.Popen(line, stdin=zeros, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        _, status, usage = os.wait4(process.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 1
-    assert "256 MiB" in process.stderr.read()
-    assert usage.ru_maxrss < 700 * 1024, "more than twice the limit and the model"
+        result, _, most_bytes = measured(line, stdin=zeros)
+    assert result.returncode == 1
+    assert "256 MiB" in result.stderr
+    assert most_bytes < 700 << 20, "more than twice the limit and the model"
 
 
 @pytest.mark.long
@@ -122,12 +121,10 @@ def test_a_header_of_100_megabytes_needs_about_a_gibibyte_and_no_more(tmp_path):
     (tmp_path / "config.json").symlink_to(MINI / "config.json")
     with open(tmp_path / "model.safetensors", "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header.encode())
-    process = subprocess.Popen(command("generate", ids="1,2", model=tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 1
-    assert "model.safetensors" in said or "missing" in said
-    assert usage.ru_maxrss < 1.25 * (1 << 20)  # the mapped file is a tenth of it
+    result, _, most_bytes = measured(command("generate", ids="1,2", model=tmp_path))
+    assert result.returncode == 1
+    assert "model.safetensors" in result.stderr or "missing" in result.stderr
+    assert most_bytes < 1.25 * (1 << 30)  # the mapped file is a tenth of it
 
 
 @pytest.mark.parametrize("arguments, named", [
@@ -190,10 +187,9 @@ def test_answers_of_eval_end_at_the_models_last_position(tmp_path):
 
 
 def test_eval_takes_memory_for_the_models_positions_and_no_more():
-    process = subprocess.Popen(command("eval", MINI / "eval" / "arithmetic.jsonl", limit=1, max_tokens=16777216), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert usage.ru_maxrss < 512 * 1024
+    result, _, most_bytes = measured(command("eval", MINI / "eval" / "arithmetic.jsonl", limit=1, max_tokens=16777216))
+    assert result.returncode == 0
+    assert most_bytes < 512 << 20
 
 
 def test_the_program_works_without_proc():

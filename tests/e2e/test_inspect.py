@@ -1,16 +1,13 @@
 """fulgur inspect (docs/spec/commands.md): what a checkpoint holds, how it loads, what is wrong with it."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import tempfile
 
 import numpy as np
 import published_checkpoint
 import pytest
-from fulgur_cli import MINI, ROOT, command, output, run
+from fulgur_cli import MINI, ROOT, command, measured, output, run
 from stored_tensors import rewrite
 
 GOLDEN = ROOT / "tests" / "golden" / "data"
@@ -185,22 +182,13 @@ def test_verify_finds_a_scale_that_is_nan(tmp_path):
     assert (error["kind"], error["tensor"]) == ("bad_scale", name)
 
 
-def measured(*arguments):
-    """stdout of a run that must succeed, its CPU seconds and the most bytes it held."""
-    with tempfile.TemporaryFile() as out:
-        process = subprocess.Popen(command(*arguments), stdout=out)
-        _, status, usage = os.wait4(process.pid, 0)
-        assert status == 0
-        out.seek(0)
-        return out.read(), usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss
-
-
 @pytest.mark.parametrize("config, parts", [("deepseek-v3.2", 91_000), ("glm-5", 58_000), ("glm-5.2", 58_000)])
 def test_a_checkpoint_of_published_size_is_inspected_from_its_headers(config, parts, tmp_path):
     held = published_checkpoint.write(tmp_path, json.loads((PUBLISHED / f"{config}.json").read_text()))
     assert held > parts
-    text, _, most_bytes = measured("inspect", tmp_path, "--json")
-    report = json.loads(text)
+    result, _, most_bytes = measured(command("inspect", tmp_path, "--json"))
+    assert result.returncode == 0
+    report = json.loads(result.stdout)
     assert report["errors"] == [] and len(report["parameters"]) > 30_000
     assert most_bytes < 300e6
 
@@ -208,4 +196,4 @@ def test_a_checkpoint_of_published_size_is_inspected_from_its_headers(config, pa
 @pytest.mark.long
 def test_a_checkpoint_of_published_size_is_inspected_in_a_second(tmp_path):
     published_checkpoint.write(tmp_path, json.loads((PUBLISHED / "deepseek-v3.2.json").read_text()))
-    assert min(measured("inspect", tmp_path, *options)[1] for options in [(), ("--json",)] for _ in range(3)) < 1.5
+    assert min(measured(command("inspect", tmp_path, *options))[1] for options in [(), ("--json",)] for _ in range(3)) < 1.5
