@@ -23,13 +23,16 @@
 namespace fulgur::cli {
 namespace {
 
+/// Where --context doesn't say, and the model has so many positions.
+constexpr int64_t kDefaultContext = 8192;
+
 struct Options {
   ModelOptions model;
   SamplingParams sampling;
   std::string system;
   std::string system_file;
   int64_t max_tokens = 512;
-  int64_t context = 8192;
+  std::optional<int64_t> context;
 };
 
 /// Set by Ctrl-C: ends the answer, or the chat where none is being given.
@@ -73,9 +76,9 @@ std::vector<int32_t> encode(const std::vector<chat::Segment>& segments, const To
 /// One conversation on one sequence; earlier turns stay in the caches.
 class Conversation {
  public:
-  Conversation(Session& session, const Tokenizer& tokenizer, const Options& options,
+  Conversation(Session& session, const Tokenizer& tokenizer, const Options& options, int64_t context,
                const std::string& system)
-      : session_(session), tokenizer_(tokenizer), options_(options), system_(system) {
+      : session_(session), tokenizer_(tokenizer), options_(options), context_(context), system_(system) {
     clear();
   }
 
@@ -90,12 +93,12 @@ class Conversation {
     std::vector<int32_t> ids = pending_;
     const std::vector<int32_t> turn = encode(chat::user_turn(user), tokenizer_);
     ids.insert(ids.end(), turn.begin(), turn.end());
-    const int64_t room = options_.context - session_.length(sequence_) - static_cast<int64_t>(ids.size());
+    const int64_t room = context_ - session_.length(sequence_) - static_cast<int64_t>(ids.size());
     if (room < 1) {
       throw Error(Problem{.kind = ErrorKind::kBadRequest,
                           .message = "The conversation no longer fits the context.",
-                          .expected = fmt::format("at most {} tokens", options_.context),
-                          .found = fmt::format("{} tokens", options_.context - room),
+                          .expected = fmt::format("at most {} tokens", context_),
+                          .found = fmt::format("{} tokens", context_ - room),
                           .todo = "begin a new one with /clear, or raise --context"});
     }
     IncrementalDecoder decoder(tokenizer_);
@@ -129,21 +132,35 @@ class Conversation {
   Session& session_;
   const Tokenizer& tokenizer_;
   const Options& options_;
+  const int64_t context_;
   const std::string& system_;
   int sequence_ = -1;
   std::vector<int32_t> pending_;
 };
 
-int run_chat(Options options) {
+/// Tokens that the caches are made for.
+int64_t context_tokens(const Options& options, const Config& config) {
+  const int64_t positions = config.max_position_embeddings;
+  if (options.context && *options.context > positions) {
+    throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                        .message = "--context asks for more than the model's positions.",
+                        .expected = fmt::format("at most max_position_embeddings = {}", positions),
+                        .found = fmt::format("--context {}", *options.context),
+                        .todo = "ask for fewer tokens"});
+  }
+  return options.context.value_or(std::min(kDefaultContext, positions));
+}
+
+int run_chat(const Options& options) {
   FoundModel found = find_model(options.model);
   const std::optional<Tokenizer> tokenizer = open_tokenizer(found);
   if (!tokenizer) throw Error(ErrorKind::kBadRequest, "This model has no tokenizer.json, so it can't chat.");
   const std::string system =
       options.system_file.empty() ? options.system : read_text_file(options.system_file);
-  options.context = std::min(options.context, found.config().max_position_embeddings);
-  const OpenedModel model = open_model(std::move(found), options.model, options.context);
+  const int64_t context = context_tokens(options, found.config());
+  const OpenedModel model = open_model(std::move(found), options.model, context);
   Session session(model.loaded, session_options(options.model, model));
-  Conversation conversation(session, *tokenizer, options, system);
+  Conversation conversation(session, *tokenizer, options, context, system);
 
   const bool terminal = isatty(STDIN_FILENO) == 1;
   if (terminal)

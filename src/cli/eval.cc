@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,11 +24,14 @@
 namespace fulgur::cli {
 namespace {
 
+/// New tokens of an answer where --max-tokens doesn't say.
+constexpr int64_t kDefaultMaxTokens = 64;
+
 struct Options {
   ModelOptions model;
   std::string file;
   int64_t limit = -1;
-  int64_t max_tokens = 64;
+  std::optional<int64_t> max_tokens;
   bool json = false;
 };
 
@@ -162,11 +166,12 @@ nlohmann::ordered_json answer_rows(Session& session, const Options& options, con
   for (const Row& row : rows.rows) {
     const int sequence = session.open();
     const int64_t room = session.config().max_position_embeddings - static_cast<int64_t>(row.ids.size());
-    GenerateResult result = generate(session, sequence,
-                                     {.prompt = row.ids,
-                                      .max_tokens = std::min(room, options.max_tokens),
-                                      .stop_ids = session.config().eos_token_ids},
-                                     [](int32_t) { return true; });
+    GenerateResult result =
+        generate(session, sequence,
+                 {.prompt = row.ids,
+                  .max_tokens = std::min(room, options.max_tokens.value_or(kDefaultMaxTokens)),
+                  .stop_ids = session.config().eos_token_ids},
+                 [](int32_t) { return true; });
     session.close(sequence);
     if (result.finish == FinishReason::kStop) result.ids.pop_back();
     // Rows that pad the vocabulary have no text.
@@ -223,9 +228,16 @@ int run_eval(const Options& options) {
   FoundModel found = find_model(options.model);
   const std::optional<Tokenizer> tokenizer = open_tokenizer(found);
   const Rows rows = read_rows(options, found.config(), tokenizer ? &*tokenizer : nullptr);
+  if (rows.likelihood && options.max_tokens) {
+    throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                        .file = options.file,
+                        .message = "--max-tokens is for rows with `prompt` and `answer`.",
+                        .found = "rows with `ids`, which are scored whole",
+                        .todo = "leave --max-tokens away"});
+  }
   int64_t longest = 0;
   for (const Row& row : rows.rows) longest = std::max(longest, static_cast<int64_t>(row.ids.size()));
-  if (!rows.likelihood) longest += options.max_tokens;
+  if (!rows.likelihood) longest += options.max_tokens.value_or(kDefaultMaxTokens);
   const int64_t cache_tokens = std::min(longest, found.config().max_position_embeddings);
   const OpenedModel model = open_model(std::move(found), options.model, cache_tokens);
   Session session(model.loaded, session_options(options.model, model));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -242,10 +243,33 @@ void run_prompt(Session& session, const Options& options, size_t prompt, const s
   session.close(sequence);
 }
 
+/// OUT must not take the place of what it is made from.
+void check_no_input(const std::string& out, const std::filesystem::path& input, const char* what) {
+  std::error_code error;  // one that isn't there is no input
+  if (!std::filesystem::equivalent(out, input, error)) return;
+  throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                      .file = out,
+                      .message = fmt::format("--out names {}, which it would replace.", what),
+                      .expected = "the name of another file",
+                      .found = input.string(),
+                      .todo = "choose another --out"});
+}
+
+void check_no_file_of(const std::filesystem::path& model, const std::string& out) {
+  if (model.empty()) return;  // drawn at random
+  for (const auto& entry : std::filesystem::directory_iterator(model)) {
+    if (entry.is_regular_file()) check_no_input(out, entry.path(), "a file of the model");
+  }
+}
+
 int run_logits(const Options& options) {
+  check_no_input(options.out, options.tokens, "the file of --tokens");
+  check_no_input(options.out, options.inject_topk, "the file of --inject-topk");
+  check_no_input(options.out, options.model.random.config, "the config of --random-weights");
   check_writable(options.out);
   const auto prompts = parse_token_lists(read_text_file(options.tokens), options.tokens);
   FoundModel found = find_model(options.model);
+  check_no_file_of(found.folder, options.out);
   const Config& config = found.config();
   int64_t longest = 0;
   for (const auto& prompt : prompts) longest = std::max(longest, static_cast<int64_t>(prompt.size()));

@@ -474,3 +474,17 @@ def test_eval_refuses_a_file_without_rows_as_a_whole(tmp_path, text, found):
     result = run("eval", tmp_path / "rows.jsonl")
     assert (result.returncode, result.stdout) == (1, "")
     assert "rows.jsonl:0" not in result.stderr and "rows.jsonl:1" not in result.stderr and found in result.stderr
+
+
+def test_chat_refuses_a_context_beyond_the_models_positions():
+    result = run("chat", context=10**6, stdin="Hello\n")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "--context" in a_sentence(result.stderr) and "1000000" in result.stderr
+
+
+def test_eval_refuses_max_tokens_for_rows_of_ids(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"ids": [0, 1, 2]}\n')
+    assert run("eval", tmp_path / "rows.jsonl").returncode == 0
+    result = run("eval", tmp_path / "rows.jsonl", max_tokens=64)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "--max-tokens" in a_sentence(result.stderr)

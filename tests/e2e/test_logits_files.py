@@ -107,3 +107,20 @@ def test_inject_topk_refuses_positions_outside_their_rows_however_large(position
     assert "topk.0.1" in refused(result)
     assert f"position {position} in row 2" in result.stderr
     assert not (ids.parent / "out.safetensors").exists()
+
+
+def test_out_is_none_of_the_files_it_is_made_from(tmp_path, ids):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_bytes((MINI / name).read_bytes())
+    config = tmp_path / "drawn.json"
+    config.write_bytes((MINI / "config.json").read_bytes())
+    os.link(ids, tmp_path / "another-name.json")
+    for out, options in [(ids, {}), (tmp_path / "another-name.json", {}), (model / "model.safetensors", {"model": model}), (model / "config.json", {"model": model}),
+                         (config, {"random_weights": config}), (tmp_path / "injected", {"inject_topk": tmp_path / "injected"})]:
+        if not out.exists():
+            written(ids, "injected", topk=True)
+        before = out.read_bytes()
+        assert "--out names" in refused(run("logits", tokens=ids, out=out, **options))
+        assert out.read_bytes() == before
