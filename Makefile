@@ -10,6 +10,7 @@ SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 PYTEST := $(VENV)/bin/python -m pytest
+PYTEST_PARALLEL := $(PYTEST) -n $(shell nproc) --dist loadgroup  # what measures CPU time is marked long, and runs alone
 CMAKE_ARGS := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
 FUZZ_SECONDS ?= 20  # of each target
 CTEST_ARGS := --output-on-failure --no-tests=error -j $(shell nproc)
@@ -87,12 +88,12 @@ release-all asan-all tsan-all: %-all: packages-check build/%/build.ninja
 
 check-release: release-all $(VENV)/.stamp
 	ctest --test-dir build/release $(CTEST_ARGS)
-	$(PYTEST) tests
+	$(PYTEST_PARALLEL) tests
 
 # Every golden, once: their variants that must give the same bits are for the optimized build.
 check-goldens-asan: packages-check build/asan/build.ninja $(VENV)/.stamp
 	cmake --build build/asan --target fulgur
-	FULGUR=build/asan/bin/fulgur $(PYTEST) tests/golden -k 'not do_not_depend'
+	FULGUR=build/asan/bin/fulgur $(PYTEST_PARALLEL) tests/golden -k 'not do_not_depend'
 
 # A bit of every byte of every header; check-release flips one in every 97th.
 check-bits: release-all
@@ -100,7 +101,7 @@ check-bits: release-all
 
 check-asan: asan-all $(VENV)/.stamp
 	ctest --test-dir build/asan $(CTEST_ARGS)
-	FULGUR=build/asan/bin/fulgur $(PYTEST) tests/golden tests/e2e
+	FULGUR=build/asan/bin/fulgur $(PYTEST_PARALLEL) tests/golden tests/e2e
 
 check-tsan: tsan-all $(VENV)/.stamp
 	ctest --test-dir build/tsan $(CTEST_ARGS) -L 'unit/(base|ops|model|runtime)'

@@ -146,6 +146,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(room, reason, tmp_path):
     assert reason in result.stderr.splitlines()[0] + result.stderr
 
 
+uses_large = pytest.mark.xdist_group("large")  # made once
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """A source that takes long enough to be interrupted: 400 MB of zeros in f32, on no disk."""
@@ -194,6 +197,7 @@ def stopped_in_the_middle(source, place):
     return process
 
 
+@uses_large
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM, signal.SIGXCPU])
 def test_a_signal_leaves_nothing(number, large, tmp_path):
     process = stopped_in_the_middle(large, tmp_path)
@@ -204,6 +208,7 @@ def test_a_signal_leaves_nothing(number, large, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@uses_large
 def test_a_kill_leaves_what_does_not_load_and_is_in_nobodys_way(large, tmp_path):
     process = stopped_in_the_middle(large, tmp_path)
     process.kill()
@@ -215,6 +220,7 @@ def test_a_kill_leaves_what_does_not_load_and_is_in_nobodys_way(large, tmp_path)
     assert run("convert", SOURCE, tmp_path / "out").returncode == 0
 
 
+@uses_large
 def test_a_source_that_shrinks_meanwhile_is_an_error(large, tmp_path):
     file = large / "model.safetensors"
     size = file.stat().st_size
@@ -227,6 +233,7 @@ def test_a_source_that_shrinks_meanwhile_is_an_error(large, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@uses_large
 def test_memory_is_bounded_by_a_part_of_a_tensor(large, tmp_path):
     largest = max(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in header_of(large).values() if "shape" in entry)
     assert largest > 150_000_000

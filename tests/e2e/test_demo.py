@@ -9,6 +9,7 @@ from fulgur_cli import MINI, command, run, rows_of
 from test_commands import Terminal
 
 FORMS = ["separate", "overlapped", "fused"]
+pytestmark = pytest.mark.xdist_group("demo")  # its fixture is costly
 SELECTED = json.loads((MINI / "config.json").read_text(encoding="utf-8"))["index_topk"]
 LAYERS = 5
 

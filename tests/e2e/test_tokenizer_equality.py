@@ -9,6 +9,7 @@ from random_strings import random_string
 from tokenizer_variants import variants
 from tokenizers import Tokenizer
 
+pytestmark = pytest.mark.xdist_group("tokenizer")  # its fixture is costly
 VARIANTS = variants()
 WHOLE = ["mini-v32", "glm"]  # compared on the full number of strings
 SEED = 20260
