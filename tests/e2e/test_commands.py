@@ -8,6 +8,7 @@ import select
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -356,6 +357,12 @@ def test_bench_refuses_what_it_cannot_time(arguments):
     result = run("bench", "indexer", *arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert arguments[0] in result.stderr
+
+
+def test_peak_memory_is_the_programs_and_not_that_of_what_started_it():
+    script = "import subprocess, sys; held = bytearray(b'x') * (400 << 20); subprocess.run(sys.argv[1:], check=True)"
+    result = subprocess.run([sys.executable, "-c", script, *command("generate", "x", max_tokens=1, json=True)], capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(result.stdout)["timings"]["peak_rss_bytes"] < 100 << 20  # mini-v32 has 10 MB of weights
 
 
 def test_info_shows_the_instruction_set_that_the_environment_forces():
