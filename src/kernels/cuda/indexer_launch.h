@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/indexer_tuned.h"
+
+namespace fulgur::cuda {
+
+constexpr int kMultiprocessors = 132;        // of an H100 or H200 SXM
+constexpr size_t kMostSharedBytes = 232448;  // a block of compute capability 9.0
+constexpr uint32_t kNanFault = 1;            // kFaultNan of ops/token_batch.h
+
+/// `blocks` blocks in clusters of `cluster` along x.
+template <typename... Params, typename... Args>
+cudaError_t launch_clusters(void (*kernel)(Params...), dim3 blocks, int cluster, int threads,
+                            size_t shared_bytes, const LaunchOptions& options, Args... args) {
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  cudaError_t status = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                            static_cast<int>(shared_bytes));
+  if (status == cudaSuccess && cluster > 8) {
+    status = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  if (status != cudaSuccess) return status;
+  cudaLaunchAttribute attributes[2];
+  unsigned count = 0;
+  attributes[count].id = cudaLaunchAttributeClusterDimension;
+  attributes[count].val.clusterDim.x = static_cast<unsigned>(cluster);
+  attributes[count].val.clusterDim.y = 1;
+  attributes[count++].val.clusterDim.z = 1;
+  if (options.pdl) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = options.stream;
+  config.attrs = attributes;
+  config.numAttrs = count;
+  return cudaLaunchKernelEx(&config, kernel, args...);
+}
+
+}  // namespace fulgur::cuda

@@ -1,0 +1,98 @@
+#pragma once
+
+// The tuned kernels of the indexer's selection (docs/performance.md, "Scores and selection"): what they read
+// and write, as plain pointers, the shapes they take, and the scratch they want. Every pointer is device
+// memory.
+//
+// In all of them score(t, s) is the same arithmetic, bit for bit: products of 32 bytes of components as wgmma
+// sums them (of e4m3 codes about 14 bits of the largest summand), four or eight of them one after the other;
+// a head's max(0, .) times its weight, in f32, by eight chains (index_scores.cuh); times the key's scale. It
+// depends on the query row and the key alone.
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fulgur::cuda {
+
+/// Where the selections of a launch's rows go: positions ascending, -1 after the last; slots = page * 64 +
+/// position % 64 of the same.
+struct SelectionOutput {
+  int32_t topk;
+  int32_t* positions;  // [rows, topk]
+  int32_t* slots;      // [rows, topk]; null: not wanted
+  uint32_t* fault;     // [sequences]: kFaultNan where a score of the row is NaN, whose output is -1
+};
+
+/// The rows of a launch: as in TokenBatch.
+struct RowMap {
+  const int32_t* position;  // [rows]: row r has position[r] + 1 candidates
+  const int32_t* sequence;  // [rows]: its row of `pages`
+  const int32_t* pages;     // [sequences, page_stride]
+  int32_t page_stride;
+  int32_t num_rows;
+  int32_t max_context;  // a launch bound: position[r] < max_context
+};
+
+/// The exact top-k of given scores. Rows of scores start at multiples of 16 bytes.
+struct TopkArguments {
+  const float* scores;  // [rows, score_stride], finite, infinite or NaN where s <= position
+  int64_t score_stride;
+  RowMap rows;
+  SelectionOutput out;
+};
+
+enum class IndexForm { kE4m3, kBf16 };
+
+/// The scores of query rows against paged keys of 128 components.
+struct ScoreArguments {
+  const void* q;  // [rows, heads, 128] codes or bf16, rows `q_stride_bytes` apart, 16-byte aligned
+  int64_t q_stride_bytes;
+  const float* head_weights;  // [rows, heads], rows `weight_stride` apart
+  int64_t weight_stride;
+  const uint8_t* keys;  // pages: [64][128] codes and then [64] f32 scales, or [64][128] bf16
+  RowMap rows;
+};
+
+constexpr size_t page_bytes(IndexForm form) { return form == IndexForm::kE4m3 ? 64 * 132 : 64 * 256; }
+
+struct LaunchOptions {
+  cudaStream_t stream = nullptr;
+  bool pdl = false;         // start while the predecessor ends
+  int cluster = 0;          // blocks a row; 0: chosen
+  bool early_keys = false;  // see indexer_decode
+};
+
+/// Top-k over given scores; any topk >= 1, rows of at most 524,288 candidates.
+bool topk_takes(const TopkArguments& arguments);
+cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& options);
+
+/// Decode: scores and selection in one kernel, the scores in shared memory. Rows of one sequence are
+/// consecutive; up to `tokens_per_sequence` (1 to 4) of them share each key that is read. 64 or 32 heads,
+/// topk >= 1. With options.early_keys, keys of whole pages before the one of a sequence's first row of this
+/// launch are read before the predecessor has ended: they, the positions and the page table must have been
+/// complete before the predecessor started. `dump`, if not null, [rows, dump_stride] takes the scores.
+struct DecodeArguments {
+  ScoreArguments scores;
+  IndexForm form;
+  int num_heads;
+  int tokens_per_sequence;
+  SelectionOutput out;
+  float* dump;
+  int64_t dump_stride;
+};
+bool decode_takes(const DecodeArguments& arguments, int cluster);
+cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions& options);
+
+/// Scores alone into [rows, score_stride] (columns past a row's position keep what they held), for few rows
+/// of long contexts: the pages of a row are dealt to all multiprocessors. Takes what launch_decode takes.
+cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, int64_t score_stride,
+                              const LaunchOptions& options);
+
+/// The same for many rows of each sequence: a block keeps keys in registers and streams the queries. A
+/// sequence's rows are consecutive, at consecutive positions.
+cudaError_t launch_prompt_scores(const ScoreArguments& arguments, IndexForm form, int num_heads,
+                                 float* scores, int64_t score_stride, const LaunchOptions& options);
+
+}  // namespace fulgur::cuda
