@@ -56,6 +56,13 @@ __device__ inline void bulk_copy(void* to_shared, const void* from_global, uint3
       : "memory");
 }
 
+/// Copies a word to shared memory without registers [cp.async]; wait_for_copies() ends those of the thread.
+__device__ inline void copy_word(void* to_shared, const void* from_global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to_shared)), "l"(from_global)
+               : "memory");
+}
+__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 /// A barrier of `threads` threads, one of 1 to 15 [barrier.sync].
 __device__ inline void named_barrier(uint32_t id, uint32_t threads) {
   asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

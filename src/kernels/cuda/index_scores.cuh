@@ -32,7 +32,6 @@ struct KeyForm {
 template <IndexForm kForm>
 struct KeyFragment {
   uint32_t words[KeyForm<kForm>::kSteps][4];
-  float scale[2];  // of its two keys
 };
 
 /// The key rows of a thread within a page: this and 8 more.
@@ -65,10 +64,16 @@ __device__ inline void load_keys(const uint8_t* page, KeyFragment<kForm>& keys) 
       words[2][half + 2] = upper.z;
       words[3][half + 2] = upper.w;
     }
-    keys.scale[half] =
-        Form::kScaled ? reinterpret_cast<const float*>(page + kPageKeys * Form::kRowBytes)[row + 8 * half]
-                      : 1.0F;
   }
+}
+
+/// The scales of the thread's two keys.
+template <IndexForm kForm>
+__device__ inline float2 load_scales(const uint8_t* page) {
+  using Form = KeyForm<kForm>;
+  if constexpr (!Form::kScaled) return make_float2(1.0F, 1.0F);
+  const float* scales = reinterpret_cast<const float*>(page + kPageKeys * Form::kRowBytes) + key_row();
+  return make_float2(scales[0], scales[8]);
 }
 
 /// Writes 16 bytes of a query (chunk `chunk` of head `head`) where B wants them.
@@ -100,8 +105,7 @@ __device__ inline void begin_products(const KeyFragment<kForm>& keys, uint32_t q
 
 /// After the products: the scores of the thread's two keys, in each of the four threads that share them.
 template <int kHeads>
-__device__ inline float2 weigh_heads(float (&sums)[kHeads / 2], const float* head_weights,
-                                     const float (&scale)[2]) {
+__device__ inline float2 weigh_heads(float (&sums)[kHeads / 2], const float* head_weights, float2 scale) {
 #pragma unroll
   for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");
   const int quad = static_cast<int>(threadIdx.x % 4);
@@ -122,7 +126,7 @@ __device__ inline float2 weigh_heads(float (&sums)[kHeads / 2], const float* hea
     float sum = __fadd_rn(even[half], odd[half]);
     sum = __fadd_rn(sum, __shfl_xor_sync(~0U, sum, 1));
     sum = __fadd_rn(sum, __shfl_xor_sync(~0U, sum, 2));
-    score[half] = __fmul_rn(sum, scale[half]);
+    score[half] = __fmul_rn(sum, half == 0 ? scale.x : scale.y);
   }
   return make_float2(score[0], score[1]);
 }

@@ -114,12 +114,11 @@ class Decode {
   /// Rows [first, end): run after run of one sequence.
   __device__ void run(int first, int end) {
     const RowMap& rows = arguments_.scores.rows;
-    bool waited = false;
+    if (!early_keys_) wait();
     while (first < end) {
       int count = 1;
       while (first + count < end && rows.sequence[first + count] == rows.sequence[first]) ++count;
-      run_sequence(first, count, waited);
-      waited = true;
+      run_sequence(first, count);
       first += count;
       if (first < end) {
         // The ring and the queries were the selection's; the copy engine and the tensor cores are next.
@@ -132,28 +131,26 @@ class Decode {
  private:
   __device__ static int group() { return static_cast<int>(threadIdx.x / 128); }
 
-  __device__ void run_sequence(int first, int count, bool waited) {
+  __device__ void wait() {
+    wait_for_predecessor();
+    allow_successor();
+    waited_ = true;
+  }
+
+  __device__ void run_sequence(int first, int count) {
     const RowMap& rows = arguments_.scores.rows;
-    if (early_keys_ || waited) prepare_slice(first, count);
+    prepare_slice(first, count);
     const bool scored = longest_of(first, count) > static_cast<int>(kSelects ? arguments_.out.topk : 0);
-    const bool early = early_keys_ && !waited && scored;
-    if (early) {
-      // Pages that hold no key of this step.
+    int early_pages = 0;
+    if (!waited_) {
+      // Pages that hold no key of this launch's rows.
       const bool begins = first == 0 || rows.sequence[first - 1] != rows.sequence[first];
-      fill_ring(0, begins ? rows.position[first] / kPageKeys : 0);
+      if (scored && begins) early_pages = rows.position[first] / kPageKeys;
+      fill_ring(0, early_pages);
+      wait();
     }
-    if (!waited) {
-      wait_for_predecessor();
-      allow_successor();
-      if (!early_keys_) prepare_slice(first, count);
-    }
-    if (longest_of(first, count) > static_cast<int>(kSelects ? arguments_.out.topk : 0)) {
-      if (early) {
-        const bool begins = first == 0 || rows.sequence[first - 1] != rows.sequence[first];
-        fill_ring(begins ? rows.position[first] / kPageKeys : 0, 1 << 30);
-      } else {
-        fill_ring(0, 1 << 30);
-      }
+    if (scored) {
+      fill_ring(early_pages, num_pages_ + first_page_);
       load_queries(first, count);
       score_slice(first, count);
     }
@@ -228,6 +225,7 @@ class Decode {
       phases_ ^= 1U << stage;
       KeyFragment<kForm> keys;
       load_keys<kForm>(ring_ + stage * Form::kPageBytes, keys);
+      const float2 scale = load_scales<kForm>(ring_ + stage * Form::kPageBytes);
       named_barrier(1 + static_cast<uint32_t>(group()), 128);
       const int next = page + layout_.stages * kGroups;
       if (threadIdx.x % 128 == 0 && next < num_pages_) begin_copy(next, stage);
@@ -238,7 +236,7 @@ class Decode {
         float sums[kHeads / 2];
         begin_products<kForm, kHeads>(keys, query + i * kQueryBytes, sums);
         wgmma_wait<0>();
-        const float2 both = weigh_heads<kHeads>(sums, weights_ + i * kHeads, keys.scale);
+        const float2 both = weigh_heads<kHeads>(sums, weights_ + i * kHeads, scale);
         if (quad < 2) put(quad == 0 ? both.x : both.y, first, i, page * kPageKeys + own_row, last[i]);
       }
     }
@@ -306,6 +304,7 @@ class Decode {
   TopkSelect<kThreads> select_;
   int first_page_ = 0;
   int num_pages_ = 0;
+  bool waited_ = false;
   uint32_t met_nan_ = 0;  // a bit a row
   uint32_t phases_ = 0;   // a bit a stage: what its barrier's next phase is
 };

@@ -1,13 +1,14 @@
 // Scores of a prompt's many rows: each block keeps the keys of a few pages in registers and streams query
 // rows past them.
 //
-// A block takes 512 positions (bf16: 256) and 64 rows. Its four warpgroups hold two pages each (one) as the A
-// operand; queries come in batches through two buffers in shared memory, where they are laid out for the
-// matrix unit while the batch before is multiplied. A warpgroup always has the products of one page under way
-// while it weighs the heads of the other. Blocks wholly behind the causal diagonal have nothing to do.
+// A block takes 384 positions (bf16: 256) and 64 rows. Its three warpgroups hold two pages each (four hold
+// one) as the A operand; queries come in batches through two buffers in shared memory, where they are laid
+// out for the matrix unit while the batch before is multiplied. A warpgroup always has the products of one
+// page under way while it weighs the heads of the other. Blocks wholly behind the causal diagonal have
+// nothing to do.
 //
 // Cost: 64 * heads * 128 multiply-adds a page and row (index_scores.cuh), 4 bytes written a score; keys are
-// read once for 64 rows, queries once for 512 keys, both from L2.
+// read once for 64 rows, queries once for 384 keys, both from L2.
 
 #include "kernels/cuda/index_scores.cuh"
 #include "kernels/cuda/indexer_launch.h"
@@ -15,19 +16,17 @@
 namespace fulgur::cuda {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kGroups = kThreads / 128;
 constexpr int kRowsPerBlock = 64;
 
 template <IndexForm kForm, int kHeads>
 struct Shape {
   using Form = KeyForm<kForm>;
-  static constexpr int kPages = kForm == IndexForm::kE4m3 ? 2 : 1;  // of a warpgroup
+  static constexpr int kPages = kForm == IndexForm::kE4m3 ? 2 : 1;   // of a warpgroup
+  static constexpr int kGroups = kForm == IndexForm::kE4m3 ? 3 : 4;  // warpgroups, by their registers
+  static constexpr int kThreads = kGroups * 128;
   static constexpr int kBlockPages = kPages * kGroups;
   static constexpr int kQueryBytes = kHeads * Form::kRowBytes;
   static constexpr int kBatch = 4;  // rows between two barriers
-  static constexpr int kBatchChunks = kBatch * kHeads * Form::kChunks;
-  static constexpr int kChunksPerThread = kBatchChunks / kThreads;
   static constexpr int kQueryOffset = 0;
   static constexpr int kPageOffset = kQueryOffset + 2 * kBatch * kQueryBytes;
   static constexpr int kWeightOffset = kPageOffset + kBlockPages * Form::kPageBytes;
@@ -88,7 +87,7 @@ class PromptScores {
                 arguments_.scores.keys + static_cast<int64_t>(table[first_page_ + mine]) * Form::kPageBytes,
                 Form::kPageBytes, barriers_ + mine);
     }
-    fetch(first, count);
+    fetch(0, first, count);
     KeyFragment<kForm> keys[S::kPages] = {};
 #pragma unroll
     for (int p = 0; p < S::kPages; ++p) {
@@ -99,49 +98,46 @@ class PromptScores {
         load_keys<kForm>(pages_ + page * Form::kPageBytes, keys[p]);
       }
     }
-    deliver(0);
+    deliver();
     int buffer = 0;
     for (int begin = 0; begin < count; begin += S::kBatch) {
       const bool more = begin + S::kBatch < count;
-      if (more) fetch(first + begin + S::kBatch, count - begin - S::kBatch);
+      if (more) fetch(buffer ^ 1, first + begin + S::kBatch, count - begin - S::kBatch);
       score_batch(keys, buffer, first + begin, first_position + begin, min(count - begin, S::kBatch));
       buffer ^= 1;
-      if (more) deliver(buffer);
+      if (more) deliver();
     }
   }
 
-  /// Reads the next batch's queries, of which `count` remain, into registers.
-  __device__ void fetch(int first, int count) {
+  /// Starts to lay out the next batch's queries, of which `count` remain (its last row fills the rest).
+  __device__ void fetch(int buffer, int first, int count) {
     const ScoreArguments& scores = arguments_.scores;
-    constexpr int kRowChunks = kHeads * Form::kChunks;
-#pragma unroll
-    for (int i = 0; i < S::kChunksPerThread; ++i) {
-      const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
-      const int row = first + min(chunk / kRowChunks, count - 1);
-      fetched_[i] = *reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(scores.q) +
-                                                    row * scores.q_stride_bytes + chunk % kRowChunks * 16);
+    constexpr int kRowWords = S::kQueryBytes / 4;
+    uint8_t* to = queries_ + buffer * S::kBatch * S::kQueryBytes;
+#pragma unroll 4
+    for (int i = static_cast<int>(threadIdx.x); i < S::kBatch * kRowWords; i += S::kThreads) {
+      const int row = i / kRowWords;
+      const int word = i % kRowWords;
+      const int head = word / (Form::kRowBytes / 4);
+      const int chunk = word % (Form::kRowBytes / 4) / kWordsPerChunk;
+      copy_word(to + row * S::kQueryBytes + query_word_offset(kHeads, head, chunk, word % kWordsPerChunk),
+                static_cast<const uint8_t*>(scores.q) +
+                    (first + min(row, count - 1)) * scores.q_stride_bytes + word * 4);
     }
-    if (threadIdx.x < S::kBatch * kHeads) {
-      const int row = first + min(static_cast<int>(threadIdx.x) / kHeads, count - 1);
-      fetched_weight_ = scores.head_weights[row * scores.weight_stride + threadIdx.x % kHeads];
+    for (int i = static_cast<int>(threadIdx.x); i < S::kBatch * kHeads; i += S::kThreads) {
+      const int row = first + min(i / kHeads, count - 1);
+      copy_word(weights_ + buffer * S::kBatch * kHeads + i,
+                scores.head_weights + row * scores.weight_stride + i % kHeads);
     }
   }
-  /// Lays them out in a buffer, for all to use.
-  __device__ void deliver(int buffer) {
-    constexpr int kRowChunks = kHeads * Form::kChunks;
-#pragma unroll
-    for (int i = 0; i < S::kChunksPerThread; ++i) {
-      const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
-      store_query_chunk(queries_ + (buffer * S::kBatch + chunk / kRowChunks) * S::kQueryBytes, kHeads,
-                        chunk % kRowChunks / Form::kChunks, chunk % Form::kChunks, fetched_[i]);
-    }
-    if (threadIdx.x < S::kBatch * kHeads) {
-      weights_[buffer * S::kBatch * kHeads + threadIdx.x] = fetched_weight_;
-    }
+  /// Ends that, for all to use.
+  __device__ static void deliver() {
+    wait_for_copies();
     fence_async_proxy();
     __syncthreads();
   }
 
+  /// No branch between products and what reads their sums: rows past `count` are multiplied, not written.
   __device__ void score_batch(const KeyFragment<kForm> (&keys)[S::kPages], int buffer, int first_row,
                               int first_position, int count) {
     const uint32_t query = shared_address(queries_) + buffer * S::kBatch * S::kQueryBytes;
@@ -150,31 +146,31 @@ class PromptScores {
     begin_products<kForm, kHeads>(keys[0], query, sums[0]);
 #pragma unroll
     for (int i = 0; i < S::kBatch; ++i) {
-      if (i >= count) break;
+      const int last = i < count ? first_position + i : -1;
       if constexpr (S::kPages == 2) {
         begin_products<kForm, kHeads>(keys[1], query + i * S::kQueryBytes, sums[1]);
         wgmma_wait<1>();
-        put(keys[0], sums[0], weights + i * kHeads, 0, first_row + i, first_position + i);
-        if (i + 1 < count) {
+        put(sums[0], weights + i * kHeads, 0, first_row + i, last);
+        if (i + 1 < S::kBatch) {
           begin_products<kForm, kHeads>(keys[0], query + (i + 1) * S::kQueryBytes, sums[0]);
           wgmma_wait<1>();
         } else {
           wgmma_wait<0>();
         }
-        put(keys[1], sums[1], weights + i * kHeads, 1, first_row + i, first_position + i);
+        put(sums[1], weights + i * kHeads, 1, first_row + i, last);
       } else {
         wgmma_wait<0>();
-        put(keys[0], sums[0], weights + i * kHeads, 0, first_row + i, first_position + i);
-        if (i + 1 < count) {
+        put(sums[0], weights + i * kHeads, 0, first_row + i, last);
+        if (i + 1 < S::kBatch) {
           begin_products<kForm, kHeads>(keys[0], query + (i + 1) * S::kQueryBytes, sums[0]);
         }
       }
     }
   }
 
-  __device__ void put(const KeyFragment<kForm>& keys, float (&sums)[kHeads / 2], const float* weights, int p,
-                      int row, int last) const {
-    const float2 both = weigh_heads<kHeads>(sums, weights, keys.scale);
+  __device__ void put(float (&sums)[kHeads / 2], const float* weights, int p, int row, int last) const {
+    const float2 both = weigh_heads<kHeads>(
+        sums, weights, load_scales<kForm>(pages_ + (group() * S::kPages + p) * Form::kPageBytes));
     const int quad = static_cast<int>(threadIdx.x % 4);
     const int position = (first_page_ + group() * S::kPages + p) * kPageKeys + key_row() + 8 * quad;
     if (quad < 2 && position <= last) {
@@ -189,12 +185,10 @@ class PromptScores {
   uint64_t* barriers_;
   const int first_page_;
   uint32_t phases_ = 0;  // a bit for each of the warpgroup's pages
-  uint4 fetched_[S::kChunksPerThread];
-  float fetched_weight_ = 0;
 };
 
 template <IndexForm kForm, int kHeads>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(Shape<kForm, kHeads>::kThreads, 1)
     prompt_scores_kernel(const __grid_constant__ PromptArguments arguments) {
   extern __shared__ uint8_t unaligned[];
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
@@ -212,7 +206,7 @@ cudaError_t launch_shape(const PromptArguments& arguments, const LaunchOptions& 
   const int keys = S::kBlockPages * kPageKeys;
   const dim3 grid(static_cast<unsigned>((rows.max_context + keys - 1) / keys),
                   static_cast<unsigned>((rows.num_rows + kRowsPerBlock - 1) / kRowsPerBlock));
-  return launch_clusters(prompt_scores_kernel<kForm, kHeads>, grid, 1, kThreads, S::kSharedBytes, options,
+  return launch_clusters(prompt_scores_kernel<kForm, kHeads>, grid, 1, S::kThreads, S::kSharedBytes, options,
                          arguments);
 }
 

@@ -61,6 +61,7 @@ struct LaunchOptions {
   cudaStream_t stream = nullptr;
   bool pdl = false;         // start while the predecessor ends
   int cluster = 0;          // blocks a row; 0: chosen
+  int threads = 0;          // of a block of launch_topk, 512 or 1024; 0: chosen
   bool early_keys = false;  // see indexer_decode
 };
 
