@@ -296,7 +296,11 @@ void bench_two_kernels(const Pool& pool, int batch, int context, int cluster) {
 /// A prompt of `length` from an empty cache: chunks of rows whose scores fit in 64 MiB.
 void bench_prompt(const Pool& pool, int heads, int length) {
   const Batch data(pool, heads, 1, length, length, 1);
-  const int rows = std::min<int>(length, (64 << 20) / 4 / length);
+  const int rows = std::min<int>(
+      length,
+      static_cast<int>((size_t{64} << 20) / (4 * length + cuda::prompt_scratch_bytes(pool.form, heads, 1))) /
+          64 * 64);
+  DeviceArray<uint8_t> scratch(cuda::prompt_scratch_bytes(pool.form, heads, rows));
   DeviceArray<float> scores(static_cast<size_t>(rows) * length);
   for (const int what : {0, 1, 2}) {
     report(std::string(what == 0   ? "prompt scores "
@@ -317,8 +321,8 @@ void bench_prompt(const Pool& pool, int heads, int length) {
                chunk.out.positions += static_cast<int64_t>(first) * 2048;
                chunk.out.slots += static_cast<int64_t>(first) * 2048;
                if (what != 1) {
-                 const cudaError_t status = cuda::launch_prompt_scores(chunk.scores, pool.form, heads,
-                                                                       scores.get(), length, options);
+                 const cudaError_t status = cuda::launch_prompt_scores(
+                     chunk.scores, pool.form, heads, scratch.get(), scores.get(), length, options);
                  if (status != cudaSuccess) return status;
                }
                if (what != 0) {
@@ -345,16 +349,18 @@ void bench_all() {
   must(cudaGetDeviceProperties(&device, 0), "device");
   std::printf("%s, %d multiprocessors, L2 %d MB\n", device.name, device.multiProcessorCount,
               device.l2CacheSize >> 20);
-  bench_topk(1, 8192, Scores::kNormal, "normal",
-             {way(0), way(1, 512), way(1, 1024), way(2, 512), way(4, 512), way(8, 512)});
-  bench_topk(32, 8192, Scores::kNormal, "normal", {way(0), way(1, 1024), way(1, 512)});
-  bench_topk(128, 8192, Scores::kNormal, "normal", {way(0), way(1, 512)});
-  bench_topk(1, 32768, Scores::kNormal, "normal", {way(0), way(4, 512), way(8, 512), way(16, 512)});
-  bench_topk(32, 32768, Scores::kNormal, "normal", {way(0), way(2, 1024)});
-  bench_topk(128, 32768, Scores::kNormal, "normal", {way(0), way(2, 512)});
-  bench_topk(1, 131072, Scores::kNormal, "normal", {way(0), way(16, 1024), way(16, 512)});
-  bench_topk(32, 131072, Scores::kNormal, "normal", {way(0), way(8, 1024)});
-  bench_topk(128, 131072, Scores::kNormal, "normal", {way(0)});
+  const auto normal = [](int rows, int length, const std::vector<LaunchOptions>& ways) {
+    bench_topk(rows, length, Scores::kNormal, "normal", ways);
+  };
+  normal(1, 8192, {way(0), way(1, 512), way(1, 1024), way(4, 512), way(8, 512)});
+  normal(32, 8192, {way(0), way(1, 1024), way(2, 512)});
+  normal(128, 8192, {way(0), way(1, 512)});
+  normal(1, 32768, {way(0), way(8, 512), way(16, 512)});
+  normal(32, 32768, {way(0), way(2, 1024), way(3, 1024)});
+  normal(128, 32768, {way(0)});
+  normal(1, 131072, {way(0), way(16, 512)});
+  normal(32, 131072, {way(0), way(4, 512)});
+  normal(128, 131072, {way(0)});
   const std::pair<Scores, const char*> hard[] = {{Scores::kConcentrated, "10+0.05n"},
                                                  {Scores::kTies, "ties"},
                                                  {Scores::kZeros, "zeros"},
@@ -367,32 +373,44 @@ void bench_all() {
   }
   {
     const Pool pool(IndexForm::kE4m3, 72000);
+    {
+      const Batch data(pool, 64, 1, 1, 8192, 1);
+      for (const int cluster : {1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16}) {
+        std::printf("clusters of %d at once: %d\n", cluster,
+                    cuda::decode_clusters_at_once(data.arguments(0), cluster));
+      }
+    }
     bench_limits(pool);
-    bench_decode(pool, 64, 1, 1, 8192, {way(0), way(0, 0, true), way(8), way(8, 0, true)});
-    bench_decode(pool, 64, 2, 1, 8192, {way(0), way(0, 0, true)});
-    bench_decode(pool, 64, 8, 1, 8192, {way(0), way(0, 0, true), way(8), way(8, 0, true)});
-    bench_decode(pool, 64, 32, 1, 8192, {way(0), way(0, 0, true), way(2)});
-    bench_decode(pool, 64, 128, 1, 8192, {way(0), way(0, 0, true)});
-    bench_decode(pool, 64, 1, 1, 32768, {way(0), way(0, 0, true)});
-    bench_decode(pool, 64, 8, 1, 32768, {way(0)});
-    bench_decode(pool, 64, 32, 1, 32768, {way(0)});
-    bench_decode(pool, 64, 128, 1, 32768, {way(0)});
-    bench_decode(pool, 64, 1, 1, 131072, {way(16)});
-    bench_decode(pool, 64, 32, 1, 131072, {way(0), way(0, 0, true)});
+    const auto decode = [&](int batch, int context, const std::vector<int>& clusters) {
+      for (const int cluster : clusters)
+        bench_decode(pool, 64, batch, 1, context, {way(cluster), way(cluster, 0, true)});
+    };
+    decode(1, 8192, {0, 8, 4});
+    decode(2, 8192, {0});
+    decode(8, 8192, {0, 4, 8});
+    decode(32, 8192, {0, 2, 3});
+    decode(128, 8192, {0});
+    decode(1, 32768, {0});
+    decode(8, 32768, {0});
+    decode(32, 32768, {0, 3});
+    decode(128, 32768, {0});
+    decode(1, 131072, {16});
+    decode(32, 131072, {0});
     bench_two_kernels(pool, 1, 8192, 0);
     bench_two_kernels(pool, 1, 32768, 0);
     bench_two_kernels(pool, 1, 131072, 0);
-    bench_two_kernels(pool, 1, 131072, 16);
+    bench_two_kernels(pool, 32, 32768, 0);
     bench_two_kernels(pool, 8, 131072, 0);
+    bench_two_kernels(pool, 32, 131072, 0);
     for (const int tokens : {2, 4}) {
       for (const int batch : {1, 32, 128}) bench_decode(pool, 64, batch, tokens, 8192, {way(0)});
     }
-    for (const int batch : {1, 32, 128}) bench_decode(pool, 32, batch, 1, 8192, {way(0)});
+    for (const int batch : {1, 8, 32, 128}) bench_decode(pool, 32, batch, 1, 8192, {way(0)});
     bench_prompt(pool, 64, 8192);
     bench_prompt(pool, 32, 8192);
   }
   const Pool pool(IndexForm::kBf16, 36000);
-  for (const int batch : {1, 32, 128}) bench_decode(pool, 64, batch, 1, 8192, {way(0)});
+  for (const int batch : {1, 8, 32, 128}) bench_decode(pool, 64, batch, 1, 8192, {way(0)});
   bench_prompt(pool, 64, 8192);
 }
 

@@ -114,8 +114,8 @@ struct Case {
   std::vector<int> contexts;  // of each sequence, its new tokens included
   std::vector<int> tokens;    // new tokens of each sequence
   std::vector<int> clusters;
-  int nan_row = -1;       // its head weights hold a NaN
   int sampled = 1 << 30;  // positions of a row that the oracle looks at
+  int nan_row = -1;       // its head weights hold a NaN
 };
 
 class Check {
@@ -207,11 +207,13 @@ class Check {
                         what + (dumps ? ", dumps" : ""));
       }
     }
+    DeviceArray<uint8_t> scratch(cuda::prompt_scratch_bytes(case_.form, case_.heads, rows));
     for (const bool prompt : {false, true}) {
       dump.poison(0xFF);
-      const cudaError_t status = prompt ? cuda::launch_prompt_scores(arguments.scores, case_.form,
-                                                                     case_.heads, dump.get(), stride, {})
-                                        : cuda::launch_row_scores(arguments, dump.get(), stride, {});
+      const cudaError_t status = prompt
+                                     ? cuda::launch_prompt_scores(arguments.scores, case_.form, case_.heads,
+                                                                  scratch.get(), dump.get(), stride, {})
+                                     : cuda::launch_row_scores(arguments, dump.get(), stride, {});
       must(status, prompt ? "launch_prompt_scores" : "launch_row_scores");
       must(cudaDeviceSynchronize(), prompt ? "prompt scores" : "row scores");
       const std::string what = std::string(case_.name) + (prompt ? ", prompt scores" : ", row scores");

@@ -31,6 +31,9 @@ __device__ inline void mbarrier_expect(uint64_t* barrier, uint32_t bytes) {
                "r"(bytes)
                : "memory");
 }
+__device__ inline void mbarrier_arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
 __device__ inline void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
   asm volatile(
       "{\n"
@@ -56,13 +59,6 @@ __device__ inline void bulk_copy(void* to_shared, const void* from_global, uint3
       : "memory");
 }
 
-/// Copies a word to shared memory without registers [cp.async]; wait_for_copies() ends those of the thread.
-__device__ inline void copy_word(void* to_shared, const void* from_global) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to_shared)), "l"(from_global)
-               : "memory");
-}
-__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
 /// A barrier of `threads` threads, one of 1 to 15 [barrier.sync].
 __device__ inline void named_barrier(uint32_t id, uint32_t threads) {
   asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
@@ -79,22 +75,44 @@ __device__ inline uint32_t cluster_rank() {
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-/// All threads of the cluster meet; what they wrote to shared memory before is visible to all after.
-__device__ inline void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+/// All threads of the cluster meet in two halves. They order nothing but initialized mbarriers
+/// (fence_mbarrier_init): with release, the first half costs a fence of global memory.
+__device__ inline void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
-/// The word at the same place of another block's shared memory.
-__device__ inline uint32_t load_remote(const uint32_t* own, uint32_t rank) {
+__device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+__device__ inline uint32_t remote_address(const void* own, uint32_t rank) {
   uint32_t address;
-  uint32_t value;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(own)), "r"(rank));
-  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-  return value;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(own)), "r"(rank));
+  return address;
 }
-__device__ inline void store_remote(uint32_t* own, uint32_t rank, uint32_t value) {
-  uint32_t address;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(own)), "r"(rank));
-  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+/// Writes to the same place of another block's shared memory and counts the bytes on its barrier [st.async]:
+/// no fence is needed, mbarrier_wait_cluster makes them visible.
+__device__ inline void send(uint32_t* own, uint64_t* own_barrier, uint32_t rank, uint4 value) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+          remote_address(own, rank)),
+      "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(remote_address(own_barrier, rank))
+      : "memory");
+}
+__device__ inline void send(uint32_t* own, uint64_t* own_barrier, uint32_t rank, uint2 value) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
+          remote_address(own, rank)),
+      "r"(value.x), "r"(value.y), "r"(remote_address(own_barrier, rank))
+      : "memory");
+}
+__device__ inline void mbarrier_wait_cluster(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
 }
 
 /// max(0, x) that keeps a NaN.

@@ -42,7 +42,7 @@ struct Layout {
 };
 
 /// The second histogram takes the place of the queries, the survivors that of the ring, once all is scored.
-constexpr Layout layout_of(IndexForm form, int heads, int rows, int slice, bool select) {
+constexpr Layout layout_of(IndexForm form, int heads, int rows, int slice, int cluster, bool select) {
   const int second_histogram = static_cast<int>(pass_bins(1)) * 4;
   const int query_bytes = rows * heads * (form == IndexForm::kE4m3 ? 128 : 256);
   Layout layout{};
@@ -52,7 +52,7 @@ constexpr Layout layout_of(IndexForm form, int heads, int rows, int slice, bool 
   layout.pages = layout.weights + rows * heads * 4;
   layout.barriers = round_up(layout.pages + slice / kPageKeys * 4, 16);
   layout.small = layout.barriers + kGroups * kMostStages * 8;
-  layout.histogram = round_up(layout.small + SelectScratch::kWords * 4, 128);
+  layout.histogram = round_up(layout.small + SelectScratch::words(select ? cluster : 1) * 4, 128);
   layout.keys = layout.histogram + (select ? static_cast<int>(pass_bins(0)) * 4 : 0);
   layout.ring = layout.keys + (select ? rows * slice * 4 : 0);
   const int stage_bytes = kGroups * static_cast<int>(page_bytes(form));
@@ -84,6 +84,9 @@ class Decode {
   using Form = KeyForm<kForm>;
   static constexpr bool kSelects = kSink != Sink::kStore;
   static constexpr int kQueryBytes = kHeads * Form::kRowBytes;
+  static constexpr int kRowChunks = kHeads * Form::kChunks;
+  static constexpr int kFetches = (kRows * kRowChunks + kThreads - 1) / kThreads;
+  static constexpr bool kFetchesAhead = kFetches == 1;  // else the registers are dear
   static constexpr bool kCountsOnTheWay = kSelects && kRows == 1;
 
  public:
@@ -100,8 +103,8 @@ class Decode {
         barriers_(reinterpret_cast<uint64_t*>(shared + layout.barriers) + group() * kMostStages),
         keys_(reinterpret_cast<uint32_t*>(shared + layout.keys)),
         ring_(shared + layout.ring + group() * layout.stages * Form::kPageBytes),
-        select_(SelectScratch{{reinterpret_cast<uint32_t*>(shared + layout.histogram),
-                               reinterpret_cast<uint32_t*>(shared + layout.queries)},
+        select_(SelectScratch{reinterpret_cast<uint32_t*>(shared + layout.histogram),
+                              reinterpret_cast<uint32_t*>(shared + layout.queries),
                               reinterpret_cast<uint16_t*>(shared + layout.ring),
                               reinterpret_cast<uint32_t*>(shared + layout.small)},
                 static_cast<uint32_t>(blocks), static_cast<uint32_t>(rank)) {
@@ -109,6 +112,7 @@ class Decode {
       for (int stage = 0; stage < layout.stages; ++stage) mbarrier_init(barriers_ + stage, 1);
       fence_mbarrier_init();
     }
+    if constexpr (kSelects) select_.open();
   }
 
   /// Rows [first, end): run after run of one sequence.
@@ -135,10 +139,12 @@ class Decode {
     wait_for_predecessor();
     allow_successor();
     waited_ = true;
+    if constexpr (kSelects) select_.await_cluster();
   }
 
   __device__ void run_sequence(int first, int count) {
     const RowMap& rows = arguments_.scores.rows;
+    if (waited_) fetch_queries(first);
     prepare_slice(first, count);
     const bool scored = longest_of(first, count) > static_cast<int>(kSelects ? arguments_.out.topk : 0);
     int early_pages = 0;
@@ -148,13 +154,15 @@ class Decode {
       if (scored && begins) early_pages = rows.position[first] / kPageKeys;
       fill_ring(0, early_pages);
       wait();
+      fetch_queries(first);
     }
     if (scored) {
       fill_ring(early_pages, num_pages_ + first_page_);
-      load_queries(first, count);
+      store_queries(first);
       score_slice(first, count);
     }
     if constexpr (kSelects) {
+#pragma unroll 1
       for (int i = 0; i < count; ++i) select_row(first + i, i);
     }
   }
@@ -193,27 +201,46 @@ class Decode {
               Form::kPageBytes, barriers_ + stage);
   }
 
-  __device__ void load_queries(int first, int count) {
+  /// The 16 bytes `chunk` of the queries from row `first` on; rows past the end repeat the last.
+  __device__ const uint4* query_chunk(int first, int chunk) const {
     const ScoreArguments& scores = arguments_.scores;
-    for (int i = static_cast<int>(threadIdx.x); i < count * kHeads * Form::kChunks; i += kThreads) {
-      const int row = i / (kHeads * Form::kChunks);
-      const int chunk = i % (kHeads * Form::kChunks);
-      const auto* q = static_cast<const uint8_t*>(scores.q) + (first + row) * scores.q_stride_bytes;
-      store_query_chunk(queries_ + row * kQueryBytes, kHeads, chunk / Form::kChunks, chunk % Form::kChunks,
-                        *reinterpret_cast<const uint4*>(q + chunk * 16));
+    const int row = min(first + chunk / kRowChunks, scores.rows.num_rows - 1);
+    return reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(scores.q) +
+                                          row * scores.q_stride_bytes + chunk % kRowChunks * 16);
+  }
+  __device__ void store_chunk(int chunk, const uint4& value) {
+    store_query_chunk(queries_ + chunk / kRowChunks * kQueryBytes, kHeads, chunk % kRowChunks / Form::kChunks,
+                      chunk % Form::kChunks, value);
+  }
+  /// Begins to read the queries of up to kRows rows from `first` on.
+  __device__ void fetch_queries(int first) {
+    const ScoreArguments& scores = arguments_.scores;
+    const int thread = static_cast<int>(threadIdx.x);
+    if (kFetchesAhead && thread < kRows * kRowChunks) fetched_ = *query_chunk(first, thread);
+    if (thread < kRows * kHeads) {
+      const int row = min(first + thread / kHeads, scores.rows.num_rows - 1);
+      fetched_weight_ = scores.head_weights[row * scores.weight_stride + thread % kHeads];
     }
-    for (int i = static_cast<int>(threadIdx.x); i < count * kHeads; i += kThreads) {
-      weights_[i] = scores.head_weights[(first + i / kHeads) * scores.weight_stride + i % kHeads];
+  }
+  /// Lays them out for the tensor cores.
+  __device__ void store_queries(int first) {
+    const int thread = static_cast<int>(threadIdx.x);
+    if constexpr (kFetchesAhead) {
+      if (thread < kRows * kRowChunks) store_chunk(thread, fetched_);
+    } else {
+#pragma unroll 2
+      for (int chunk = thread; chunk < kRows * kRowChunks; chunk += kThreads) {
+        store_chunk(chunk, *query_chunk(first, chunk));
+      }
     }
+    if (thread < kRows * kHeads) weights_[thread] = fetched_weight_;
     fence_async_proxy();
     __syncthreads();
   }
 
   __device__ void score_slice(int first, int count) {
     const RowMap& rows = arguments_.scores.rows;
-    int last[kRows];  // position of each row
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) last[i] = i < count ? rows.position[first + i] : -1;
+    const int first_position = rows.position[first];
     // A thread writes one of its two keys' scores; lanes 2 and 3 of four write none.
     const int quad = static_cast<int>(threadIdx.x % 4);
     const int own_row = key_row() + 8 * quad;
@@ -230,14 +257,14 @@ class Decode {
       const int next = page + layout_.stages * kGroups;
       if (threadIdx.x % 128 == 0 && next < num_pages_) begin_copy(next, stage);
       stage = stage + 1 == layout_.stages ? 0 : stage + 1;
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        if (kRows > 1 && i >= count) break;
+#pragma unroll 1
+      for (int i = 0; i < count; ++i) {
         float sums[kHeads / 2];
         begin_products<kForm, kHeads>(keys, query + i * kQueryBytes, sums);
         wgmma_wait<0>();
         const float2 both = weigh_heads<kHeads>(sums, weights_ + i * kHeads, scale);
-        if (quad < 2) put(quad == 0 ? both.x : both.y, first, i, page * kPageKeys + own_row, last[i]);
+        if (quad < 2)
+          put(quad == 0 ? both.x : both.y, first, i, page * kPageKeys + own_row, first_position + i);
       }
     }
     __syncthreads();
@@ -305,6 +332,8 @@ class Decode {
   int first_page_ = 0;
   int num_pages_ = 0;
   bool waited_ = false;
+  uint4 fetched_;
+  float fetched_weight_ = 0;
   uint32_t met_nan_ = 0;  // a bit a row
   uint32_t phases_ = 0;   // a bit a stage: what its barrier's next phase is
 };
@@ -352,30 +381,44 @@ int rows_at_once(const DecodeArguments& arguments) {
 
 Layout layout_for(const DecodeArguments& arguments, int blocks, bool select) {
   const int slice = slice_pages(arguments.scores.rows.max_context, blocks) * kPageKeys;
-  return layout_of(arguments.form, arguments.num_heads, rows_at_once(arguments), slice, select);
+  return layout_of(arguments.form, arguments.num_heads, rows_at_once(arguments), slice, blocks, select);
 }
 
-/// The smallest cluster that fits and then, with few rows, the largest that leaves no multiprocessor idle.
+int groups_of(const DecodeArguments& arguments) {
+  const int rows = rows_at_once(arguments);
+  return (arguments.scores.rows.num_rows + rows - 1) / rows;
+}
+
+/// The largest cluster of which one a group of rows runs at once, else the smallest that fits.
 int choose_cluster(const DecodeArguments& arguments) {
+  for (const int cluster : {16, 12, 10, 8, 6, 5, 4, 3, 2}) {
+    const Layout layout = layout_for(arguments, cluster, true);
+    if (fits(layout) && groups_of(arguments) * cluster <= kMultiprocessors &&
+        groups_of(arguments) <= decode_clusters_at_once(arguments, cluster)) {
+      return cluster;
+    }
+  }
   int cluster = 1;
-  while (cluster < kMostCluster && !fits(layout_for(arguments, cluster, true))) cluster *= 2;
-  const int groups = (arguments.scores.rows.num_rows + rows_at_once(arguments) - 1) / rows_at_once(arguments);
-  while (cluster < kMostCluster && groups * cluster * 2 <= kMultiprocessors) cluster *= 2;
+  while (cluster < kMostCluster && !fits(layout_for(arguments, cluster, true))) ++cluster;
   return cluster;
 }
 
 template <Sink kSink>
 cudaError_t launch(const DecodeArguments& arguments, int blocks, int cluster, const LaunchOptions& options) {
-  const int rows = rows_at_once(arguments);
   const Layout layout = layout_for(arguments, blocks, kSink != Sink::kStore);
   if (!fits(layout)) return cudaErrorInvalidValue;
-  const int groups = (arguments.scores.rows.num_rows + rows - 1) / rows;
+  const int groups = groups_of(arguments);
   return launch_clusters(kernel_for<kSink>(arguments), dim3(static_cast<unsigned>(groups * blocks)), cluster,
                          kThreads, static_cast<size_t>(layout.total), options, arguments, layout, blocks,
                          options.early_keys);
 }
 
 }  // namespace
+
+int decode_clusters_at_once(const DecodeArguments& arguments, int cluster) {
+  return clusters_at_once(kernel_for<Sink::kSelect>(arguments), cluster, kThreads,
+                          static_cast<size_t>(layout_for(arguments, cluster, true).total));
+}
 
 bool decode_takes(const DecodeArguments& arguments, int cluster) {
   const ScoreArguments& scores = arguments.scores;
@@ -394,8 +437,7 @@ cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions&
 
 cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, int64_t score_stride,
                               const LaunchOptions& options) {
-  const int rows = rows_at_once(arguments);
-  const int groups = (arguments.scores.rows.num_rows + rows - 1) / rows;
+  const int groups = groups_of(arguments);
   // A page a warpgroup at least, and all multiprocessors.
   const int pages = (arguments.scores.rows.max_context + kPageKeys - 1) / kPageKeys;
   int blocks = kMultiprocessors / groups;

@@ -13,6 +13,34 @@ constexpr int kMultiprocessors = 132;        // of an H100 or H200 SXM
 constexpr size_t kMostSharedBytes = 232448;  // a block of compute capability 9.0
 constexpr uint32_t kNanFault = 1;            // kFaultNan of ops/token_batch.h
 
+/// So many clusters run at once; 0 if none can. Clusters lie within a GPC, so fewer may than there are
+/// multiprocessors for.
+template <typename... Params>
+int clusters_at_once(void (*kernel)(Params...), int cluster, int threads, size_t shared_bytes) {
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  if (cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(shared_bytes)) != cudaSuccess) {
+    return 0;
+  }
+  if (cluster > 8 &&
+      cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess) {
+    return 0;
+  }
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
+  attribute.val.clusterDim.y = 1;
+  attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(cluster * kMultiprocessors));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int count = 0;
+  return cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess ? count : 0;
+}
+
 /// `blocks` blocks in clusters of `cluster` along x.
 template <typename... Params, typename... Args>
 cudaError_t launch_clusters(void (*kernel)(Params...), dim3 blocks, int cluster, int threads,

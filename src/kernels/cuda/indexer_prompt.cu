@@ -1,9 +1,9 @@
 // Scores of a prompt's many rows: each block keeps the keys of a few pages in registers and streams query
 // rows past them.
 //
-// A block takes 384 positions (bf16: 256) and 64 rows. Its three warpgroups hold two pages each (four hold
-// one) as the A operand; queries come in batches through two buffers in shared memory, where they are laid
-// out for the matrix unit while the batch before is multiplied. A warpgroup always has the products of one
+// A kernel of its own lays the queries out for the matrix unit once; then a block takes 384 positions (bf16:
+// 192) and 64 rows. Its three warpgroups hold two pages each (bf16: one) as the A operand; a warp more copies
+// the queries in, four rows at a time, into two buffers by turns. A warpgroup always has the products of one
 // page under way while it weighs the heads of the other. Blocks wholly behind the causal diagonal have
 // nothing to do.
 //
@@ -21,24 +21,48 @@ constexpr int kRowsPerBlock = 64;
 template <IndexForm kForm, int kHeads>
 struct Shape {
   using Form = KeyForm<kForm>;
-  static constexpr int kPages = kForm == IndexForm::kE4m3 ? 2 : 1;   // of a warpgroup
-  static constexpr int kGroups = kForm == IndexForm::kE4m3 ? 3 : 4;  // warpgroups, by their registers
-  static constexpr int kThreads = kGroups * 128;
+  static constexpr int kPages = kForm == IndexForm::kE4m3 ? 2 : 1;  // of a warpgroup
+  static constexpr int kGroups = 3;                                 // warpgroups, by their registers
+  static constexpr int kConsumers = kGroups * 128;
+  static constexpr int kProducers = 32;
+  static constexpr int kThreads = kConsumers + kProducers;
   static constexpr int kBlockPages = kPages * kGroups;
   static constexpr int kQueryBytes = kHeads * Form::kRowBytes;
-  static constexpr int kBatch = 4;  // rows between two barriers
+  static constexpr int kBatch = 4;  // rows of a buffer
   static constexpr int kQueryOffset = 0;
   static constexpr int kPageOffset = kQueryOffset + 2 * kBatch * kQueryBytes;
   static constexpr int kWeightOffset = kPageOffset + kBlockPages * Form::kPageBytes;
   static constexpr int kBarrierOffset = kWeightOffset + 2 * kBatch * kHeads * 4;
-  static constexpr int kSharedBytes = kBarrierOffset + kBlockPages * 8 + 1024;
+  static constexpr int kSharedBytes = kBarrierOffset + kBlockPages * 8 + 4 * 8 + 1024;
 };
 
 struct PromptArguments {
   ScoreArguments scores;
+  uint8_t* laid_out;  // [rows][kQueryBytes] queries, then [rows][kHeads] head weights
   float* out;
   int64_t out_stride;
 };
+
+/// Row by row: the queries as B wants them, the weights side by side.
+template <IndexForm kForm, int kHeads>
+__global__ void __launch_bounds__(512) lay_out_kernel(const __grid_constant__ PromptArguments arguments) {
+  using S = Shape<kForm, kHeads>;
+  constexpr int kChunks = KeyForm<kForm>::kChunks;
+  wait_for_predecessor();
+  allow_successor();
+  const ScoreArguments& scores = arguments.scores;
+  const int64_t row = blockIdx.x;
+  const uint8_t* q = static_cast<const uint8_t*>(scores.q) + row * scores.q_stride_bytes;
+  for (int i = static_cast<int>(threadIdx.x); i < kHeads * kChunks; i += 512) {
+    store_query_chunk(arguments.laid_out + row * S::kQueryBytes, kHeads, i / kChunks, i % kChunks,
+                      *reinterpret_cast<const uint4*>(q + i * 16));
+  }
+  if (threadIdx.x < kHeads) {
+    float* weights =
+        reinterpret_cast<float*>(arguments.laid_out + int64_t{scores.rows.num_rows} * S::kQueryBytes);
+    weights[row * kHeads + threadIdx.x] = scores.head_weights[row * scores.weight_stride + threadIdx.x];
+  }
+}
 
 template <IndexForm kForm, int kHeads>
 class PromptScores {
@@ -55,6 +79,10 @@ class PromptScores {
         first_page_(static_cast<int>(blockIdx.x) * S::kBlockPages) {
     if (threadIdx.x == 0) {
       for (int i = 0; i < S::kBlockPages; ++i) mbarrier_init(barriers_ + i, 1);
+      for (int i = 0; i < 2; ++i) {
+        mbarrier_init(full(i), 1);
+        mbarrier_init(empty(i), S::kConsumers / 32);
+      }
       fence_mbarrier_init();
     }
   }
@@ -66,20 +94,47 @@ class PromptScores {
       while (first + count < end && rows.sequence[first + count] == rows.sequence[first]) ++count;
       // Positions of a sequence's rows are consecutive.
       const int skipped = max(first_page_ * kPageKeys - rows.position[first], 0);
-      if (skipped < count) run_sequence(first + skipped, count - skipped);
+      if (skipped < count) {
+        if (threadIdx.x >= S::kConsumers) {
+          produce(first + skipped, count - skipped);
+        } else {
+          consume(first + skipped, count - skipped);
+        }
+      }
       first += count;
     }
   }
 
  private:
   __device__ static int group() { return static_cast<int>(threadIdx.x / 128); }
+  __device__ uint64_t* full(int buffer) const { return barriers_ + S::kBlockPages + buffer; }
+  __device__ uint64_t* empty(int buffer) const { return barriers_ + S::kBlockPages + 2 + buffer; }
 
-  __device__ void run_sequence(int first, int count) {
+  /// Copies the queries into two buffers by turns. In the last batch fewer rows may be new.
+  __device__ void produce(int first, int count) {
+    const uint8_t* queries = arguments_.laid_out;
+    const uint8_t* weights = queries + int64_t{arguments_.scores.rows.num_rows} * S::kQueryBytes;
+    for (int begin = 0; begin < count; begin += S::kBatch, ++batch_) {
+      const int buffer = batch_ & 1;
+      mbarrier_wait(empty(buffer), (batch_ >> 1 & 1) ^ 1);
+      if (threadIdx.x == S::kConsumers) {
+        const int rows = min(count - begin, S::kBatch);
+        mbarrier_expect(full(buffer), rows * (S::kQueryBytes + kHeads * 4));
+        bulk_copy(queries_ + buffer * S::kBatch * S::kQueryBytes,
+                  queries + int64_t{first + begin} * S::kQueryBytes, rows * S::kQueryBytes, full(buffer));
+        bulk_copy(weights_ + buffer * S::kBatch * kHeads, weights + int64_t{first + begin} * kHeads * 4,
+                  rows * kHeads * 4, full(buffer));
+      }
+      __syncwarp();
+    }
+  }
+
+  __device__ void consume(int first, int count) {
     const RowMap& rows = arguments_.scores.rows;
     const int first_position = rows.position[first];
     const int last_position = first_position + count - 1;
     const int32_t* table = rows.pages + static_cast<int64_t>(rows.sequence[first]) * rows.page_stride;
-    __syncthreads();
+    named_barrier(1, S::kConsumers);  // the pages of the sequence before are done with
     const int mine = static_cast<int>(threadIdx.x);
     if (mine < S::kBlockPages && (first_page_ + mine) * kPageKeys <= last_position) {
       mbarrier_expect(barriers_ + mine, Form::kPageBytes);
@@ -87,7 +142,6 @@ class PromptScores {
                 arguments_.scores.keys + static_cast<int64_t>(table[first_page_ + mine]) * Form::kPageBytes,
                 Form::kPageBytes, barriers_ + mine);
     }
-    fetch(0, first, count);
     KeyFragment<kForm> keys[S::kPages] = {};
 #pragma unroll
     for (int p = 0; p < S::kPages; ++p) {
@@ -98,43 +152,13 @@ class PromptScores {
         load_keys<kForm>(pages_ + page * Form::kPageBytes, keys[p]);
       }
     }
-    deliver();
-    int buffer = 0;
-    for (int begin = 0; begin < count; begin += S::kBatch) {
-      const bool more = begin + S::kBatch < count;
-      if (more) fetch(buffer ^ 1, first + begin + S::kBatch, count - begin - S::kBatch);
+    for (int begin = 0; begin < count; begin += S::kBatch, ++batch_) {
+      const int buffer = batch_ & 1;
+      mbarrier_wait(full(buffer), batch_ >> 1 & 1);
       score_batch(keys, buffer, first + begin, first_position + begin, min(count - begin, S::kBatch));
-      buffer ^= 1;
-      if (more) deliver();
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) mbarrier_arrive(empty(buffer));
     }
-  }
-
-  /// Starts to lay out the next batch's queries, of which `count` remain (its last row fills the rest).
-  __device__ void fetch(int buffer, int first, int count) {
-    const ScoreArguments& scores = arguments_.scores;
-    constexpr int kRowWords = S::kQueryBytes / 4;
-    uint8_t* to = queries_ + buffer * S::kBatch * S::kQueryBytes;
-#pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < S::kBatch * kRowWords; i += S::kThreads) {
-      const int row = i / kRowWords;
-      const int word = i % kRowWords;
-      const int head = word / (Form::kRowBytes / 4);
-      const int chunk = word % (Form::kRowBytes / 4) / kWordsPerChunk;
-      copy_word(to + row * S::kQueryBytes + query_word_offset(kHeads, head, chunk, word % kWordsPerChunk),
-                static_cast<const uint8_t*>(scores.q) +
-                    (first + min(row, count - 1)) * scores.q_stride_bytes + word * 4);
-    }
-    for (int i = static_cast<int>(threadIdx.x); i < S::kBatch * kHeads; i += S::kThreads) {
-      const int row = first + min(i / kHeads, count - 1);
-      copy_word(weights_ + buffer * S::kBatch * kHeads + i,
-                scores.head_weights + row * scores.weight_stride + i % kHeads);
-    }
-  }
-  /// Ends that, for all to use.
-  __device__ static void deliver() {
-    wait_for_copies();
-    fence_async_proxy();
-    __syncthreads();
   }
 
   /// No branch between products and what reads their sums: rows past `count` are multiplied, not written.
@@ -185,6 +209,7 @@ class PromptScores {
   uint64_t* barriers_;
   const int first_page_;
   uint32_t phases_ = 0;  // a bit for each of the warpgroup's pages
+  int batch_ = 0;        // of all sequences
 };
 
 template <IndexForm kForm, int kHeads>
@@ -193,6 +218,7 @@ __global__ void __launch_bounds__(Shape<kForm, kHeads>::kThreads, 1)
   extern __shared__ uint8_t unaligned[];
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   PromptScores<kForm, kHeads> scores(arguments, shared);
+  __syncthreads();
   wait_for_predecessor();
   allow_successor();
   const int first = static_cast<int>(blockIdx.y) * kRowsPerBlock;
@@ -203,6 +229,10 @@ template <IndexForm kForm, int kHeads>
 cudaError_t launch_shape(const PromptArguments& arguments, const LaunchOptions& options) {
   using S = Shape<kForm, kHeads>;
   const RowMap& rows = arguments.scores.rows;
+  const cudaError_t status =
+      launch_clusters(lay_out_kernel<kForm, kHeads>, dim3(static_cast<unsigned>(rows.num_rows)), 1, 512, 0,
+                      options, arguments);
+  if (status != cudaSuccess) return status;
   const int keys = S::kBlockPages * kPageKeys;
   const dim3 grid(static_cast<unsigned>((rows.max_context + keys - 1) / keys),
                   static_cast<unsigned>((rows.num_rows + kRowsPerBlock - 1) / kRowsPerBlock));
@@ -212,9 +242,14 @@ cudaError_t launch_shape(const PromptArguments& arguments, const LaunchOptions& 
 
 }  // namespace
 
-cudaError_t launch_prompt_scores(const ScoreArguments& scores, IndexForm form, int num_heads, float* out,
-                                 int64_t out_stride, const LaunchOptions& options) {
-  const PromptArguments arguments{scores, out, out_stride};
+size_t prompt_scratch_bytes(IndexForm form, int num_heads, int rows) {
+  const size_t head_bytes = (form == IndexForm::kE4m3 ? 128 : 256) + sizeof(float);
+  return static_cast<size_t>(rows) * static_cast<size_t>(num_heads) * head_bytes;
+}
+
+cudaError_t launch_prompt_scores(const ScoreArguments& scores, IndexForm form, int num_heads, void* scratch,
+                                 float* out, int64_t out_stride, const LaunchOptions& options) {
+  const PromptArguments arguments{scores, static_cast<uint8_t*>(scratch), out, out_stride};
   if (form == IndexForm::kE4m3) {
     return num_heads == 64 ? launch_shape<IndexForm::kE4m3, 64>(arguments, options)
                            : launch_shape<IndexForm::kE4m3, 32>(arguments, options);

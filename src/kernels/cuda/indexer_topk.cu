@@ -19,8 +19,8 @@ constexpr int slice_length(int length, int cluster) {
   return (length + cluster * kSliceStep - 1) / (cluster * kSliceStep) * kSliceStep;
 }
 
-constexpr size_t shared_bytes(int slice) {
-  return size_t{4} * pass_bins(0) + size_t{4} * pass_bins(1) + size_t{4} * SelectScratch::kWords +
+constexpr size_t shared_bytes(int slice, int cluster) {
+  return size_t{4} * pass_bins(0) + size_t{4} * pass_bins(1) + size_t{4} * SelectScratch::words(cluster) +
          static_cast<size_t>(slice) * 6 + static_cast<size_t>(slice) / 64 * 4;
 }
 
@@ -30,18 +30,20 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(128) uint32_t shared[];
   SelectScratch scratch;
   uint32_t* keys = shared;
-  scratch.histogram[0] = keys + slice_capacity;
-  scratch.histogram[1] = scratch.histogram[0] + pass_bins(0);
-  scratch.survivors = reinterpret_cast<uint16_t*>(scratch.histogram[1] + pass_bins(1));
-  auto* slice_pages = reinterpret_cast<int32_t*>(scratch.survivors + slice_capacity);
-  scratch.small = reinterpret_cast<uint32_t*>(slice_pages + slice_capacity / 64);
-
+  scratch.first_histogram = keys + slice_capacity;
+  scratch.second_histogram = scratch.first_histogram + pass_bins(0);
+  scratch.small = scratch.second_histogram + pass_bins(1);
   const uint32_t cluster = cluster_size();
+  scratch.survivors =
+      reinterpret_cast<uint16_t*>(scratch.small + SelectScratch::words(static_cast<int>(cluster)));
+  auto* slice_pages = reinterpret_cast<int32_t*>(scratch.survivors + slice_capacity);
+
   const uint32_t rank = cluster_rank();
   const int row = static_cast<int>(blockIdx.x / cluster);
   const RowMap& rows = arguments.rows;
   const SelectionOutput& out = arguments.out;
   TopkSelect<kThreads> select(scratch, cluster, rank);
+  select.open();
   select.clear_first();
 
   wait_for_predecessor();
@@ -50,6 +52,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int32_t* pages = rows.pages + static_cast<int64_t>(rows.sequence[row]) * rows.page_stride;
   int32_t* positions = out.positions + static_cast<int64_t>(row) * out.topk;
   int32_t* slots = out.slots == nullptr ? nullptr : out.slots + static_cast<int64_t>(row) * out.topk;
+  select.await_cluster();
   if (length <= out.topk) {
     if (rank == 0) write_all<kThreads>(length, out.topk, pages, positions, slots);
     return;
@@ -91,12 +94,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-/// The fewest blocks whose slices fit and, with few rows, as many as leave no multiprocessor idle and a slice
-/// of 2,048 or more.
+/// The fewest blocks whose slices fit and, with few rows, up to 16 while slices are 4,096 or more.
 int choose_cluster(int rows, int max_context) {
   int cluster = 1;
   while (cluster < kMostCluster && slice_length(max_context, cluster) > kMostSlice) cluster *= 2;
-  while (cluster < kMostCluster && rows * cluster * 2 <= kMultiprocessors &&
+  while (cluster < kMostCluster && rows * cluster * 2 <= kMultiprocessors / 2 &&
          slice_length(max_context, cluster * 2) >= 4096) {
     cluster *= 2;
   }
@@ -117,11 +119,11 @@ cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& opt
   if (slice > kMostSlice) return cudaErrorInvalidValue;
   // Many rows: blocks small enough that others work while one waits.
   const bool many = rows.num_rows * cluster > 2 * kMultiprocessors;
-  const bool wide = options.threads > 0 ? options.threads == 1024 : slice > 4096 && !many;
+  const bool wide = options.threads > 0 ? options.threads == 1024 : slice > 8192 && !many;
   const int threads = wide ? 1024 : 512;
   return launch_clusters(wide ? topk_kernel<1024> : topk_kernel<512>,
                          dim3(static_cast<unsigned>(rows.num_rows * cluster)), cluster, threads,
-                         shared_bytes(slice), options, arguments, slice);
+                         shared_bytes(slice, cluster), options, arguments, slice);
 }
 
 }  // namespace fulgur::cuda

@@ -84,6 +84,8 @@ struct DecodeArguments {
   int64_t dump_stride;
 };
 bool decode_takes(const DecodeArguments& arguments, int cluster);
+/// So many clusters of launch_decode run at once.
+int decode_clusters_at_once(const DecodeArguments& arguments, int cluster);
 cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions& options);
 
 /// Scores alone into [rows, score_stride] (columns past a row's position keep what they held), for few rows
@@ -92,8 +94,11 @@ cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, i
                               const LaunchOptions& options);
 
 /// The same for many rows of each sequence: a block keeps keys in registers and streams the queries. A
-/// sequence's rows are consecutive, at consecutive positions.
+/// sequence's rows are consecutive, at consecutive positions. `scratch`, aligned to 128 bytes, of
+/// prompt_scratch_bytes().
+size_t prompt_scratch_bytes(IndexForm form, int num_heads, int rows);
 cudaError_t launch_prompt_scores(const ScoreArguments& arguments, IndexForm form, int num_heads,
-                                 float* scores, int64_t score_stride, const LaunchOptions& options);
+                                 void* scratch, float* scores, int64_t score_stride,
+                                 const LaunchOptions& options);
 
 }  // namespace fulgur::cuda

@@ -11,7 +11,8 @@
 // ascending.
 //
 // Cost a block: one pass over n keys while they are made (an atomic each), one over n keys (a load, a
-// compare), then over the survivors, about topk in all. A cluster meets once a pass and once for the output.
+// compare), then over the survivors, about topk in all. A cluster exchanges counts twice a pass and once for
+// the output.
 
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/radix_window.h"
@@ -20,19 +21,33 @@ namespace fulgur::cuda {
 
 constexpr int kMostCluster = 16;
 
-/// A block's shared memory for a selection. Peers read `groups` and the histograms.
+/// A block's shared memory for a selection.
 struct SelectScratch {
-  uint32_t* histogram[2];  // [4096], [2048]
-  uint16_t* survivors;     // [slice]
-  uint32_t* small;         // [kWords]
+  uint32_t* first_histogram;   // [4096]
+  uint32_t* second_histogram;  // [2048]
+  uint16_t* survivors;         // [slice]
+  uint32_t* small;             // [words(cluster)], 16-byte aligned
 
-  static constexpr int kGroupWords = 65;  // 64 sums and whether a NaN was met
-  static constexpr int kWords = 2 * kGroupWords + 64 + 64 + 2 * kMostCluster + 2 * 32 + 4;
-  __device__ uint32_t* groups(int parity) const { return small + parity * kGroupWords; }
-  __device__ uint32_t* group_sums() const { return small + 2 * kGroupWords; }
-  __device__ uint32_t* bin_sums() const { return group_sums() + 64; }
-  __device__ uint32_t* block_counts() const { return bin_sums() + 64; }                   // [kMostCluster][2]
-  __device__ uint32_t* warp_counts() const { return block_counts() + 2 * kMostCluster; }  // [32][2]
+  static constexpr int kSent = 128;  // words of a block's candidates, the first their number
+  static constexpr int kOwnWords = 3 * kBinGroup + 2 * 32 + 8 + kSent;
+  static constexpr int words(int cluster) {
+    return kOwnWords + cluster * (static_cast<int>(2 * kBinGroup) + kSent + 4);
+  }
+  __device__ uint32_t* groups() const { return small; }                       // [64] of this block
+  __device__ uint32_t* group_sums() const { return small + kBinGroup; }       // [64] of the cluster
+  __device__ uint32_t* bin_sums() const { return small + 2 * kBinGroup; }     // [64] of the cluster
+  __device__ uint32_t* warp_counts() const { return small + 3 * kBinGroup; }  // [32][2]
+  __device__ uint64_t* barriers() const { return reinterpret_cast<uint64_t*>(warp_counts() + 64); }  // [4]
+  __device__ uint32_t* candidates() const { return warp_counts() + 64 + 8; }  // [kSent]
+  // What the cluster's blocks send, by rank.
+  __device__ uint32_t* group_inbox() const { return small + kOwnWords; }  // [cluster][64]
+  __device__ uint32_t* bin_inbox(uint32_t cluster) const { return group_inbox() + cluster * kBinGroup; }
+  __device__ uint32_t* candidate_inbox(uint32_t cluster) const {  // [cluster][kSent]
+    return bin_inbox(cluster) + cluster * kBinGroup;
+  }
+  __device__ uint32_t* count_inbox(uint32_t cluster) const {  // [cluster][2]
+    return candidate_inbox(cluster) + cluster * kSent;
+  }
 };
 
 /// Where one row's selection goes.
@@ -71,165 +86,277 @@ class TopkSelect {
   __device__ TopkSelect(const SelectScratch& scratch, uint32_t cluster, uint32_t rank)
       : scratch_(scratch), cluster_(cluster), rank_(rank), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32) {}
 
+  /// First of all, by all threads.
+  __device__ void open() const {
+    if (cluster_ == 1) return;
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < 4; ++i) mbarrier_init(scratch_.barriers() + i, 1);
+      fence_mbarrier_init();
+    }
+    __syncthreads();
+    cluster_arrive();
+  }
+  /// By all threads, before select() and before they leave.
+  __device__ void await_cluster() const {
+    if (cluster_ > 1) cluster_wait();
+  }
+
   /// Before the first pass, by all threads; the caller then synchronizes before it counts.
-  __device__ void clear_first() const { clear(scratch_.histogram[0], pass_bins(0)); }
+  __device__ void clear_first() const { clear(scratch_.first_histogram, pass_bins(0)); }
   __device__ void count_first(uint32_t key) const {
-    atomicAdd(&scratch_.histogram[0][key >> pass_shift(0)], 1U);
+    atomicAdd(&scratch_.first_histogram[key >> pass_shift(0)], 1U);
   }
 
   /// `keys` [n] of this block, counted already, of `total` (more than topk) in the cluster. False, and
   /// nothing is written: a NaN was met by a block.
   __device__ bool select(const uint32_t* keys, int n, int first_position, uint32_t total, uint32_t topk,
                          bool met_nan, const SelectedRow& out) {
-    clear(scratch_.histogram[1], pass_bins(1));
+    clear(scratch_.second_histogram, pass_bins(1));
+    if (threadIdx.x < SelectScratch::kSent) scratch_.candidates()[threadIdx.x] = 0;
     Window window = whole_range(topk, total);
-    if (narrow<0>(window, met_nan)) return false;
-    list_survivors(keys, n, window);
-    if (!window.settled()) {
-      narrow<1>(window, false);
-      if (!window.settled()) {
-        // No block reads the first histogram any more: all have met in the second pass.
-        clear(scratch_.histogram[0], pass_bins(2));
-        __syncthreads();
-        for (uint32_t i = lane_; i < num_survivors_; i += 32) {
-          const uint32_t key = keys[survivors_[i]];
-          if (window.holds(key)) atomicAdd(&scratch_.histogram[0][key - window.low], 1U);
+    bool across = cluster_ > 1;  // counts are of this block's keys, not of all
+    bool gathered = false;
+    // One copy of the code: what runs once a launch waits for its instructions.
+#pragma unroll 1
+    for (int pass = 0; pass < kPasses; ++pass) {
+      if (pass > 0) {
+        if (across && window.count <= kGathered * cluster_ && gather()) {
+          across = false;
+          gathered = true;
         }
-        narrow<2>(window, false);
+        if (pass == 2 || gathered) count_again(keys, pass, window, gathered);
       }
+      if (narrow(pass, window, met_nan, across)) {
+        if (across) exchange_counts(make_uint2(0, 0));  // all are done with what was sent
+        return false;
+      }
+      if (pass == 0) list_survivors(keys, n, window);
+      if (window.settled()) break;
     }
     write(keys, first_position, window, out);
     return true;
   }
 
  private:
+  /// With so many keys a block in the window, on average, they are sent rather than counted where they are.
+  static constexpr uint32_t kGathered = 48;
+
   __device__ static void clear(uint32_t* histogram, uint32_t bins) {
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < bins / 4; i += kThreads) {
       reinterpret_cast<uint4*>(histogram)[i] = make_uint4(0, 0, 0, 0);
     }
   }
 
-  /// sums[b] = the sum over the cluster of counts[b], for 64 counts. By the whole block, which it
-  /// synchronizes.
-  __device__ void sum_over_cluster(const uint32_t* counts, uint32_t* sums) const {
-    constexpr uint32_t kParts = kThreads / 64;
+  /// sums[b] = the sum over the cluster of counts[b], for 64 counts below 2^31, and whether a count of any
+  /// block has the top bit. By the whole block, which it synchronizes.
+  __device__ bool sum_over_cluster(const uint32_t* counts, uint32_t* inbox, uint64_t* barrier, uint32_t phase,
+                                   uint32_t* sums) const {
+    if (threadIdx.x == 0) mbarrier_expect(barrier, cluster_ * kBinGroup * 4);
+    if (threadIdx.x < cluster_ * (kBinGroup / 4)) {
+      const uint32_t vector = threadIdx.x % (kBinGroup / 4);
+      send(inbox + rank_ * kBinGroup + vector * 4, barrier, threadIdx.x / (kBinGroup / 4),
+           *reinterpret_cast<const uint4*>(counts + vector * 4));
+    }
+    mbarrier_wait_cluster(barrier, phase);
+    constexpr uint32_t kParts = kThreads / kBinGroup;
+    constexpr uint32_t kTop = 0x80000000;
     const uint32_t b = threadIdx.x / kParts;
-    const uint32_t part = threadIdx.x % kParts;
     uint32_t sum = 0;
-    for (uint32_t rank = part; rank < cluster_; rank += kParts) sum += load_remote(counts + b, rank);
+    uint32_t tops = 0;
+    for (uint32_t rank = threadIdx.x % kParts; rank < cluster_; rank += kParts) {
+      const uint32_t count = inbox[rank * kBinGroup + b];
+      tops |= count;
+      sum += count & ~kTop;
+    }
     for (uint32_t step = kParts / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0U, sum, step);
-    if (part == 0) sums[b] = sum;
+    if (threadIdx.x % kParts == 0) sums[b] = sum;
+    return __syncthreads_or((tops & kTop) != 0);
   }
 
-  /// The window becomes the bin of pass kPass that holds the k-th key. True: a NaN was met (first pass only).
-  template <int kPass>
-  __device__ bool narrow(Window& window, bool met_nan) {
-    uint32_t* histogram = scratch_.histogram[kPass % 2];
-    uint32_t* groups = scratch_.groups(parity_);
-    parity_ ^= 1;
+  /// The window becomes the bin of this pass that holds the k-th key, by the counts of this block or of all.
+  /// True: a NaN was met.
+  __device__ bool narrow(int pass, Window& window, bool met_nan, bool across) {
+    uint32_t* histogram = pass == 1 ? scratch_.second_histogram : scratch_.first_histogram;
+    uint32_t* groups = scratch_.groups();
     bool nan = __syncthreads_or(met_nan);
-    // 64 sums of 64 bins.
-    constexpr uint32_t kBins = kMostBins / kThreads;
-    constexpr uint32_t kLanes = kBinGroup / kBins;
-    uint32_t sum = 0;
-    if (threadIdx.x * kBins < pass_bins(kPass)) {
-      for (uint32_t i = 0; i < kBins; i += 4) {
-        const uint4 four = *reinterpret_cast<const uint4*>(histogram + threadIdx.x * kBins + i);
-        sum += four.x + four.y + four.z + four.w;
+    // 64 sums of 64 bins, 16 lanes each.
+    constexpr int kVectors = static_cast<int>(kMostBins) / 4 / kThreads;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const uint32_t vector = threadIdx.x + i * kThreads;
+      uint32_t sum = 0;
+      if (vector * 4 < pass_bins(pass)) {
+        const uint4 four = reinterpret_cast<const uint4*>(histogram)[vector];
+        sum = four.x + four.y + four.z + four.w;
+      }
+      for (uint32_t step = kBinGroup / 8; step > 0; step /= 2) sum += __shfl_xor_sync(~0U, sum, step);
+      if (vector % (kBinGroup / 4) == 0) {
+        groups[vector / (kBinGroup / 4)] = sum | (nan && vector == 0 ? 0x80000000 : 0);
       }
     }
-    for (uint32_t step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0U, sum, step);
-    if (threadIdx.x % kLanes == 0) groups[threadIdx.x / kLanes] = sum;
-    if (kPass == 0 && threadIdx.x == 0) groups[64] = nan ? 1 : 0;
-
+    __syncthreads();
     const uint32_t* totals = groups;
-    if (cluster_ > 1) {
-      cluster_barrier();
-      sum_over_cluster(groups, scratch_.group_sums());
-      if (kPass == 0) {
-        const bool theirs = threadIdx.x < cluster_ && load_remote(groups + 64, threadIdx.x) != 0;
-        nan = __syncthreads_or(theirs);
-      } else {
-        __syncthreads();
-      }
+    if (across) {
+      nan = sum_over_cluster(groups, scratch_.group_inbox(), scratch_.barriers(), group_phase_,
+                             scratch_.group_sums());
+      group_phase_ ^= 1;
       totals = scratch_.group_sums();
-    } else {
-      __syncthreads();
     }
-    if (nan) {
-      if (cluster_ > 1) cluster_barrier();  // a block may leave once no other reads its words
-      return true;
-    }
+    if (nan) return true;
     const Crossing group = find_crossing(totals, window.needed, lane_);
     const uint32_t* bins = histogram + group.index * kBinGroup;
-    if (cluster_ > 1) {
-      sum_over_cluster(bins, scratch_.bin_sums());
-      __syncthreads();
+    if (across) {
+      sum_over_cluster(bins, scratch_.bin_inbox(cluster_), scratch_.barriers() + 1, bin_phase_,
+                       scratch_.bin_sums());
+      bin_phase_ ^= 1;
       bins = scratch_.bin_sums();
     }
     window.needed -= group.above;
     const Crossing bin = find_crossing(bins, window.needed, lane_);
-    window = narrowed(window, pass_shift(kPass), group.index * kBinGroup + bin.index, bin);
+    window = narrowed(window, pass_shift(pass), group.index * kBinGroup + bin.index, bin);
     return false;
   }
 
-  /// Each warp's share of the block's keys: the positions of those in or above the window, ascending; the
-  /// keys in it are counted for the second pass.
+  /// Every block gets the keys in the window of all. False: those of a block are too many.
+  __device__ bool gather() {
+    constexpr uint32_t kVectors = SelectScratch::kSent / 4;
+    uint64_t* barrier = scratch_.barriers() + 3;
+    uint32_t* inbox = scratch_.candidate_inbox(cluster_);
+    __syncthreads();
+    if (threadIdx.x == 0) mbarrier_expect(barrier, cluster_ * SelectScratch::kSent * 4);
+    if (threadIdx.x < cluster_ * kVectors) {
+      const uint32_t vector = threadIdx.x % kVectors;
+      send(inbox + rank_ * SelectScratch::kSent + vector * 4, barrier, threadIdx.x / kVectors,
+           reinterpret_cast<const uint4*>(scratch_.candidates())[vector]);
+    }
+    mbarrier_wait_cluster(barrier, gather_phase_);
+    gather_phase_ ^= 1;
+    return !__syncthreads_or(threadIdx.x < cluster_ &&
+                             inbox[threadIdx.x * SelectScratch::kSent] >= SelectScratch::kSent);
+  }
+
+  /// Counts the keys in the window by the bits of this pass: those gathered, or those this block has.
+  __device__ void count_again(const uint32_t* keys, int pass, const Window& window, bool gathered) const {
+    uint32_t* histogram = pass == 1 ? scratch_.second_histogram : scratch_.first_histogram;
+    clear(histogram, pass_bins(pass));
+    __syncthreads();
+    const uint32_t* inbox = scratch_.candidate_inbox(cluster_);
+    const uint32_t first = gathered ? threadIdx.x : lane_;
+    const uint32_t end = gathered ? cluster_ * SelectScratch::kSent : num_survivors_;
+#pragma unroll 1
+    for (uint32_t i = first; i < end; i += gathered ? kThreads : 32) {
+      // The first word of those of a block is their number.
+      const uint32_t key = !gathered                       ? keys[survivors_[i]]
+                           : i % SelectScratch::kSent == 0 ? kAbsentKey
+                                                           : inbox[i];
+      if (key != kAbsentKey && window.holds(key)) {
+        atomicAdd(&histogram[(key - window.low) >> pass_shift(pass)], 1U);
+      }
+    }
+  }
+
+  /// So many steps of 32 keys at once: reads that wait for each other take a warp 200 cycles a step.
+  static constexpr int kSteps = 8;
+
+  /// Each warp's share of the block's keys: the positions of those in or above the window, ascending. The
+  /// keys in it are counted for the second pass, and in a cluster put down to be sent, if they aren't too
+  /// many.
   __device__ void list_survivors(const uint32_t* keys, int n, const Window& window) {
     const int share = (n + kThreads - 1) / kThreads * 32;
     const int begin = static_cast<int>(warp_) * share;
     const int end = min(begin + share, n);
     survivors_ = scratch_.survivors + begin;
     num_survivors_ = 0;
-#pragma unroll 4
-    for (int first = begin; first < end; first += 32) {
-      const int i = first + static_cast<int>(lane_);
-      const uint32_t key = i < end ? keys[i] : kAbsentKey;
-      const bool keep = key >= window.low;
-      const uint32_t kept = __ballot_sync(~0U, keep);
-      if (keep) {
-        survivors_[num_survivors_ + __popc(kept & lanes_below(lane_))] = static_cast<uint16_t>(i);
-        if (window.holds(key)) {
-          atomicAdd(&scratch_.histogram[1][(key - window.low) >> pass_shift(1)], 1U);
-        }
+    const bool sends = cluster_ > 1 && window.count <= kGathered * cluster_;
+#pragma unroll 1
+    for (int first = begin; first < end; first += 32 * kSteps) {
+      uint32_t key[kSteps];
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        const int i = first + step * 32 + static_cast<int>(lane_);
+        key[step] = i < end ? keys[i] : kAbsentKey;
       }
-      num_survivors_ += __popc(kept);
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        const bool keep = key[step] >= window.low;
+        const uint32_t kept = __ballot_sync(~0U, keep);
+        if (keep) {
+          survivors_[num_survivors_ + __popc(kept & lanes_below(lane_))] =
+              static_cast<uint16_t>(first + step * 32 + static_cast<int>(lane_));
+          if (window.holds(key[step])) {
+            if (sends) {
+              const uint32_t place = atomicAdd(scratch_.candidates(), 1U) + 1;
+              if (place < SelectScratch::kSent) scratch_.candidates()[place] = key[step];
+            }
+            atomicAdd(&scratch_.second_histogram[(key[step] - window.low) >> pass_shift(1)], 1U);
+          }
+        }
+        num_survivors_ += __popc(kept);
+      }
     }
     __syncwarp();
   }
 
+  /// Survivors first, first + 32, ... of this lane.
+  struct Survivors {
+    uint32_t place[kSteps];
+    uint32_t key[kSteps];
+  };
+  __device__ void load_survivors(const uint32_t* keys, uint32_t first, Survivors& survivors) const {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const uint32_t i = first + step * 32 + lane_;
+      survivors.place[step] = i < num_survivors_ ? survivors_[i] : 0;
+    }
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      survivors.key[step] =
+          first + step * 32 + lane_ < num_survivors_ ? keys[survivors.place[step]] : kAbsentKey;
+    }
+  }
+
   __device__ void write(const uint32_t* keys, int first_position, const Window& window,
-                        const SelectedRow& out) const {
+                        const SelectedRow& out) {
+    Survivors survivors;
     uint32_t above = 0;
     uint32_t inside = 0;
-    for (uint32_t first = 0; first < num_survivors_; first += 32) {
-      const uint32_t i = first + lane_;
-      const uint32_t key = i < num_survivors_ ? keys[survivors_[i]] : kAbsentKey;
-      above += __popc(__ballot_sync(~0U, window.beaten_by(key)));
-      inside += __popc(__ballot_sync(~0U, key != kAbsentKey && window.holds(key)));
+#pragma unroll 1
+    for (uint32_t first = 0; first < num_survivors_; first += 32 * kSteps) {
+      load_survivors(keys, first, survivors);
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        if (first + step * 32 >= num_survivors_) break;
+        const uint32_t key = survivors.key[step];
+        above += __popc(__ballot_sync(~0U, window.beaten_by(key)));
+        inside += __popc(__ballot_sync(~0U, key != kAbsentKey && window.holds(key)));
+      }
     }
     const Before before = count_before(above, inside);
     uint32_t above_rank = before.above;
     uint32_t inside_rank = before.inside;
-    for (uint32_t first = 0; first < num_survivors_; first += 32) {
-      const uint32_t i = first + lane_;
-      const uint32_t place = i < num_survivors_ ? survivors_[i] : 0;
-      const uint32_t key = i < num_survivors_ ? keys[place] : kAbsentKey;
-      const bool is_above = window.beaten_by(key);
-      const bool is_inside = key != kAbsentKey && window.holds(key);
-      const uint32_t all_above = __ballot_sync(~0U, is_above);
-      const uint32_t all_inside = __ballot_sync(~0U, is_inside);
-      const uint32_t my_above = above_rank + __popc(all_above & lanes_below(lane_));
-      const uint32_t my_inside = inside_rank + __popc(all_inside & lanes_below(lane_));
-      if (is_above || (is_inside && my_inside < window.needed)) {
-        const uint32_t to = my_above + min(my_inside, window.needed);
-        out.positions[to] = first_position + static_cast<int32_t>(place);
-        if (out.slots != nullptr) {
-          out.slots[to] = out.slice_pages[place / 64] * 64 + static_cast<int32_t>(place % 64);
+#pragma unroll 1
+    for (uint32_t first = 0; first < num_survivors_; first += 32 * kSteps) {
+      if (num_survivors_ > 32 * kSteps) load_survivors(keys, first, survivors);
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        if (first + step * 32 >= num_survivors_) break;
+        const uint32_t key = survivors.key[step];
+        const auto place = static_cast<int32_t>(survivors.place[step]);
+        const bool is_above = window.beaten_by(key);
+        const bool is_inside = key != kAbsentKey && window.holds(key);
+        const uint32_t all_above = __ballot_sync(~0U, is_above);
+        const uint32_t all_inside = __ballot_sync(~0U, is_inside);
+        const uint32_t my_above = above_rank + __popc(all_above & lanes_below(lane_));
+        const uint32_t my_inside = inside_rank + __popc(all_inside & lanes_below(lane_));
+        if (is_above || (is_inside && my_inside < window.needed)) {
+          const uint32_t to = my_above + min(my_inside, window.needed);
+          out.positions[to] = first_position + place;
+          if (out.slots != nullptr) out.slots[to] = out.slice_pages[place / 64] * 64 + place % 64;
         }
+        above_rank += __popc(all_above);
+        inside_rank += __popc(all_inside);
       }
-      above_rank += __popc(all_above);
-      inside_rank += __popc(all_inside);
     }
   }
 
@@ -238,7 +365,7 @@ class TopkSelect {
     uint32_t inside;
   };
   /// The counts of all warps and blocks before this warp.
-  __device__ Before count_before(uint32_t above, uint32_t inside) const {
+  __device__ Before count_before(uint32_t above, uint32_t inside) {
     uint32_t* counts = scratch_.warp_counts();
     if (lane_ == 0) {
       counts[2 * warp_] = above;
@@ -250,21 +377,22 @@ class TopkSelect {
     Before before{__reduce_add_sync(~0U, lane_ < warp_ ? warp_above : 0),
                   __reduce_add_sync(~0U, lane_ < warp_ ? warp_inside : 0)};
     if (cluster_ > 1) {
-      uint32_t* blocks = scratch_.block_counts();
-      if (warp_ == 0) {
-        const uint32_t block_above = __reduce_add_sync(~0U, warp_above);
-        const uint32_t block_inside = __reduce_add_sync(~0U, warp_inside);
-        if (lane_ < cluster_) {
-          store_remote(blocks + 2 * rank_, lane_, block_above);
-          store_remote(blocks + 2 * rank_ + 1, lane_, block_inside);
-        }
-      }
-      // After this no block touches another's shared memory: each may leave.
-      cluster_barrier();
+      exchange_counts(make_uint2(__reduce_add_sync(~0U, warp_above), __reduce_add_sync(~0U, warp_inside)));
+      const uint32_t* blocks = scratch_.count_inbox(cluster_);
       before.above += __reduce_add_sync(~0U, lane_ < rank_ ? blocks[2 * lane_] : 0);
       before.inside += __reduce_add_sync(~0U, lane_ < rank_ ? blocks[2 * lane_ + 1] : 0);
     }
     return before;
+  }
+  /// Every block gets the counts of all. After this none sends another anything more for this row.
+  __device__ void exchange_counts(uint2 counts) {
+    uint64_t* barrier = scratch_.barriers() + 2;
+    if (warp_ == 0) {
+      if (lane_ == 0) mbarrier_expect(barrier, cluster_ * 8);
+      if (lane_ < cluster_) send(scratch_.count_inbox(cluster_) + 2 * rank_, barrier, lane_, counts);
+    }
+    mbarrier_wait_cluster(barrier, count_phase_);
+    count_phase_ ^= 1;
   }
 
   SelectScratch scratch_;
@@ -272,7 +400,10 @@ class TopkSelect {
   uint32_t rank_;
   uint32_t lane_;
   uint32_t warp_;
-  int parity_ = 0;
+  uint32_t group_phase_ = 0;
+  uint32_t bin_phase_ = 0;
+  uint32_t gather_phase_ = 0;
+  uint32_t count_phase_ = 0;
   uint16_t* survivors_ = nullptr;
   uint32_t num_survivors_ = 0;
 };
