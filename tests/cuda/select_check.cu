@@ -369,6 +369,7 @@ std::vector<Case> cases(bool small) {
       {"e4m3 with a NaN", e4m3, 64, Codes::kReal, 512, 2, {3000, 4000, 2000}, {2, 2, 1}, {1, 4}, 100, 2},
       {"e4m3 128k", e4m3, 64, Codes::kTies, 2048, 1, {131072, 100000}, {1, 1}, {0, 4, 8, 16}, 100},
       {"e4m3 prompt", e4m3, 64, Codes::kIntegers, 512, 1, {900, 1000}, {900, 150}, {1}, 20},
+      {"e4m3 real prompt", e4m3, 64, Codes::kReal, 256, 1, {700}, {301}, {1}, 20},
       {"bf16 prompt", bf16, 64, Codes::kReal, 256, 4, {500, 333}, {500, 20}, {1}, 20},
       {"e4m3 prompt, 32 heads", e4m3, 32, Codes::kTies, 256, 4, {700}, {300}, {1}, 20},
   };

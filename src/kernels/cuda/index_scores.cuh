@@ -85,9 +85,11 @@ __device__ inline void store_query_chunk(uint8_t* to, int heads, int head, int c
 }
 
 /// sums = A B^T, begun: wgmma_wait<0>() ends it. `query` is B's shared address.
-template <IndexForm kForm, int kHeads>
+/// `kColumns` heads: of one query, or (e4m3) of several that lie one behind the other.
+template <IndexForm kForm, int kHeads, int kColumns = kHeads>
 __device__ inline void begin_products(const KeyFragment<kForm>& keys, uint32_t query,
-                                      float (&sums)[kHeads / 2]) {
+                                      float (&sums)[kColumns / 2]) {
+  static_assert(kColumns == kHeads || KeyForm<kForm>::kSteps == kStepsPerSpan);
 #pragma unroll
   for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");
   wgmma_fence();
@@ -104,8 +106,9 @@ __device__ inline void begin_products(const KeyFragment<kForm>& keys, uint32_t q
 }
 
 /// After the products: the scores of the thread's two keys, in each of the four threads that share them.
-template <int kHeads>
-__device__ inline float2 weigh_heads(float (&sums)[kHeads / 2], const float* head_weights, float2 scale) {
+/// `kFirst` is where the query's sums begin, if there are several queries'.
+template <int kHeads, int kFirst = 0, int kSums = kHeads / 2>
+__device__ inline float2 weigh_heads(float (&sums)[kSums], const float* head_weights, float2 scale) {
 #pragma unroll
   for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");
   const int quad = static_cast<int>(threadIdx.x % 4);
@@ -116,8 +119,8 @@ __device__ inline float2 weigh_heads(float (&sums)[kHeads / 2], const float* hea
     const float2 w = *reinterpret_cast<const float2*>(head_weights + 8 * j + 2 * quad);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      even[half] = __fmaf_rn(w.x, relu(sums[4 * j + 2 * half]), even[half]);
-      odd[half] = __fmaf_rn(w.y, relu(sums[4 * j + 2 * half + 1]), odd[half]);
+      even[half] = __fmaf_rn(w.x, relu(sums[kFirst + 4 * j + 2 * half]), even[half]);
+      odd[half] = __fmaf_rn(w.y, relu(sums[kFirst + 4 * j + 2 * half + 1]), odd[half]);
     }
   }
   float score[2];

@@ -85,8 +85,6 @@ class Decode {
   static constexpr bool kSelects = kSink != Sink::kStore;
   static constexpr int kQueryBytes = kHeads * Form::kRowBytes;
   static constexpr int kRowChunks = kHeads * Form::kChunks;
-  static constexpr int kFetches = (kRows * kRowChunks + kThreads - 1) / kThreads;
-  static constexpr bool kFetchesAhead = kFetches == 1;  // else the registers are dear
   static constexpr bool kCountsOnTheWay = kSelects && kRows == 1;
 
  public:
@@ -144,7 +142,6 @@ class Decode {
 
   __device__ void run_sequence(int first, int count) {
     const RowMap& rows = arguments_.scores.rows;
-    if (waited_) fetch_queries(first);
     prepare_slice(first, count);
     const bool scored = longest_of(first, count) > static_cast<int>(kSelects ? arguments_.out.topk : 0);
     int early_pages = 0;
@@ -154,11 +151,10 @@ class Decode {
       if (scored && begins) early_pages = rows.position[first] / kPageKeys;
       fill_ring(0, early_pages);
       wait();
-      fetch_queries(first);
     }
     if (scored) {
       fill_ring(early_pages, num_pages_ + first_page_);
-      store_queries(first);
+      load_queries(first, count);
       score_slice(first, count);
     }
     if constexpr (kSelects) {
@@ -201,39 +197,18 @@ class Decode {
               Form::kPageBytes, barriers_ + stage);
   }
 
-  /// The 16 bytes `chunk` of the queries from row `first` on; rows past the end repeat the last.
-  __device__ const uint4* query_chunk(int first, int chunk) const {
+  __device__ void load_queries(int first, int count) {
     const ScoreArguments& scores = arguments_.scores;
-    const int row = min(first + chunk / kRowChunks, scores.rows.num_rows - 1);
-    return reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(scores.q) +
-                                          row * scores.q_stride_bytes + chunk % kRowChunks * 16);
-  }
-  __device__ void store_chunk(int chunk, const uint4& value) {
-    store_query_chunk(queries_ + chunk / kRowChunks * kQueryBytes, kHeads, chunk % kRowChunks / Form::kChunks,
-                      chunk % Form::kChunks, value);
-  }
-  /// Begins to read the queries of up to kRows rows from `first` on.
-  __device__ void fetch_queries(int first) {
-    const ScoreArguments& scores = arguments_.scores;
-    const int thread = static_cast<int>(threadIdx.x);
-    if (kFetchesAhead && thread < kRows * kRowChunks) fetched_ = *query_chunk(first, thread);
-    if (thread < kRows * kHeads) {
-      const int row = min(first + thread / kHeads, scores.rows.num_rows - 1);
-      fetched_weight_ = scores.head_weights[row * scores.weight_stride + thread % kHeads];
+    for (int i = static_cast<int>(threadIdx.x); i < count * kRowChunks; i += kThreads) {
+      const int row = i / kRowChunks;
+      const int chunk = i % kRowChunks;
+      const auto* q = static_cast<const uint8_t*>(scores.q) + (first + row) * scores.q_stride_bytes;
+      store_query_chunk(queries_ + row * kQueryBytes, kHeads, chunk / Form::kChunks, chunk % Form::kChunks,
+                        *reinterpret_cast<const uint4*>(q + chunk * 16));
     }
-  }
-  /// Lays them out for the tensor cores.
-  __device__ void store_queries(int first) {
-    const int thread = static_cast<int>(threadIdx.x);
-    if constexpr (kFetchesAhead) {
-      if (thread < kRows * kRowChunks) store_chunk(thread, fetched_);
-    } else {
-#pragma unroll 2
-      for (int chunk = thread; chunk < kRows * kRowChunks; chunk += kThreads) {
-        store_chunk(chunk, *query_chunk(first, chunk));
-      }
+    for (int i = static_cast<int>(threadIdx.x); i < count * kHeads; i += kThreads) {
+      weights_[i] = scores.head_weights[(first + i / kHeads) * scores.weight_stride + i % kHeads];
     }
-    if (thread < kRows * kHeads) weights_[thread] = fetched_weight_;
     fence_async_proxy();
     __syncthreads();
   }
@@ -257,8 +232,9 @@ class Decode {
       const int next = page + layout_.stages * kGroups;
       if (threadIdx.x % 128 == 0 && next < num_pages_) begin_copy(next, stage);
       stage = stage + 1 == layout_.stages ? 0 : stage + 1;
-#pragma unroll 1
-      for (int i = 0; i < count; ++i) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        if (kRows > 1 && i >= count) break;
         float sums[kHeads / 2];
         begin_products<kForm, kHeads>(keys, query + i * kQueryBytes, sums);
         wgmma_wait<0>();
@@ -332,8 +308,6 @@ class Decode {
   int first_page_ = 0;
   int num_pages_ = 0;
   bool waited_ = false;
-  uint4 fetched_;
-  float fetched_weight_ = 0;
   uint32_t met_nan_ = 0;  // a bit a row
   uint32_t phases_ = 0;   // a bit a stage: what its barrier's next phase is
 };

@@ -1,14 +1,13 @@
 // Scores of a prompt's many rows: each block keeps the keys of a few pages in registers and streams query
 // rows past them.
 //
-// A kernel of its own lays the queries out for the matrix unit once; then a block takes 384 positions (bf16:
-// 192) and 64 rows. Its three warpgroups hold two pages each (bf16: one) as the A operand; a warp more copies
-// the queries in, four rows at a time, into two buffers by turns. A warpgroup always has the products of one
-// page under way while it weighs the heads of the other. Blocks wholly behind the causal diagonal have
-// nothing to do.
+// A kernel of its own lays the queries out for the matrix unit once; then a block takes 512 positions (bf16:
+// 256) and 64 rows. Its four warpgroups hold two pages each (bf16: one) as the A operand; queries are copied
+// into two buffers of four rows by turns. e4m3 products take 128 heads at once, of two or four queries: 64
+// columns leave the matrix unit waiting for A. While a warpgroup weighs heads, the others multiply.
 //
 // Cost: 64 * heads * 128 multiply-adds a page and row (index_scores.cuh), 4 bytes written a score; keys are
-// read once for 64 rows, queries once for 384 keys, both from L2.
+// read once for 64 rows, queries once for 512 keys, both from L2.
 
 #include "kernels/cuda/index_scores.cuh"
 #include "kernels/cuda/indexer_launch.h"
@@ -22,10 +21,10 @@ template <IndexForm kForm, int kHeads>
 struct Shape {
   using Form = KeyForm<kForm>;
   static constexpr int kPages = kForm == IndexForm::kE4m3 ? 2 : 1;  // of a warpgroup
-  static constexpr int kGroups = 3;                                 // warpgroups, by their registers
-  static constexpr int kConsumers = kGroups * 128;
-  static constexpr int kProducers = 32;
-  static constexpr int kThreads = kConsumers + kProducers;
+  static constexpr int kGroups = 4;                                 // warpgroups, by their registers
+  static constexpr int kThreads = kGroups * 128;
+  static constexpr int kRowsAtOnce = kForm == IndexForm::kE4m3 ? 2 : 1;
+  static constexpr int kColumns = kRowsAtOnce * kHeads;
   static constexpr int kBlockPages = kPages * kGroups;
   static constexpr int kQueryBytes = kHeads * Form::kRowBytes;
   static constexpr int kBatch = 4;  // rows of a buffer
@@ -81,7 +80,7 @@ class PromptScores {
       for (int i = 0; i < S::kBlockPages; ++i) mbarrier_init(barriers_ + i, 1);
       for (int i = 0; i < 2; ++i) {
         mbarrier_init(full(i), 1);
-        mbarrier_init(empty(i), S::kConsumers / 32);
+        mbarrier_init(empty(i), S::kThreads / 32);
       }
       fence_mbarrier_init();
     }
@@ -94,13 +93,7 @@ class PromptScores {
       while (first + count < end && rows.sequence[first + count] == rows.sequence[first]) ++count;
       // Positions of a sequence's rows are consecutive.
       const int skipped = max(first_page_ * kPageKeys - rows.position[first], 0);
-      if (skipped < count) {
-        if (threadIdx.x >= S::kConsumers) {
-          produce(first + skipped, count - skipped);
-        } else {
-          consume(first + skipped, count - skipped);
-        }
-      }
+      if (skipped < count) run_sequence(first + skipped, count - skipped);
       first += count;
     }
   }
@@ -110,31 +103,27 @@ class PromptScores {
   __device__ uint64_t* full(int buffer) const { return barriers_ + S::kBlockPages + buffer; }
   __device__ uint64_t* empty(int buffer) const { return barriers_ + S::kBlockPages + 2 + buffer; }
 
-  /// Copies the queries into two buffers by turns. In the last batch fewer rows may be new.
-  __device__ void produce(int first, int count) {
+  /// Copies the next batch's queries, of which `count` remain, into its buffer once all are done with it. By
+  /// one thread.
+  __device__ void fetch(int batch, int first, int count) {
+    const int buffer = batch & 1;
     const uint8_t* queries = arguments_.laid_out;
     const uint8_t* weights = queries + int64_t{arguments_.scores.rows.num_rows} * S::kQueryBytes;
-    for (int begin = 0; begin < count; begin += S::kBatch, ++batch_) {
-      const int buffer = batch_ & 1;
-      mbarrier_wait(empty(buffer), (batch_ >> 1 & 1) ^ 1);
-      if (threadIdx.x == S::kConsumers) {
-        const int rows = min(count - begin, S::kBatch);
-        mbarrier_expect(full(buffer), rows * (S::kQueryBytes + kHeads * 4));
-        bulk_copy(queries_ + buffer * S::kBatch * S::kQueryBytes,
-                  queries + int64_t{first + begin} * S::kQueryBytes, rows * S::kQueryBytes, full(buffer));
-        bulk_copy(weights_ + buffer * S::kBatch * kHeads, weights + int64_t{first + begin} * kHeads * 4,
-                  rows * kHeads * 4, full(buffer));
-      }
-      __syncwarp();
-    }
+    const int rows = min(count, S::kBatch);
+    mbarrier_wait(empty(buffer), (batch >> 1 & 1) ^ 1);
+    mbarrier_expect(full(buffer), rows * (S::kQueryBytes + kHeads * 4));
+    bulk_copy(queries_ + buffer * S::kBatch * S::kQueryBytes, queries + int64_t{first} * S::kQueryBytes,
+              rows * S::kQueryBytes, full(buffer));
+    bulk_copy(weights_ + buffer * S::kBatch * kHeads, weights + int64_t{first} * kHeads * 4,
+              rows * kHeads * 4, full(buffer));
   }
 
-  __device__ void consume(int first, int count) {
+  __device__ void run_sequence(int first, int count) {
     const RowMap& rows = arguments_.scores.rows;
     const int first_position = rows.position[first];
     const int last_position = first_position + count - 1;
     const int32_t* table = rows.pages + static_cast<int64_t>(rows.sequence[first]) * rows.page_stride;
-    named_barrier(1, S::kConsumers);  // the pages of the sequence before are done with
+    __syncthreads();  // the pages of the sequence before are done with
     const int mine = static_cast<int>(threadIdx.x);
     if (mine < S::kBlockPages && (first_page_ + mine) * kPageKeys <= last_position) {
       mbarrier_expect(barriers_ + mine, Form::kPageBytes);
@@ -142,6 +131,7 @@ class PromptScores {
                 arguments_.scores.keys + static_cast<int64_t>(table[first_page_ + mine]) * Form::kPageBytes,
                 Form::kPageBytes, barriers_ + mine);
     }
+    if (threadIdx.x == 0) fetch(batch_, first, count);
     KeyFragment<kForm> keys[S::kPages] = {};
 #pragma unroll
     for (int p = 0; p < S::kPages; ++p) {
@@ -154,6 +144,9 @@ class PromptScores {
     }
     for (int begin = 0; begin < count; begin += S::kBatch, ++batch_) {
       const int buffer = batch_ & 1;
+      const int next = begin + S::kBatch;
+      if (threadIdx.x == 0 && next < count) fetch(batch_ + 1, first + next, count - next);
+      __syncwarp();
       mbarrier_wait(full(buffer), batch_ >> 1 & 1);
       score_batch(keys, buffer, first + begin, first_position + begin, min(count - begin, S::kBatch));
       __syncwarp();
@@ -161,42 +154,34 @@ class PromptScores {
     }
   }
 
-  /// No branch between products and what reads their sums: rows past `count` are multiplied, not written.
   __device__ void score_batch(const KeyFragment<kForm> (&keys)[S::kPages], int buffer, int first_row,
                               int first_position, int count) {
     const uint32_t query = shared_address(queries_) + buffer * S::kBatch * S::kQueryBytes;
     const float* weights = weights_ + buffer * S::kBatch * kHeads;
-    float sums[S::kPages][kHeads / 2];
-    begin_products<kForm, kHeads>(keys[0], query, sums[0]);
+#pragma unroll 1
+    for (int i = 0; i < count; i += S::kRowsAtOnce) {
 #pragma unroll
-    for (int i = 0; i < S::kBatch; ++i) {
-      const int last = i < count ? first_position + i : -1;
-      if constexpr (S::kPages == 2) {
-        begin_products<kForm, kHeads>(keys[1], query + i * S::kQueryBytes, sums[1]);
-        wgmma_wait<1>();
-        put(sums[0], weights + i * kHeads, 0, first_row + i, last);
-        if (i + 1 < S::kBatch) {
-          begin_products<kForm, kHeads>(keys[0], query + (i + 1) * S::kQueryBytes, sums[0]);
-          wgmma_wait<1>();
-        } else {
-          wgmma_wait<0>();
-        }
-        put(sums[1], weights + i * kHeads, 1, first_row + i, last);
-      } else {
+      for (int p = 0; p < S::kPages; ++p) {
+        float sums[S::kColumns / 2];
+        begin_products<kForm, kHeads, S::kColumns>(keys[p], query + i * S::kQueryBytes, sums);
         wgmma_wait<0>();
-        put(sums[0], weights + i * kHeads, 0, first_row + i, last);
-        if (i + 1 < S::kBatch) {
-          begin_products<kForm, kHeads>(keys[0], query + (i + 1) * S::kQueryBytes, sums[0]);
+        put<0>(sums, weights + i * kHeads, p, first_row + i, i < count ? first_position + i : -1);
+        if constexpr (S::kRowsAtOnce > 1) {
+          put<1>(sums, weights + (i + 1) * kHeads, p, first_row + i + 1,
+                 i + 1 < count ? first_position + i + 1 : -1);
         }
       }
     }
   }
 
-  __device__ void put(float (&sums)[kHeads / 2], const float* weights, int p, int row, int last) const {
-    const float2 both = weigh_heads<kHeads>(
-        sums, weights, load_scales<kForm>(pages_ + (group() * S::kPages + p) * Form::kPageBytes));
+  /// The scores of the kRow-th of the queries that were multiplied at once; `last` is its position.
+  template <int kRow>
+  __device__ void put(float (&sums)[S::kColumns / 2], const float* weights, int p, int row, int last) const {
+    const int page = group() * S::kPages + p;
+    const float2 both = weigh_heads<kHeads, kRow * kHeads / 2, S::kColumns / 2>(
+        sums, weights, load_scales<kForm>(pages_ + page * Form::kPageBytes));
     const int quad = static_cast<int>(threadIdx.x % 4);
-    const int position = (first_page_ + group() * S::kPages + p) * kPageKeys + key_row() + 8 * quad;
+    const int position = (first_page_ + page) * kPageKeys + key_row() + 8 * quad;
     if (quad < 2 && position <= last) {
       arguments_.out[row * arguments_.out_stride + position] = quad == 0 ? both.x : both.y;
     }

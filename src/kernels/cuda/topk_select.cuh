@@ -28,25 +28,20 @@ struct SelectScratch {
   uint16_t* survivors;         // [slice]
   uint32_t* small;             // [words(cluster)], 16-byte aligned
 
-  static constexpr int kSent = 128;  // words of a block's candidates, the first their number
-  static constexpr int kOwnWords = 3 * kBinGroup + 2 * 32 + 8 + kSent;
+  static constexpr int kOwnWords = 3 * kBinGroup + 2 * 32 + 8;
   static constexpr int words(int cluster) {
-    return kOwnWords + cluster * (static_cast<int>(2 * kBinGroup) + kSent + 4);
+    return kOwnWords + cluster * static_cast<int>(2 * kBinGroup + 4);
   }
   __device__ uint32_t* groups() const { return small; }                       // [64] of this block
   __device__ uint32_t* group_sums() const { return small + kBinGroup; }       // [64] of the cluster
   __device__ uint32_t* bin_sums() const { return small + 2 * kBinGroup; }     // [64] of the cluster
   __device__ uint32_t* warp_counts() const { return small + 3 * kBinGroup; }  // [32][2]
-  __device__ uint64_t* barriers() const { return reinterpret_cast<uint64_t*>(warp_counts() + 64); }  // [4]
-  __device__ uint32_t* candidates() const { return warp_counts() + 64 + 8; }  // [kSent]
+  __device__ uint64_t* barriers() const { return reinterpret_cast<uint64_t*>(warp_counts() + 64); }  // [3]
   // What the cluster's blocks send, by rank.
   __device__ uint32_t* group_inbox() const { return small + kOwnWords; }  // [cluster][64]
   __device__ uint32_t* bin_inbox(uint32_t cluster) const { return group_inbox() + cluster * kBinGroup; }
-  __device__ uint32_t* candidate_inbox(uint32_t cluster) const {  // [cluster][kSent]
-    return bin_inbox(cluster) + cluster * kBinGroup;
-  }
   __device__ uint32_t* count_inbox(uint32_t cluster) const {  // [cluster][2]
-    return candidate_inbox(cluster) + cluster * kSent;
+    return bin_inbox(cluster) + cluster * kBinGroup;
   }
 };
 
@@ -90,7 +85,7 @@ class TopkSelect {
   __device__ void open() const {
     if (cluster_ == 1) return;
     if (threadIdx.x == 0) {
-      for (int i = 0; i < 4; ++i) mbarrier_init(scratch_.barriers() + i, 1);
+      for (int i = 0; i < 3; ++i) mbarrier_init(scratch_.barriers() + i, 1);
       fence_mbarrier_init();
     }
     __syncthreads();
@@ -112,22 +107,13 @@ class TopkSelect {
   __device__ bool select(const uint32_t* keys, int n, int first_position, uint32_t total, uint32_t topk,
                          bool met_nan, const SelectedRow& out) {
     clear(scratch_.second_histogram, pass_bins(1));
-    if (threadIdx.x < SelectScratch::kSent) scratch_.candidates()[threadIdx.x] = 0;
     Window window = whole_range(topk, total);
-    bool across = cluster_ > 1;  // counts are of this block's keys, not of all
-    bool gathered = false;
     // One copy of the code: what runs once a launch waits for its instructions.
 #pragma unroll 1
     for (int pass = 0; pass < kPasses; ++pass) {
-      if (pass > 0) {
-        if (across && window.count <= kGathered * cluster_ && gather()) {
-          across = false;
-          gathered = true;
-        }
-        if (pass == 2 || gathered) count_again(keys, pass, window, gathered);
-      }
-      if (narrow(pass, window, met_nan, across)) {
-        if (across) exchange_counts(make_uint2(0, 0));  // all are done with what was sent
+      if (pass == 2) count_again(keys, window);
+      if (narrow(pass, window, met_nan)) {
+        if (cluster_ > 1) exchange_counts(make_uint2(0, 0));  // all are done with what was sent
         return false;
       }
       if (pass == 0) list_survivors(keys, n, window);
@@ -138,9 +124,6 @@ class TopkSelect {
   }
 
  private:
-  /// With so many keys a block in the window, on average, they are sent rather than counted where they are.
-  static constexpr uint32_t kGathered = 48;
-
   __device__ static void clear(uint32_t* histogram, uint32_t bins) {
 #pragma unroll 1
     for (uint32_t i = threadIdx.x; i < bins / 4; i += kThreads) {
@@ -176,7 +159,7 @@ class TopkSelect {
 
   /// The window becomes the bin of this pass that holds the k-th key, by the counts of this block or of all.
   /// True: a NaN was met.
-  __device__ bool narrow(int pass, Window& window, bool met_nan, bool across) {
+  __device__ bool narrow(int pass, Window& window, bool met_nan) {
     uint32_t* histogram = pass == 1 ? scratch_.second_histogram : scratch_.first_histogram;
     uint32_t* groups = scratch_.groups();
     bool nan = __syncthreads_or(met_nan);
@@ -197,7 +180,7 @@ class TopkSelect {
     }
     __syncthreads();
     const uint32_t* totals = groups;
-    if (across) {
+    if (cluster_ > 1) {
       nan = sum_over_cluster(groups, scratch_.group_inbox(), scratch_.barriers(), group_phase_,
                              scratch_.group_sums());
       group_phase_ ^= 1;
@@ -206,7 +189,7 @@ class TopkSelect {
     if (nan) return true;
     const Crossing group = find_crossing(totals, window.needed, lane_);
     const uint32_t* bins = histogram + group.index * kBinGroup;
-    if (across) {
+    if (cluster_ > 1) {
       sum_over_cluster(bins, scratch_.bin_inbox(cluster_), scratch_.barriers() + 1, bin_phase_,
                        scratch_.bin_sums());
       bin_phase_ ^= 1;
@@ -218,57 +201,26 @@ class TopkSelect {
     return false;
   }
 
-  /// Every block gets the keys in the window of all. False: those of a block are too many.
-  __device__ bool gather() {
-    constexpr uint32_t kVectors = SelectScratch::kSent / 4;
-    uint64_t* barrier = scratch_.barriers() + 3;
-    uint32_t* inbox = scratch_.candidate_inbox(cluster_);
+  /// Counts the listed keys in the window by their last bits.
+  __device__ void count_again(const uint32_t* keys, const Window& window) const {
+    clear(scratch_.first_histogram, pass_bins(2));
     __syncthreads();
-    if (threadIdx.x == 0) mbarrier_expect(barrier, cluster_ * SelectScratch::kSent * 4);
-    if (threadIdx.x < cluster_ * kVectors) {
-      const uint32_t vector = threadIdx.x % kVectors;
-      send(inbox + rank_ * SelectScratch::kSent + vector * 4, barrier, threadIdx.x / kVectors,
-           reinterpret_cast<const uint4*>(scratch_.candidates())[vector]);
-    }
-    mbarrier_wait_cluster(barrier, gather_phase_);
-    gather_phase_ ^= 1;
-    return !__syncthreads_or(threadIdx.x < cluster_ &&
-                             inbox[threadIdx.x * SelectScratch::kSent] >= SelectScratch::kSent);
-  }
-
-  /// Counts the keys in the window by the bits of this pass: those gathered, or those this block has.
-  __device__ void count_again(const uint32_t* keys, int pass, const Window& window, bool gathered) const {
-    uint32_t* histogram = pass == 1 ? scratch_.second_histogram : scratch_.first_histogram;
-    clear(histogram, pass_bins(pass));
-    __syncthreads();
-    const uint32_t* inbox = scratch_.candidate_inbox(cluster_);
-    const uint32_t first = gathered ? threadIdx.x : lane_;
-    const uint32_t end = gathered ? cluster_ * SelectScratch::kSent : num_survivors_;
 #pragma unroll 1
-    for (uint32_t i = first; i < end; i += gathered ? kThreads : 32) {
-      // The first word of those of a block is their number.
-      const uint32_t key = !gathered                       ? keys[survivors_[i]]
-                           : i % SelectScratch::kSent == 0 ? kAbsentKey
-                                                           : inbox[i];
-      if (key != kAbsentKey && window.holds(key)) {
-        atomicAdd(&histogram[(key - window.low) >> pass_shift(pass)], 1U);
-      }
+    for (uint32_t i = lane_; i < num_survivors_; i += 32) {
+      const uint32_t key = keys[survivors_[i]];
+      if (window.holds(key)) atomicAdd(&scratch_.first_histogram[key - window.low], 1U);
     }
   }
 
-  /// So many steps of 32 keys at once: reads that wait for each other take a warp 200 cycles a step.
-  static constexpr int kSteps = 8;
-
-  /// Each warp's share of the block's keys: the positions of those in or above the window, ascending. The
-  /// keys in it are counted for the second pass, and in a cluster put down to be sent, if they aren't too
-  /// many.
+  /// Each warp's share of the block's keys: the positions of those in or above the window, ascending; the
+  /// keys in it are counted for the second pass.
   __device__ void list_survivors(const uint32_t* keys, int n, const Window& window) {
     const int share = (n + kThreads - 1) / kThreads * 32;
     const int begin = static_cast<int>(warp_) * share;
     const int end = min(begin + share, n);
     survivors_ = scratch_.survivors + begin;
     num_survivors_ = 0;
-    const bool sends = cluster_ > 1 && window.count <= kGathered * cluster_;
+    constexpr int kSteps = 4;  // reads that don't wait for each other
 #pragma unroll 1
     for (int first = begin; first < end; first += 32 * kSteps) {
       uint32_t key[kSteps];
@@ -281,14 +233,11 @@ class TopkSelect {
       for (int step = 0; step < kSteps; ++step) {
         const bool keep = key[step] >= window.low;
         const uint32_t kept = __ballot_sync(~0U, keep);
+        if (kept == 0) continue;
         if (keep) {
           survivors_[num_survivors_ + __popc(kept & lanes_below(lane_))] =
               static_cast<uint16_t>(first + step * 32 + static_cast<int>(lane_));
           if (window.holds(key[step])) {
-            if (sends) {
-              const uint32_t place = atomicAdd(scratch_.candidates(), 1U) + 1;
-              if (place < SelectScratch::kSent) scratch_.candidates()[place] = key[step];
-            }
             atomicAdd(&scratch_.second_histogram[(key[step] - window.low) >> pass_shift(1)], 1U);
           }
         }
@@ -298,65 +247,41 @@ class TopkSelect {
     __syncwarp();
   }
 
-  /// Survivors first, first + 32, ... of this lane.
-  struct Survivors {
-    uint32_t place[kSteps];
-    uint32_t key[kSteps];
-  };
-  __device__ void load_survivors(const uint32_t* keys, uint32_t first, Survivors& survivors) const {
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      const uint32_t i = first + step * 32 + lane_;
-      survivors.place[step] = i < num_survivors_ ? survivors_[i] : 0;
-    }
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      survivors.key[step] =
-          first + step * 32 + lane_ < num_survivors_ ? keys[survivors.place[step]] : kAbsentKey;
-    }
-  }
-
   __device__ void write(const uint32_t* keys, int first_position, const Window& window,
                         const SelectedRow& out) {
-    Survivors survivors;
     uint32_t above = 0;
     uint32_t inside = 0;
 #pragma unroll 1
-    for (uint32_t first = 0; first < num_survivors_; first += 32 * kSteps) {
-      load_survivors(keys, first, survivors);
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        if (first + step * 32 >= num_survivors_) break;
-        const uint32_t key = survivors.key[step];
-        above += __popc(__ballot_sync(~0U, window.beaten_by(key)));
-        inside += __popc(__ballot_sync(~0U, key != kAbsentKey && window.holds(key)));
-      }
+    for (uint32_t i = lane_; i < num_survivors_; i += 32) {
+      const uint32_t key = keys[survivors_[i]];
+      const bool holds = window.holds(key);
+      above += holds ? 0 : 1;
+      inside += holds ? 1 : 0;
     }
-    const Before before = count_before(above, inside);
+    const Before before = count_before(__reduce_add_sync(~0U, above), __reduce_add_sync(~0U, inside));
     uint32_t above_rank = before.above;
     uint32_t inside_rank = before.inside;
 #pragma unroll 1
-    for (uint32_t first = 0; first < num_survivors_; first += 32 * kSteps) {
-      if (num_survivors_ > 32 * kSteps) load_survivors(keys, first, survivors);
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        if (first + step * 32 >= num_survivors_) break;
-        const uint32_t key = survivors.key[step];
-        const auto place = static_cast<int32_t>(survivors.place[step]);
-        const bool is_above = window.beaten_by(key);
-        const bool is_inside = key != kAbsentKey && window.holds(key);
-        const uint32_t all_above = __ballot_sync(~0U, is_above);
-        const uint32_t all_inside = __ballot_sync(~0U, is_inside);
-        const uint32_t my_above = above_rank + __popc(all_above & lanes_below(lane_));
-        const uint32_t my_inside = inside_rank + __popc(all_inside & lanes_below(lane_));
-        if (is_above || (is_inside && my_inside < window.needed)) {
-          const uint32_t to = my_above + min(my_inside, window.needed);
-          out.positions[to] = first_position + place;
-          if (out.slots != nullptr) out.slots[to] = out.slice_pages[place / 64] * 64 + place % 64;
+    for (uint32_t first = 0; first < num_survivors_; first += 32) {
+      const uint32_t i = first + lane_;
+      const bool here = i < num_survivors_;
+      const uint32_t place = here ? survivors_[i] : 0;
+      const uint32_t key = keys[place];
+      const bool is_inside = here && window.holds(key);
+      const bool is_above = here && !is_inside;
+      const uint32_t all_above = __ballot_sync(~0U, is_above);
+      const uint32_t all_inside = __ballot_sync(~0U, is_inside);
+      const uint32_t my_above = above_rank + __popc(all_above & lanes_below(lane_));
+      const uint32_t my_inside = inside_rank + __popc(all_inside & lanes_below(lane_));
+      if (is_above || (is_inside && my_inside < window.needed)) {
+        const uint32_t to = my_above + min(my_inside, window.needed);
+        out.positions[to] = first_position + static_cast<int32_t>(place);
+        if (out.slots != nullptr) {
+          out.slots[to] = out.slice_pages[place / 64] * 64 + static_cast<int32_t>(place % 64);
         }
-        above_rank += __popc(all_above);
-        inside_rank += __popc(all_inside);
       }
+      above_rank += __popc(all_above);
+      inside_rank += __popc(all_inside);
     }
   }
 
@@ -402,7 +327,6 @@ class TopkSelect {
   uint32_t warp_;
   uint32_t group_phase_ = 0;
   uint32_t bin_phase_ = 0;
-  uint32_t gather_phase_ = 0;
   uint32_t count_phase_ = 0;
   uint16_t* survivors_ = nullptr;
   uint32_t num_survivors_ = 0;
