@@ -4,18 +4,14 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/launch.h"  // wait_for_predecessor, allow_successor
+
 namespace fulgur::cuda {
 
 /// The address that instructions on shared memory take.
 __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
-
-// Programmatic dependent launch [griddepcontrol].
-/// Returns once the preceding kernel is complete and its writes are visible. Without PDL: at once.
-__device__ inline void wait_for_predecessor() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-/// Lets the next kernel's blocks start; they still wait for this kernel's end where they call the above.
-__device__ inline void allow_successor() { asm volatile("griddepcontrol.launch_dependents;"); }
 
 // Barriers on which the copy engine counts bytes [mbarrier].
 __device__ inline void mbarrier_init(uint64_t* barrier, uint32_t arrivals) {

@@ -394,6 +394,12 @@ int decode_clusters_at_once(const DecodeArguments& arguments, int cluster) {
                           static_cast<size_t>(layout_for(arguments, cluster, true).total));
 }
 
+bool decode_fits_at_once(const DecodeArguments& arguments) {
+  const int cluster = choose_cluster(arguments);
+  return decode_takes(arguments, cluster) &&
+         (cluster == 1 || groups_of(arguments) <= decode_clusters_at_once(arguments, cluster));
+}
+
 bool decode_takes(const DecodeArguments& arguments, int cluster) {
   const ScoreArguments& scores = arguments.scores;
   const bool shapes = (arguments.num_heads == 64 || arguments.num_heads == 32) &&

@@ -18,6 +18,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/rope.cuh"
+#include "kernels/cuda/select_tuned.h"
 
 namespace fulgur::cuda {
 namespace {
@@ -197,6 +198,7 @@ void launch_scores(const Stream& stream, const ScoreArgs& args, int64_t rows, in
 }  // namespace
 
 void indexer_select(Context& context, const IndexerSelect& op) {
+  if (context.stream->tuned() && tuned_takes(op)) return select_tuned(context, op);
   const int64_t columns = op.batch.max_context;
   const int64_t chunk = std::clamp<int64_t>(kScratchBytes / (columns * static_cast<int64_t>(sizeof(float))),
                                             1, std::min<int64_t>(op.batch.num_tokens, kMostChunkRows));
@@ -217,6 +219,7 @@ void indexer_select(Context& context, const IndexerSelect& op) {
 }
 
 void indexer_scores(Context& context, const IndexerScores& op) {
+  if (context.stream->tuned() && tuned_takes(op)) return scores_tuned(context, op);
   for (int64_t first = 0; first < op.batch.num_tokens; first += kMostChunkRows) {
     const int64_t rows = std::min(kMostChunkRows, op.batch.num_tokens - first);
     const Matrix<float> scores{op.scores.row(first), rows, op.scores.cols, op.scores.stride};
@@ -229,6 +232,6 @@ void indexer_scores(Context& context, const IndexerScores& op) {
 
 namespace fulgur {
 
-bool has_tuned_kernels(const IndexerSelect&) { return false; }
+bool has_tuned_kernels(const IndexerSelect& op) { return cuda::tuned_takes(op); }
 
 }  // namespace fulgur

@@ -84,6 +84,8 @@ struct DecodeArguments {
   int64_t dump_stride;
 };
 bool decode_takes(const DecodeArguments& arguments, int cluster);
+/// All clusters of the launch run at once, with the cluster that launch_decode chooses.
+bool decode_fits_at_once(const DecodeArguments& arguments);
 /// So many clusters of launch_decode run at once.
 int decode_clusters_at_once(const DecodeArguments& arguments, int cluster);
 cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions& options);

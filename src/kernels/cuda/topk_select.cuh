@@ -254,9 +254,8 @@ class TopkSelect {
 #pragma unroll 1
     for (uint32_t i = lane_; i < num_survivors_; i += 32) {
       const uint32_t key = keys[survivors_[i]];
-      const bool holds = window.holds(key);
-      above += holds ? 0 : 1;
-      inside += holds ? 1 : 0;
+      above += window.beaten_by(key) ? 1 : 0;
+      inside += window.holds(key) ? 1 : 0;
     }
     const Before before = count_before(__reduce_add_sync(~0U, above), __reduce_add_sync(~0U, inside));
     uint32_t above_rank = before.above;
@@ -268,7 +267,7 @@ class TopkSelect {
       const uint32_t place = here ? survivors_[i] : 0;
       const uint32_t key = keys[place];
       const bool is_inside = here && window.holds(key);
-      const bool is_above = here && !is_inside;
+      const bool is_above = here && window.beaten_by(key);
       const uint32_t all_above = __ballot_sync(~0U, is_above);
       const uint32_t all_inside = __ballot_sync(~0U, is_inside);
       const uint32_t my_above = above_rank + __popc(all_above & lanes_below(lane_));

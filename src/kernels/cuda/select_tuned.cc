@@ -1,0 +1,137 @@
+// Which of the tuned kernels take a call: the fused one where a launch has about a token a sequence and its
+// scores fit the clusters that run at once, else scores in chunks of scratch and then the top-k of each.
+
+#include "kernels/cuda/select_tuned.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/indexer_tuned.h"
+#include "kernels/cuda/stream.h"
+
+namespace fulgur::cuda {
+namespace {
+
+constexpr int64_t kScratchBytes = int64_t{64} << 20;
+constexpr int kMostDrafts = 4;       // rows of a sequence that share what is read of the cache
+constexpr int kLongContext = 16384;  // with few rows, from here on one GPC's bandwidth is too little
+constexpr int kFewGroups = 6;
+
+template <typename Op>
+bool takes(const Op& op) {
+  return op.keys.dtype == DType::kF8E4M3 && op.q.dtype == DType::kF8E4M3 && op.shape.head_dim == 128 &&
+         (op.shape.num_heads == 64 || op.shape.num_heads == 32) && op.batch.max_context <= (1 << 19) &&
+         op.q.stride % 16 == 0 && reinterpret_cast<uintptr_t>(op.q.data) % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(op.keys.data) % 16 == 0;
+}
+
+template <typename Op>
+DecodeArguments arguments_of(const Op& op) {
+  const TokenBatch& batch = op.batch;
+  DecodeArguments arguments{};
+  arguments.scores = {.q = op.q.data,
+                      .q_stride_bytes = op.q.stride,
+                      .head_weights = op.head_weights.data,
+                      .weight_stride = op.head_weights.stride,
+                      .keys = static_cast<const uint8_t*>(op.keys.data),
+                      .rows = {.position = batch.position,
+                               .sequence = batch.sequence,
+                               .pages = batch.pages.data,
+                               .page_stride = static_cast<int32_t>(batch.pages.stride),
+                               .num_rows = batch.num_tokens,
+                               .max_context = batch.max_context}};
+  arguments.form = IndexForm::kE4m3;
+  arguments.num_heads = op.shape.num_heads;
+  const int sequences = std::max(batch.num_sequences, 1);
+  arguments.tokens_per_sequence = std::clamp((batch.num_tokens + sequences - 1) / sequences, 1, kMostDrafts);
+  return arguments;
+}
+
+bool is_decode(const TokenBatch& batch) { return batch.num_tokens <= kMostDrafts * batch.num_sequences; }
+
+/// Rows [first, first + count) of a launch.
+DecodeArguments rows_of(DecodeArguments arguments, int64_t first, int64_t count) {
+  ScoreArguments& scores = arguments.scores;
+  scores.q = static_cast<const uint8_t*>(scores.q) + first * scores.q_stride_bytes;
+  scores.head_weights += first * scores.weight_stride;
+  scores.rows.position += first;
+  scores.rows.sequence += first;
+  scores.rows.num_rows = static_cast<int32_t>(count);
+  arguments.out.positions += first * arguments.out.topk;
+  return arguments;
+}
+
+/// Scores of all rows of the launch, by the kernel for few or many rows a sequence.
+void launch_scores(const DecodeArguments& arguments, bool decode, void* prompt_scratch, float* scores,
+                   int64_t stride, const LaunchOptions& options) {
+  check(decode ? launch_row_scores(arguments, scores, stride, options)
+               : launch_prompt_scores(arguments.scores, arguments.form, arguments.num_heads, prompt_scratch,
+                                      scores, stride, options),
+        "the kernel indexer_scores");
+}
+
+}  // namespace
+
+bool tuned_takes(const IndexerSelect& op) { return takes(op) && op.selected.stride == op.selected.cols; }
+bool tuned_takes(const IndexerScores& op) { return takes(op); }
+
+void select_tuned(Context& context, const IndexerSelect& op) {
+  const Stream& stream = *context.stream;
+  const LaunchOptions options{.stream = stream.main(), .pdl = stream.pdl()};
+  DecodeArguments arguments = arguments_of(op);
+  arguments.out = {.topk = static_cast<int32_t>(op.selected.cols),
+                   .positions = op.selected.data,
+                   .slots = nullptr,
+                   .fault = op.batch.fault};
+  const bool decode = is_decode(op.batch);
+  const int groups =
+      (op.batch.num_tokens + arguments.tokens_per_sequence - 1) / arguments.tokens_per_sequence;
+  const bool all_at_once = op.batch.max_context > kLongContext ? groups > kFewGroups : true;
+  if (decode && all_at_once && decode_fits_at_once(arguments)) {
+    check(launch_decode(arguments, options), "the kernel indexer_decode");
+    return;
+  }
+  const int64_t stride = (int64_t{op.batch.max_context} + 3) / 4 * 4;
+  const auto row_bytes =
+      static_cast<int64_t>(static_cast<size_t>(stride) * sizeof(float) +
+                           (decode ? 0 : prompt_scratch_bytes(arguments.form, arguments.num_heads, 1)));
+  const int64_t chunk = std::clamp<int64_t>(kScratchBytes / row_bytes, 1, op.batch.num_tokens);
+  const ArenaScope scope(*context.arena);
+  float* scores = context.arena->allocate_array<float>(chunk * stride);
+  void* prompt_scratch =
+      decode ? nullptr
+             : context.arena->allocate(
+                   prompt_scratch_bytes(arguments.form, arguments.num_heads, static_cast<int>(chunk)) + 128);
+  if (prompt_scratch != nullptr) {
+    prompt_scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(prompt_scratch) + 127) / 128 * 128);
+  }
+  for (int64_t first = 0; first < op.batch.num_tokens; first += chunk) {
+    const DecodeArguments rows =
+        rows_of(arguments, first, std::min<int64_t>(chunk, op.batch.num_tokens - first));
+    if (op.batch.max_context > arguments.out.topk) {
+      launch_scores(rows, decode, prompt_scratch, scores, stride, options);
+    }
+    check(launch_topk({scores, stride, rows.scores.rows, rows.out}, options), "the kernel indexer_topk");
+  }
+}
+
+void scores_tuned(Context& context, const IndexerScores& op) {
+  const Stream& stream = *context.stream;
+  const LaunchOptions options{.stream = stream.main(), .pdl = false};
+  const DecodeArguments arguments = arguments_of(op);
+  check(cudaMemset2DAsync(op.scores.data, static_cast<size_t>(op.scores.stride) * sizeof(float), 0,
+                          static_cast<size_t>(op.scores.cols) * sizeof(float),
+                          static_cast<size_t>(op.scores.rows), stream.main()),
+        "cudaMemset2DAsync");
+  const ArenaScope scope(*context.arena);
+  const bool decode = is_decode(op.batch);
+  void* prompt_scratch = nullptr;
+  if (!decode) {
+    prompt_scratch = context.arena->allocate(
+        prompt_scratch_bytes(arguments.form, arguments.num_heads, op.batch.num_tokens) + 128);
+    prompt_scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(prompt_scratch) + 127) / 128 * 128);
+  }
+  launch_scores(arguments, decode, prompt_scratch, op.scores.data, op.scores.stride, options);
+}
+
+}  // namespace fulgur::cuda

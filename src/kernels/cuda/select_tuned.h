@@ -1,0 +1,16 @@
+#pragma once
+
+#include "ops/context.h"
+#include "ops/indexer_select.h"
+
+namespace fulgur::cuda {
+
+/// FP8 keys of 128 components, 64 or 32 heads, at most 524,288 positions: indexer_tuned.h's kernels.
+bool tuned_takes(const IndexerSelect& op);
+bool tuned_takes(const IndexerScores& op);
+
+/// What IndexerSelect and IndexerScores ask, of calls that tuned_takes. The scores are the same bits in both.
+void select_tuned(Context& context, const IndexerSelect& op);
+void scores_tuned(Context& context, const IndexerScores& op);
+
+}  // namespace fulgur::cuda
