@@ -2,12 +2,12 @@
 // rows past them.
 //
 // A kernel of its own lays the queries out for the matrix unit once; then a block takes 512 positions (bf16:
-// 256) and 64 rows. Its four warpgroups hold two pages each (bf16: one) as the A operand; queries are copied
-// into two buffers of four rows by turns. e4m3 products take 128 heads at once, of two or four queries: 64
-// columns leave the matrix unit waiting for A. While a warpgroup weighs heads, the others multiply.
+// 256) and 32 rows. Its four warpgroups hold two pages each (bf16: one) as the A operand; queries are copied
+// into two buffers of four rows by turns. e4m3 products take the heads of two queries at once. While
+// a warpgroup weighs heads, the others multiply.
 //
 // Cost: 64 * heads * 128 multiply-adds a page and row (index_scores.cuh), 4 bytes written a score; keys are
-// read once for 64 rows, queries once for 512 keys, both from L2.
+// read once for 32 rows, queries once for 512 keys, both from L2.
 
 #include "kernels/cuda/index_scores.cuh"
 #include "kernels/cuda/indexer_launch.h"
@@ -15,7 +15,7 @@
 namespace fulgur::cuda {
 namespace {
 
-constexpr int kRowsPerBlock = 64;
+constexpr int kRowsPerBlock = 32;  // more, and the last blocks of a chunk keep the others waiting
 
 template <IndexForm kForm, int kHeads>
 struct Shape {
