@@ -16,8 +16,8 @@
 #include "cli/model_options.h"
 #include "cli/sampling_options.h"
 #include "cli/streams.h"
-#include "runtime/generate.h"
-#include "runtime/session.h"
+#include "fulgur/engine.h"
+#include "runtime/step_runner.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fulgur::cli {
@@ -28,7 +28,7 @@ constexpr int64_t kDefaultContext = 8192;
 
 struct Options {
   ModelOptions model;
-  SamplingParams sampling;
+  Sampling sampling;
   std::string system;
   std::string system_file;
   int64_t max_tokens = 512;
@@ -73,27 +73,29 @@ std::vector<int32_t> encode(const std::vector<chat::Segment>& segments, const To
   return ids;
 }
 
-/// One conversation on one sequence; earlier turns stay in the caches.
+/// One conversation. Each message is a request that holds all of it; the engine's prefix cache has the
+/// earlier turns.
 class Conversation {
  public:
-  Conversation(Session& session, const Tokenizer& tokenizer, const Options& options, int64_t context,
-               const std::string& system)
-      : session_(session), tokenizer_(tokenizer), options_(options), context_(context), system_(system) {
+  Conversation(Engine& engine, const Config& config, const Tokenizer& tokenizer, const Options& options,
+               int64_t context, const std::string& system)
+      : engine_(engine),
+        config_(config),
+        tokenizer_(tokenizer),
+        options_(options),
+        context_(context),
+        system_(system) {
     clear();
   }
 
-  void clear() {
-    if (sequence_ >= 0) session_.close(sequence_);
-    sequence_ = session_.open();
-    pending_ = encode(chat::begin(system_), tokenizer_);
-  }
+  void clear() { ids_ = encode(chat::begin(system_), tokenizer_); }
 
   /// Streams the answer to stdout.
   void say(const std::string& user) {
-    std::vector<int32_t> ids = pending_;
+    std::vector<int32_t> prompt = ids_;
     const std::vector<int32_t> turn = encode(chat::user_turn(user), tokenizer_);
-    ids.insert(ids.end(), turn.begin(), turn.end());
-    const int64_t room = context_ - session_.length(sequence_) - static_cast<int64_t>(ids.size());
+    prompt.insert(prompt.end(), turn.begin(), turn.end());
+    const int64_t room = context_ - static_cast<int64_t>(prompt.size());
     if (room < 1) {
       throw Error(Problem{.kind = ErrorKind::kBadRequest,
                           .message = "The conversation no longer fits the context.",
@@ -101,41 +103,33 @@ class Conversation {
                           .found = fmt::format("{} tokens", context_ - room),
                           .todo = "begin a new one with /clear, or raise --context"});
     }
-    IncrementalDecoder decoder(tokenizer_);
-    const auto show = [](const std::string& text) {
-      write_out(text);
+    Generation generation = engine_.submit(
+        {.prompt = prompt, .max_tokens = std::min(room, options_.max_tokens), .sampling = options_.sampling});
+    while (const std::optional<GeneratedToken> token = generation.next()) {
+      write_out(token->text);
       flush_output();
-    };
-    const GenerateResult answer = generate(session_, sequence_,
-                                           {.prompt = ids,
-                                            .max_tokens = std::min(room, options_.max_tokens),
-                                            .sampling = options_.sampling,
-                                            .stop_ids = session_.config().eos_token_ids},
-                                           [&](int32_t token) {
-                                             if (token < tokenizer_.num_ids()) show(decoder.push(token));
-                                             return interrupted == 0;
-                                           });
-    show(decoder.finish() + "\n");
-    // The last token is drawn but not yet in the caches; an answer that was cut short gets its end token all
-    // the same.
-    pending_ = {answer.ids.back()};
-    const bool ended = std::ranges::find(session_.config().eos_token_ids, answer.ids.back()) !=
-                       session_.config().eos_token_ids.end();
-    if (!ended) {
-      if (interrupted == 0) print_log("(cut after {} tokens)\n", answer.ids.size());
-      const std::vector<int32_t> end = encode(chat::end_of_answer(), tokenizer_);
-      pending_.insert(pending_.end(), end.begin(), end.end());
+      if (interrupted != 0) generation.cancel();
     }
+    write_out("\n");
+    flush_output();
+    const Completion answer = generation.wait();
+    ids_ = std::move(prompt);
+    ids_.insert(ids_.end(), answer.ids.begin(), answer.ids.end());
+    // An answer that was cut short gets its end token all the same.
+    if (!answer.ids.empty() && config_.is_eos(answer.ids.back())) return;
+    if (answer.finish != FinishReason::kCancelled) print_log("(cut after {} tokens)\n", answer.ids.size());
+    const std::vector<int32_t> end = encode(chat::end_of_answer(), tokenizer_);
+    ids_.insert(ids_.end(), end.begin(), end.end());
   }
 
  private:
-  Session& session_;
+  Engine& engine_;
+  const Config& config_;
   const Tokenizer& tokenizer_;
   const Options& options_;
   const int64_t context_;
   const std::string& system_;
-  int sequence_ = -1;
-  std::vector<int32_t> pending_;
+  std::vector<int32_t> ids_;
 };
 
 /// Tokens that the caches are made for.
@@ -159,8 +153,8 @@ int run_chat(const Options& options) {
       options.system_file.empty() ? options.system : read_text_file(options.system_file);
   const int64_t context = context_tokens(options, found.config());
   const OpenedModel model = open_model(std::move(found), options.model, context);
-  Session session(model.loaded, session_options(options.model, model));
-  Conversation conversation(session, *tokenizer, options, context, system);
+  Engine engine = make_engine(options.model, model, &*tokenizer);
+  Conversation conversation(engine, model.loaded.config, *tokenizer, options, context, system);
 
   const bool terminal = isatty(STDIN_FILENO) == 1;
   if (terminal)
@@ -187,7 +181,7 @@ int run_chat(const Options& options) {
     }
   }
   if (terminal) print_log("\n");
-  if (options.model.profile) print_profile(session);
+  if (options.model.profile) print_profile(engine.runner().profile());
   return failed && !terminal ? kExitFailed : kExitDone;
 }
 

@@ -250,7 +250,7 @@ int run_demo(const ModelOptions& options) {
   }
   print_out(" of {} tokens\n", with_commas(answer.num_tokens));
   flush_output();
-  if (options.profile) print_profile(session);
+  if (options.profile) print_profile(session.profile());
 
   const bool same = compare_projections(session, question, session_opts.step_tokens);
   if (options.selection == "indexer") {

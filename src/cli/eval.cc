@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,8 +19,8 @@
 #include "cli/progress.h"
 #include "cli/streams.h"
 #include "cli/token_lists.h"
-#include "runtime/generate.h"
-#include "runtime/session.h"
+#include "fulgur/engine.h"
+#include "runtime/step_runner.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fulgur::cli {
@@ -26,12 +28,14 @@ namespace {
 
 /// New tokens of an answer where --max-tokens doesn't say.
 constexpr int64_t kDefaultMaxTokens = 64;
+constexpr int64_t kMostCacheTokens = 32768;
 
 struct Options {
   ModelOptions model;
   std::string file;
   int64_t limit = -1;
   std::optional<int64_t> max_tokens;
+  int64_t batch = 16;
   bool json = false;
 };
 
@@ -46,6 +50,12 @@ struct Row {
 struct Rows {
   bool likelihood = false;
   std::vector<Row> rows;
+
+  /// New tokens that a row may ask for.
+  [[nodiscard]] int64_t new_tokens(const Row& row, int64_t most, const Config& config) const {
+    if (likelihood) return 0;
+    return std::min(most, config.max_position_embeddings - static_cast<int64_t>(row.ids.size()));
+  }
 };
 
 [[noreturn]] void refuse(const std::string& file, size_t line, const std::string& found) {
@@ -59,7 +69,7 @@ struct Rows {
       .todo = "mend the line, or remove it"});
 }
 
-/// The ids of a row, all of the vocabulary: the last is compared with and never run, so the session doesn't
+/// The ids of a row, all of the vocabulary: the last is compared with and never run, so the engine doesn't
 /// see it.
 std::vector<int32_t> read_ids(const Json& value, const std::string& file, size_t line, const Config& config) {
   std::vector<int32_t> ids = token_list(value, fmt::format("{}:{}", file, line));
@@ -158,30 +168,37 @@ double nats_of(const float* logits, int64_t vocab, int32_t target) {
   return std::log(sum) + largest - logits[target];
 }
 
-nlohmann::ordered_json answer_rows(Session& session, const Options& options, const Rows& rows,
-                                   const Tokenizer& tokenizer) {
+/// Calls done(i, completion) for each row in order, with `batch` of them on their way at once.
+template <typename MakeRequest, typename Done>
+void for_each_row(Engine& engine, size_t num_rows, int64_t batch, const MakeRequest& request,
+                  const Done& done) {
+  Progress progress("eval", "row");
+  std::deque<Generation> running;
+  for (size_t next = 0, ended = 0; ended < num_rows; ++ended) {
+    for (; next < num_rows && static_cast<int64_t>(running.size()) < batch; ++next)
+      running.push_back(engine.submit(request(next)));
+    done(ended, running.front().wait());
+    running.pop_front();
+    progress.update(ended + 1, num_rows);
+  }
+}
+
+nlohmann::ordered_json answer_rows(Engine& engine, const Config& config, const Options& options,
+                                   const Rows& rows) {
   nlohmann::ordered_json items = Json::array();
   size_t correct = 0;
-  Progress progress("eval", "row");
-  for (const Row& row : rows.rows) {
-    const int sequence = session.open();
-    const int64_t room = session.config().max_position_embeddings - static_cast<int64_t>(row.ids.size());
-    GenerateResult result =
-        generate(session, sequence,
-                 {.prompt = row.ids,
-                  .max_tokens = std::min(room, options.max_tokens.value_or(kDefaultMaxTokens)),
-                  .stop_ids = session.config().eos_token_ids},
-                 [](int32_t) { return true; });
-    session.close(sequence);
-    if (result.finish == FinishReason::kStop) result.ids.pop_back();
-    // Rows that pad the vocabulary have no text.
-    std::erase_if(result.ids, [&](int32_t id) { return id >= tokenizer.num_ids(); });
-    const std::string output = tokenizer.decode(result.ids);
-    const bool right = is_correct(output, row);
+  const auto request = [&](size_t i) {
+    const Row& row = rows.rows[i];
+    return Request{
+        .prompt = row.ids,
+        .max_tokens = rows.new_tokens(row, options.max_tokens.value_or(kDefaultMaxTokens), config)};
+  };
+  for_each_row(engine, rows.rows.size(), options.batch, request, [&](size_t i, const Completion& answer) {
+    const Row& row = rows.rows[i];
+    const bool right = is_correct(answer.text, row);
     correct += right ? 1 : 0;
-    items.push_back({{"id", row.id}, {"output", output}, {"correct", right}});
-    progress.update(items.size(), rows.rows.size());
-  }
+    items.push_back({{"id", row.id}, {"output", answer.text}, {"correct", right}});
+  });
   const size_t total = rows.rows.size();
   return {{"accuracy", static_cast<double>(correct) / static_cast<double>(total)},
           {"correct", correct},
@@ -189,22 +206,28 @@ nlohmann::ordered_json answer_rows(Session& session, const Options& options, con
           {"items", std::move(items)}};
 }
 
-nlohmann::ordered_json score_rows(Session& session, const Rows& rows) {
+nlohmann::ordered_json score_rows(Engine& engine, const Config& config, const Options& options,
+                                  const Rows& rows) {
   nlohmann::ordered_json items = Json::array();
   double nats = 0;
   size_t tokens = 0;
-  Progress progress("eval", "row");
-  for (const Row& row : rows.rows) {
-    const int sequence = session.open();
-    double row_nats = 0;
-    const Work work{
-        .sequence = sequence, .tokens = std::span(row.ids).first(row.ids.size() - 1), .logits = Wanted::kAll};
-    session.run(std::span(&work, 1), [&](int, int64_t first, Matrix<const float> logits) {
-      for (int64_t t = 0; t < logits.rows; ++t) {
-        row_nats += nats_of(logits.row(t), logits.cols, row.ids[static_cast<size_t>(first + t + 1)]);
-      }
-    });
-    session.close(sequence);
+  // Each written by the engine's thread until its row has ended; it may outlive this function if a row fails.
+  const auto of_row = std::make_shared<std::vector<double>>(rows.rows.size(), 0);
+  const auto request = [&](size_t i) {
+    const Row& row = rows.rows[i];
+    return Request{
+        .prompt = {row.ids.begin(), row.ids.end() - 1},
+        .max_tokens = 0,
+        .on_prompt_logits = [&rows, &config, of_row, i](int64_t first, int64_t count, const float* logits) {
+          for (int64_t t = 0; t < count; ++t) {
+            (*of_row)[i] += nats_of(logits + t * config.vocab_size, config.vocab_size,
+                                    rows.rows[i].ids[static_cast<size_t>(first + t + 1)]);
+          }
+        }};
+  };
+  for_each_row(engine, rows.rows.size(), options.batch, request, [&](size_t i, const Completion&) {
+    const Row& row = rows.rows[i];
+    const double row_nats = (*of_row)[i];
     if (!std::isfinite(row_nats)) {
       throw Error(Problem{
           .kind = ErrorKind::kBadValue,
@@ -216,12 +239,25 @@ nlohmann::ordered_json score_rows(Session& session, const Rows& rows) {
     nats += row_nats;
     tokens += row.ids.size() - 1;
     items.push_back({{"id", row.id}, {"nats", row_nats}, {"tokens", row.ids.size() - 1}});
-    progress.update(items.size(), rows.rows.size());
-  }
+  });
   return {{"nats", nats},
           {"tokens", tokens},
           {"perplexity", std::exp(nats / static_cast<double>(tokens))},
           {"items", std::move(items)}};
+}
+
+/// Positions in the caches: for `batch` of the longest row, but no more than kMostCacheTokens unless one row
+/// needs them. With fewer than a batch needs, fewer run at once.
+int64_t cache_tokens(const Rows& rows, const Options& options, const Config& config) {
+  int64_t longest = 0;
+  for (const Row& row : rows.rows) {
+    longest =
+        std::max(longest, static_cast<int64_t>(row.ids.size()) +
+                              rows.new_tokens(row, options.max_tokens.value_or(kDefaultMaxTokens), config));
+  }
+  const auto at_once = std::min(options.batch, static_cast<int64_t>(rows.rows.size()));
+  const int64_t whole_pages = (longest + kPageTokens - 1) / kPageTokens * kPageTokens;
+  return std::max(longest, std::min(at_once * whole_pages, kMostCacheTokens));
 }
 
 int run_eval(const Options& options) {
@@ -235,15 +271,13 @@ int run_eval(const Options& options) {
                         .found = "rows with `ids`, which are scored whole",
                         .todo = "leave --max-tokens away"});
   }
-  int64_t longest = 0;
-  for (const Row& row : rows.rows) longest = std::max(longest, static_cast<int64_t>(row.ids.size()));
-  if (!rows.likelihood) longest += options.max_tokens.value_or(kDefaultMaxTokens);
-  const int64_t cache_tokens = std::min(longest, found.config().max_position_embeddings);
-  const OpenedModel model = open_model(std::move(found), options.model, cache_tokens);
-  Session session(model.loaded, session_options(options.model, model));
+  const int64_t tokens = cache_tokens(rows, options, found.config());
+  const OpenedModel model = open_model(std::move(found), options.model, tokens);
+  const Config& config = model.loaded.config;
+  Engine engine = make_engine(options.model, model, tokenizer ? &*tokenizer : nullptr);
 
-  const nlohmann::ordered_json result =
-      rows.likelihood ? score_rows(session, rows) : answer_rows(session, options, rows, *tokenizer);
+  const nlohmann::ordered_json result = rows.likelihood ? score_rows(engine, config, options, rows)
+                                                        : answer_rows(engine, config, options, rows);
   if (options.json) {
     print_out("{}\n", result.dump());
   } else if (rows.likelihood) {
@@ -257,7 +291,7 @@ int run_eval(const Options& options) {
     print_out("{} of {} right ({:.1f}%)\n", result["correct"].get<size_t>(), result["total"].get<size_t>(),
               100 * result["accuracy"].get<double>());
   }
-  if (options.model.profile) print_profile(session);
+  if (options.model.profile) print_profile(engine.runner().profile());
   return kExitDone;
 }
 
@@ -273,6 +307,9 @@ std::function<int()> declare_eval(Arguments& args) {
       .type_name("N");
   args.add_option("--max-tokens", options->max_tokens, "New tokens of an answer (default: 64)")
       .integer_range(1, int64_t{1} << 24)
+      .type_name("N");
+  args.add_option("--batch", options->batch, "Rows at once; the results don't depend on it (default: 16)")
+      .integer_range(1, 4096)
       .type_name("N");
   args.add_flag("--json", options->json, "Print one JSON object");
   add_model_options(args, options->model);

@@ -1,7 +1,5 @@
 // fulgur generate: continues a prompt.
 
-#include "runtime/generate.h"
-
 #include <fmt/format.h>
 #include <sys/resource.h>
 
@@ -22,8 +20,8 @@
 #include "cli/sampling_options.h"
 #include "cli/streams.h"
 #include "cli/token_lists.h"
-#include "runtime/session.h"
-#include "runtime/stop_filter.h"
+#include "fulgur/engine.h"
+#include "runtime/step_runner.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fulgur::cli {
@@ -34,7 +32,7 @@ constexpr int64_t kDefaultMaxTokens = 256;
 
 struct Options {
   ModelOptions model;
-  SamplingParams sampling;
+  Sampling sampling;
   std::optional<std::string> prompt;
   std::string file;
   std::string ids;
@@ -100,48 +98,17 @@ int64_t new_tokens(const Options& options, const Config& config, int64_t prompt_
   return options.max_tokens.value_or(std::min(kDefaultMaxTokens, room));
 }
 
-/// Turns tokens into text as they come, up to a stop string, and shows it unless --json collects it.
-class TextStream {
- public:
-  TextStream(const Tokenizer& tokenizer, const Options& options)
-      : num_ids_(tokenizer.num_ids()), decoder_(tokenizer), filter_(options.stops), show_(!options.json) {}
-
-  bool push(int32_t token) {
-    if (token >= num_ids_) return true;  // a row that pads the vocabulary: no text
-    emit(filter_.push(decoder_.push(token)));
-    return !filter_.stopped();
-  }
-  void finish() {
-    emit(filter_.push(decoder_.finish()));
-    emit(filter_.finish());
-  }
-  [[nodiscard]] const std::string& text() const { return text_; }
-
- private:
-  void emit(const std::string& text) {
-    text_ += text;
-    if (!show_ || text.empty()) return;
-    write_out(text);
-    flush_output();
-  }
-
-  int32_t num_ids_;
-  IncrementalDecoder decoder_;
-  StopFilter filter_;
-  bool show_;
-  std::string text_;
-};
-
-void print_summary(const OpenedModel& model, const GenerateResult& result, size_t prompt_tokens) {
+void print_summary(const OpenedModel& model, const Completion& result) {
   const auto per_second = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0.0; };
   const double decoded = static_cast<double>(result.ids.size()) - 1;
   print_log(
       "{} prompt tokens in {:.3f} s ({:.0f}/s), {} new tokens, {:.3f} s ({:.0f}/s), finish {}; loaded "
       "in {:.3f} s, peak "
       "memory {} MiB\n",
-      prompt_tokens, result.prompt_s, per_second(static_cast<double>(prompt_tokens), result.prompt_s),
-      result.ids.size(), result.decode_s, per_second(decoded, result.decode_s), name(result.finish),
-      model.load_s, peak_rss_bytes() >> 20);
+      result.prompt_tokens, result.prompt_s,
+      per_second(static_cast<double>(result.prompt_tokens), result.prompt_s), result.ids.size(),
+      result.decode_s, per_second(decoded, result.decode_s), name(result.finish), model.load_s,
+      peak_rss_bytes() >> 20);
 }
 
 int run_generate(const Options& options) {
@@ -157,43 +124,41 @@ int run_generate(const Options& options) {
   const auto prompt_tokens = static_cast<int64_t>(prompt.size());
   const int64_t max_tokens = new_tokens(options, found.config(), prompt_tokens);
   const OpenedModel model = open_model(std::move(found), options.model, prompt_tokens + max_tokens);
-  Session session(model.loaded, session_options(options.model, model));
-
-  std::optional<TextStream> text;
-  if (tokenizer) text.emplace(*tokenizer, options);
+  Engine engine = make_engine(options.model, model, tokenizer ? &*tokenizer : nullptr);
+  Generation generation = engine.submit(
+      {.prompt = prompt, .max_tokens = max_tokens, .sampling = options.sampling, .stop = options.stops});
   bool first = true;
-  const GenerateResult result = generate(session, session.open(),
-                                         {.prompt = prompt,
-                                          .max_tokens = max_tokens,
-                                          .sampling = options.sampling,
-                                          .stop_ids = session.config().eos_token_ids},
-                                         [&](int32_t token) {
-                                           if (text) return text->push(token);
-                                           if (!options.json) print_out("{}{}", first ? "" : " ", token);
-                                           flush_output();
-                                           first = false;
-                                           return true;
-                                         });
-  if (text) text->finish();
+  while (const std::optional<GeneratedToken> token = generation.next()) {
+    if (options.json) continue;
+    if (tokenizer) {
+      write_out(token->text);
+    } else if (!model.loaded.config.is_eos(token->id)) {
+      print_out("{}{}", first ? "" : " ", token->id);
+    }
+    flush_output();
+    first = false;
+  }
+  const Completion result = generation.wait();
   if (options.json) {
-    const nlohmann::ordered_json object = {{"text", text ? nlohmann::json(text->text()) : nlohmann::json()},
-                                           {"prompt_ids", prompt},
-                                           {"ids", result.ids},
-                                           {"finish_reason", name(result.finish)},
-                                           {"timings",
-                                            {{"load_s", model.load_s},
-                                             {"prompt_tokens", prompt_tokens},
-                                             {"prompt_s", result.prompt_s},
-                                             {"generated_tokens", result.ids.size()},
-                                             {"decode_s", result.decode_s},
-                                             {"peak_rss_bytes", peak_rss_bytes()}}}};
+    const nlohmann::ordered_json object = {
+        {"text", tokenizer ? nlohmann::json(result.text) : nlohmann::json()},
+        {"prompt_ids", prompt},
+        {"ids", result.ids},
+        {"finish_reason", name(result.finish)},
+        {"timings",
+         {{"load_s", model.load_s},
+          {"prompt_tokens", prompt_tokens},
+          {"prompt_s", result.prompt_s},
+          {"generated_tokens", result.ids.size()},
+          {"decode_s", result.decode_s},
+          {"peak_rss_bytes", peak_rss_bytes()}}}};
     print_out("{}\n", object.dump());
   } else {
     print_out("\n");
     flush_output();
-    print_summary(model, result, prompt.size());
+    print_summary(model, result);
   }
-  if (options.model.profile) print_profile(session);
+  if (options.model.profile) print_profile(engine.runner().profile());
   return kExitDone;
 }
 

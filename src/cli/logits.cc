@@ -307,7 +307,7 @@ int run_logits(const Options& options) {
   for (const OutputTensor& tensor : out)
     tensors.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes});
   write_safetensors(options.out, std::move(tensors));
-  if (options.model.profile) print_profile(session);
+  if (options.model.profile) print_profile(session.profile());
   return kExitDone;
 }
 

@@ -15,7 +15,9 @@
 #include "cli/threads_option.h"
 #include "model/config_sections.h"
 #include "runtime/memory_need.h"
+#include "runtime/scheduler.h"
 #include "runtime/selection.h"
+#include "runtime/step_runner.h"
 
 namespace fulgur::cli {
 namespace {
@@ -174,18 +176,30 @@ SessionOptions session_options(const ModelOptions& options, const OpenedModel& m
           .profile = options.profile};
 }
 
-void print_profile(const Session& session) {
+Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer) {
+  const auto num_pages = static_cast<int>((model.cache_tokens + kPageTokens - 1) / kPageTokens);
+  return {model.loaded, tokenizer,
+          RunnerOptions{.threads = num_threads(options.threads),
+                        .precision = options.precision,
+                        .projection = options.projection,
+                        .num_pages = num_pages,
+                        .selection = model.selection.get(),
+                        .profile = options.profile},
+          SchedulerOptions{.num_pages = num_pages}};
+}
+
+void print_profile(const Profile& profile) {
   std::vector<OpKind> kinds;
   std::chrono::nanoseconds total{0};
   for (size_t i = 0; i < kNumOpKinds; ++i) {
     const auto kind = static_cast<OpKind>(i);
-    if (session.profile().line(kind).calls > 0) kinds.push_back(kind);
-    total += session.profile().line(kind).time;
+    if (profile.line(kind).calls > 0) kinds.push_back(kind);
+    total += profile.line(kind).time;
   }
-  std::ranges::sort(kinds, std::greater(), [&](OpKind kind) { return session.profile().line(kind).time; });
+  std::ranges::sort(kinds, std::greater(), [&](OpKind kind) { return profile.line(kind).time; });
   print_log("{:<16} {:>9} {:>11} {:>11} {:>7}\n", "op", "calls", "total ms", "us a call", "share");
   for (const OpKind kind : kinds) {
-    const Profile::Line& line = session.profile().line(kind);
+    const Profile::Line& line = profile.line(kind);
     const double ms = std::chrono::duration<double, std::milli>(line.time).count();
     print_log("{:<16} {:>9} {:>11.2f} {:>11.2f} {:>6.1f}%\n", name(kind), line.calls, ms,
               1000 * ms / static_cast<double>(line.calls),

@@ -8,6 +8,7 @@
 
 #include "cli/arguments.h"
 #include "cli/random_options.h"
+#include "fulgur/engine.h"
 #include "model/load.h"
 #include "runtime/session.h"
 #include "tokenizer/tokenizer.h"
@@ -58,8 +59,10 @@ OpenedModel open_model(FoundModel found, const ModelOptions& options, int64_t ca
 /// The folder's tokenizer.json, if there is one.
 std::optional<Tokenizer> open_tokenizer(const FoundModel& found);
 SessionOptions session_options(const ModelOptions& options, const OpenedModel& model);
+/// An engine over the model, with caches for its cache_tokens; refers to model and tokenizer (or null).
+Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer);
 
 /// The --profile table on stderr: cost by op.
-void print_profile(const Session& session);
+void print_profile(const Profile& profile);
 
 }  // namespace fulgur::cli

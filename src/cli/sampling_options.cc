@@ -1,7 +1,7 @@
 #include "cli/sampling_options.h"
 
 namespace fulgur::cli {
-void add_sampling_options(Arguments& args, SamplingParams& sampling) {
+void add_sampling_options(Arguments& args, Sampling& sampling) {
   const char* group = "Sampling";
   args.add_option("--temperature", sampling.temperature, "0: greedy (default)")
       .number_range(0, 100)

@@ -1,11 +1,11 @@
 #pragma once
 
 #include "cli/arguments.h"
-#include "ops/sample.h"
+#include "fulgur/engine.h"
 
 namespace fulgur::cli {
 
 /// --temperature, --top-k, --top-p, --min-p, --seed. Greedy by default.
-void add_sampling_options(Arguments& args, SamplingParams& sampling);
+void add_sampling_options(Arguments& args, Sampling& sampling);
 
 }  // namespace fulgur::cli

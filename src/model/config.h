@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -78,6 +79,9 @@ struct Config {
   std::optional<Quantization> quantization;  // what is declared; the tensors decide
   std::optional<int64_t> bos_token_id;
   std::vector<int64_t> eos_token_ids;
+  [[nodiscard]] bool is_eos(int64_t id) const {
+    return std::ranges::find(eos_token_ids, id) != eos_token_ids.end();
+  }
 
   [[nodiscard]] bool sparse() const { return index_topk > 0; }
   /// (dn + dr)^-1/2, times m(mscale_all_dim)^2 with yarn.
