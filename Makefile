@@ -14,7 +14,7 @@ PYTEST_PARALLEL := $(PYTEST) -n $(shell nproc) --dist loadgroup  # what measures
 CMAKE_ARGS := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
 FUZZ_SECONDS ?= 20  # of each target
 CTEST_ARGS := --output-on-failure --no-tests=error -j $(shell nproc)
-SOURCES = $(shell find src tests include bench -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' 2>/dev/null)
+SOURCES = $(shell find src tests include bench examples -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' 2>/dev/null)
 
 .PHONY: help build demo check check-long eval compare format tidy clean \
         packages-build packages-check packages-fuzz format-check release-all asan-all tsan-all \

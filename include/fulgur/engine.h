@@ -126,7 +126,8 @@ class Engine {
   /// positions or the caches hold, stop strings without a tokenizer, sampling values out of range.
   Generation submit(Request request);
 
-  /// Text to ids and back; throw bad_request without a tokenizer. Control tokens in the text are parsed.
+  /// A prompt's text to ids (control tokens in it are parsed, BOS is put in front if the model has one), and
+  /// ids to text. Throw bad_request without a tokenizer.
   [[nodiscard]] std::vector<int32_t> encode(std::string_view text) const;
   [[nodiscard]] std::string decode(const std::vector<int32_t>& ids) const;
 

@@ -21,6 +21,7 @@
 #include "cli/streams.h"
 #include "cli/token_lists.h"
 #include "fulgur/engine.h"
+#include "runtime/prompt.h"
 #include "runtime/step_runner.h"
 #include "tokenizer/tokenizer.h"
 
@@ -74,10 +75,7 @@ std::vector<int32_t> prompt_ids(const Options& options, const Config& config, co
   const std::string text = from_file                ? read_text_file(options.file)
                            : *options.prompt == "-" ? read_text_file("-")
                                                     : *options.prompt;
-  std::vector<int32_t> ids = tokenizer->encode(text);
-  if (config.bos_token_id && (ids.empty() || ids.front() != *config.bos_token_id)) {
-    ids.insert(ids.begin(), static_cast<int32_t>(*config.bos_token_id));
-  }
+  std::vector<int32_t> ids = encode_prompt(*tokenizer, config, text);
   if (ids.empty())
     throw Error(ErrorKind::kBadRequest,
                 "The prompt is empty, and this model has no BOS token to begin with.");

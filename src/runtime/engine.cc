@@ -9,6 +9,7 @@
 
 #include "base/available_cpus.h"
 #include "model/load.h"
+#include "runtime/prompt.h"
 #include "runtime/request_check.h"
 #include "runtime/request_state.h"
 #include "runtime/scheduler.h"
@@ -267,7 +268,9 @@ Engine::~Engine() = default;
 
 Generation Engine::submit(Request request) { return Generation(impl_->submit(std::move(request))); }
 
-std::vector<int32_t> Engine::encode(std::string_view text) const { return impl_->tokenizer().encode(text); }
+std::vector<int32_t> Engine::encode(std::string_view text) const {
+  return encode_prompt(impl_->tokenizer(), impl_->runner().config(), text);
+}
 std::string Engine::decode(const std::vector<int32_t>& ids) const { return impl_->tokenizer().decode(ids); }
 StepRunner& Engine::runner() { return impl_->runner(); }
 
