@@ -21,7 +21,7 @@ quick=$([[ ${FULGUR_GPU_CHECK:-} == quick ]] && echo 1 || echo 0)
 find_tests() { find "$build" -type f -name 'cuda_*_test' -perm -u+x 2>/dev/null | sort; }
 if [[ ! -x $build/bin/fulgur || -z $(find_tests) ]]; then
   cmake --preset cuda -S "$source" -B "$build" -DFULGUR_BENCH=OFF >"$out/build.log" 2>&1 &&
-    cmake --build "$build" -j --target fulgur cuda_op_table_test cuda_select_test >>"$out/build.log" 2>&1 ||
+    cmake --build "$build" -j --target fulgur cuda_op_table_test cuda_select_test cuda_prepare_test >>"$out/build.log" 2>&1 ||
     { echo "gpu_check.sh: the build failed; see $out/build.log" >&2; exit 1; }
 fi
 

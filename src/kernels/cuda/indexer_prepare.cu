@@ -15,6 +15,7 @@
 #include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/index_keys.cuh"
+#include "kernels/cuda/indexer_prepare_own.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/product.h"
@@ -106,8 +107,8 @@ __global__ void __launch_bounds__(kThreads) key_kernel(KeyArgs args) {
 }
 
 struct QueryArgs {
-  Matrix<float> queries;    // [T, nI*dI], before rope
-  Matrix<float> projected;  // [T, dI + nI]
+  Matrix<float> queries;            // [T, nI*dI], before rope
+  Matrix<const float> raw_weights;  // [T, nI]
   IndexerShape shape;
   RopeTable rope;
   TokenBatch batch;
@@ -130,7 +131,7 @@ __global__ void __launch_bounds__(kThreads) query_kernel(QueryArgs args) {
   T* out = args.q.row<T>(t) + int64_t{head} * dim;
   const float sigma = put_rounded<T>(x, args.shape, [&](int i, T e) { out[i] = e; });
   if (threadIdx.x == 0)
-    args.head_weights.row(t)[head] = args.projected.row(t)[dim + head] * args.weight_scale * sigma;
+    args.head_weights.row(t)[head] = args.raw_weights.row(t)[head] * args.weight_scale * sigma;
 }
 
 /// Outputs [first, first + w.rows) of [W_k; W_w] x.
@@ -163,6 +164,44 @@ void project(Stream& stream, const IndexerPrepare& op, const Operand& x, const O
   }
 }
 
+/// `op` over the tokens of a tile.
+void make_keys(const Stream& stream, const IndexerPrepare& op, const TokenBatch& batch,
+               const Matrix<float>& projected) {
+  with_key_element(op.keys.dtype, [&](auto element) {
+    launch(stream, "the kernel indexer_prepare (keys)",
+           {.blocks = dim3(static_cast<unsigned>(batch.num_tokens)),
+            .threads = kThreads,
+            .shared_bytes = static_cast<size_t>(op.shape.head_dim) * sizeof(float),
+            .pdl = op.projection != IndexerProjection::kOverlapped},
+           key_kernel<decltype(element)>,
+           KeyArgs{projected, op.weights.k_norm_gain, op.weights.k_norm_bias, op.shape, op.rope, batch,
+                   op.keys});
+  });
+}
+
+/// The same for its queries; `raw_weights` times `weight_scale` become head weights.
+void make_queries(const Stream& stream, Arena& arena, const IndexerPrepare& op, const TokenBatch& batch,
+                  int64_t first, const Matrix<const float>& raw_weights, float weight_scale) {
+  const int64_t count = batch.num_tokens;
+  const Operand queries = arena.operand(DType::kF32, count, op.weights.wq_b.rows);
+  multiply(stream, {.x = rows_of(op.q_latent, first, count), .w = op.weights.wq_b, .y = queries});
+  with_key_element(op.keys.dtype, [&](auto element) {
+    launch(stream, "the kernel indexer_prepare (queries)",
+           {.blocks = dim3(static_cast<unsigned>(count * op.shape.num_heads)),
+            .threads = kThreads,
+            .shared_bytes = static_cast<size_t>(op.shape.head_dim) * sizeof(float)},
+           query_kernel<decltype(element)>,
+           QueryArgs{{static_cast<float*>(queries.data), count, queries.cols},
+                     raw_weights,
+                     op.shape,
+                     op.rope,
+                     batch,
+                     rows_of(op.q, first, count),
+                     {op.head_weights.row(first), count, op.head_weights.cols, op.head_weights.stride},
+                     weight_scale});
+  });
+}
+
 }  // namespace
 
 }  // namespace fulgur::cuda
@@ -170,10 +209,15 @@ void project(Stream& stream, const IndexerPrepare& op, const Operand& x, const O
 namespace fulgur {
 
 void queue_projection(Context& context, const IndexerPrepare& op, const Operand& projected) {
-  cuda::project(*context.stream, op, op.x, projected);
+  cuda::Stream& stream = *context.stream;
+  if (cuda::runs_own_kernels(stream) && cuda::own_projection_takes(op))
+    return cuda::own_projection(stream, op, projected);
+  cuda::project(stream, op, op.x, projected);
 }
 
-bool has_tuned_kernels(const IndexerPrepare&) { return false; }
+bool has_tuned_kernels(const IndexerPrepare& op) {
+  return cuda::own_projection_takes(op) && cuda::own_queries_take(op);
+}
 
 }  // namespace fulgur
 
@@ -181,41 +225,23 @@ namespace fulgur::cuda {
 
 void indexer_prepare(Context& context, const IndexerPrepare& op) {
   Stream& stream = *context.stream;
-  const IndexerShape& shape = op.shape;
+  if (runs_own_kernels(stream) && own_projection_takes(op)) {
+    own_keys(stream, op);
+    if (own_queries_take(op)) return own_queries(stream, op);
+    const ArenaScope scope(*context.arena);
+    return make_queries(stream, *context.arena, op, op.batch, 0, op.head_weights, 1);
+  }
+  const auto weight_scale =
+      static_cast<float>(1.0 / std::sqrt(double{1} * op.shape.num_heads * op.shape.head_dim));
   for_each_tile(op.batch, kTileTokens, [&](const TokenBatch& batch, int64_t first) {
     const ArenaScope scope(*context.arena);
     const int64_t count = batch.num_tokens;
     const Operand projected = context.arena->operand(DType::kF32, count, op.weights.wk_weights_proj.rows);
-    const Operand queries = context.arena->operand(DType::kF32, count, op.weights.wq_b.rows);
-    const Matrix<float> projected_rows{static_cast<float*>(projected.data), count, projected.cols};
-
+    const Matrix<float> rows{static_cast<float*>(projected.data), count, projected.cols};
     project(stream, op, rows_of(op.x, first, count), projected);
-    const size_t shared = static_cast<size_t>(shape.head_dim) * sizeof(float);
-    with_key_element(op.keys.dtype, [&](auto element) {
-      using T = decltype(element);
-      launch(stream, "the kernel indexer_prepare (keys)",
-             {.blocks = dim3(static_cast<unsigned>(count)),
-              .threads = kThreads,
-              .shared_bytes = shared,
-              .pdl = op.projection != IndexerProjection::kOverlapped},
-             key_kernel<T>,
-             KeyArgs{projected_rows, op.weights.k_norm_gain, op.weights.k_norm_bias, shape, op.rope, batch,
-                     op.keys});
-      multiply(stream, {.x = rows_of(op.q_latent, first, count), .w = op.weights.wq_b, .y = queries});
-      launch(stream, "the kernel indexer_prepare (queries)",
-             {.blocks = dim3(static_cast<unsigned>(count * shape.num_heads)),
-              .threads = kThreads,
-              .shared_bytes = shared},
-             query_kernel<T>,
-             QueryArgs{{static_cast<float*>(queries.data), count, queries.cols},
-                       projected_rows,
-                       shape,
-                       op.rope,
-                       batch,
-                       rows_of(op.q, first, count),
-                       {op.head_weights.row(first), count, op.head_weights.cols, op.head_weights.stride},
-                       static_cast<float>(1.0 / std::sqrt(double{1} * shape.num_heads * shape.head_dim))});
-    });
+    make_keys(stream, op, batch, rows);
+    make_queries(stream, *context.arena, op, batch, first,
+                 {rows.data + op.shape.head_dim, count, op.shape.num_heads, rows.stride}, weight_scale);
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/indexer_prepare_tuned.h"
 
 namespace fulgur {
 namespace cuda {
@@ -13,10 +14,16 @@ Stream::Stream(CudaOptions options) : options_(options) {
   check(cudaStreamCreateWithFlags(&side_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   check(cudaEventCreateWithFlags(&forked_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   check(cudaEventCreateWithFlags(&joined_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  void* partials = nullptr;
+  check(cudaMalloc(&partials, kProjectBytes), "cudaMalloc");
+  projection_partials_ = static_cast<uint32_t*>(partials);
+  check(cudaMemset(partials, 0xff, kProjectBytes), "cudaMemset");
+  check(cudaDeviceSynchronize(), "cudaMemset");
 }
 
 Stream::~Stream() {
   // Nothing to do about a failure here; one that matters shows in the next call.
+  static_cast<void>(cudaFree(projection_partials_));
   for (const cudaEvent_t event : {joined_, forked_}) static_cast<void>(cudaEventDestroy(event));
   for (const cudaStream_t stream : {side_, main_}) static_cast<void>(cudaStreamDestroy(stream));
 }

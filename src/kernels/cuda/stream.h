@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
 #include <memory>
 
 #include "kernels/cuda/cublas_lt.h"
@@ -29,6 +30,9 @@ class Stream {
 
   /// Opened at its first use.
   CublasLt& cublas_lt();
+  /// Scratch of the own projection, which one launch leaves as the next one needs it
+  /// (kernels/cuda/indexer_prepare_tuned.h).
+  [[nodiscard]] uint32_t* projection_partials() const { return projection_partials_; }
 
   [[nodiscard]] bool pdl() const { return options_.pdl; }
   [[nodiscard]] bool tuned() const { return options_.tuned; }
@@ -42,6 +46,7 @@ class Stream {
   cudaEvent_t forked_ = nullptr;
   cudaEvent_t joined_ = nullptr;
   std::unique_ptr<CublasLt> cublas_lt_;
+  uint32_t* projection_partials_ = nullptr;
 };
 
 }  // namespace fulgur::cuda

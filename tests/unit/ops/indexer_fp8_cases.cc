@@ -16,19 +16,23 @@ namespace {
 class IndexerPrepareFp8Case : public OpCase<IndexerPrepareFp8Case> {
  public:
   IndexerPrepareFp8Case(Machine& machine, Random& random, const Dims& dims, DType operand, WeightForm form,
-                        IndexerProjection projection, const IndexerShape& shape)
+                        IndexerProjection projection, const IndexerShape& shape, bool as_published = false)
       : shape_(shape),
         projection_(projection),
         batch_(machine, random, dims.batch),
         rope_(machine, dims, batch_.max_context()),
-        wk_weights_proj_(machine.add_weight(random, form, dims.index_dim + dims.index_heads, dims.hidden)),
+        wk_weights_proj_(machine.add_weight(random, form, dims.index_dim + dims.index_heads, dims.hidden,
+                                            /*aligned=*/as_published)),
         k_norm_gain_(machine.add_gain(random, form, dims.index_dim)),
         k_norm_bias_(
             machine.add(stored_dtype(plain_beside(form)), 1, dims.index_dim).fill_normal(random, 0.5)),
-        wq_b_(machine.add_weight(random, form, int64_t{dims.index_heads} * dims.index_dim, dims.q_lora)),
-        x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = 4}).fill_normal(random, 1)),
-        q_latent_(
-            machine.add(operand, batch_.num_tokens(), dims.q_lora, {.padding = 2}).fill_normal(random, 1)),
+        wq_b_(machine.add_weight(random, as_published ? WeightForm::kFp8 : form,
+                                 int64_t{dims.index_heads} * dims.index_dim, dims.q_lora,
+                                 /*aligned=*/as_published)),
+        x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = as_published ? 8 : 4})
+               .fill_normal(random, 1)),
+        q_latent_(machine.add(operand, batch_.num_tokens(), dims.q_lora, {.padding = as_published ? 8 : 2})
+                      .fill_normal(random, 1)),
         q_(machine.add_output(DType::kF8E4M3, batch_.num_tokens(),
                               int64_t{dims.index_heads} * dims.index_dim)),
         head_weights_(machine.add_output(DType::kF32, batch_.num_tokens(), dims.index_heads)),
@@ -108,6 +112,27 @@ class IndexerPrepareFp8Case : public OpCase<IndexerPrepareFp8Case> {
   std::vector<int64_t> written_;
 };
 
+/// The indexers of V3.2 and GLM-5 as they are, which have kernels of their own.
+const std::vector<Dims>& published_dims() {
+  static const std::vector<Dims> kDims = {{.name = "published_v32",
+                                           .hidden = 7168,
+                                           .q_lora = 1536,
+                                           .rope = 64,
+                                           .index_heads = 64,
+                                           .index_dim = 128,
+                                           .index_interleave = false,
+                                           .batch = {{0, 2}, {61, 6}, {130, 2}}},
+                                          {.name = "published_glm",
+                                           .hidden = 6144,
+                                           .q_lora = 2048,
+                                           .rope = 64,
+                                           .index_heads = 32,
+                                           .index_dim = 128,
+                                           .index_interleave = true,
+                                           .batch = {{0, 2}, {61, 6}, {130, 2}}}};
+  return kDims;
+}
+
 }  // namespace
 
 std::vector<TableRow> indexer_prepare_fp8_rows() {
@@ -119,6 +144,17 @@ std::vector<TableRow> indexer_prepare_fp8_rows() {
   constexpr Variant kVariants[] = {
       {false, true, "fp8"}, {true, true, "fp8_hadamard"}, {false, false, "fp8_any_scale"}};
   std::vector<TableRow> rows;
+  for (const Dims& dims : published_dims()) {
+    rows.push_back({.name = "indexer_prepare_" + std::string(dims.name) + "_fp8",
+                    .make =
+                        [&dims](Machine& m, Random& r, int) {
+                          return std::make_unique<IndexerPrepareFp8Case>(
+                              m, r, dims, DType::kBf16, WeightForm::kBf16, IndexerProjection::kFused,
+                              indexer_shape(dims), /*as_published=*/true);
+                        },
+                    .fp8_keys = true,
+                    .by_library = true});  // without the tuned kernels
+  }
   for (const Dims& dims : all_dims()) {
     if (dims.index_heads == 0) continue;
     for (const Variant& variant : kVariants) {

@@ -48,9 +48,9 @@ WeightBuffer& Machine::add_weight(Random& random, WeightForm form, int64_t rows,
     data.fill_normal(random, deviation);
   } else if (form == WeightForm::kFp8) {
     data.fill([&](int64_t, int64_t) { return random_e4m3(random); });
-    weight.first_row = random.integer(0, 1) * random.integer(1, 2 * kBlock);
+    weight.first_row = aligned ? 0 : random.integer(0, 1) * random.integer(1, 2 * kBlock);
     const int64_t whole_rows = weight.first_row + rows + random.integer(0, 3);
-    const auto kind = random.integer(0, 3);
+    const auto kind = aligned ? 2 : random.integer(0, 3);
     weight.block_rows = kind == 0 ? 1 : kind == 1 ? whole_rows : kBlock;
     weight.block_cols = kind < 2 ? cols : kBlock;
     scales = &add(DType::kF32, (whole_rows + weight.block_rows - 1) / weight.block_rows,

@@ -51,8 +51,8 @@ class Machine {
   Buffer& add(DType dtype, int64_t rows, int64_t cols, Buffer::Layout layout = {});
   /// A weight as a mapped file may hold it: aligned to its elements only unless it is to be aligned to 64
   /// bytes, normal values of deviation 1 / sqrt(cols), or codes and scales that come to about that. FP8 has
-  /// blocks, rows or a matrix of one scale, and may be rows of a larger matrix; NVFP4 of a width that its
-  /// groups don't divide is bf16.
+  /// blocks, rows or a matrix of one scale, and may be rows of a larger matrix (aligned: blocks, a matrix of
+  /// its own); NVFP4 of a width that its groups don't divide is bf16.
   WeightBuffer& add_weight(Random& random, WeightForm form, int64_t rows, int64_t cols, bool aligned = false);
   /// The gain of a norm, in a plain form: around 1.
   Buffer& add_gain(Random& random, WeightForm form, int64_t cols);
