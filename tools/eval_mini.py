@@ -35,6 +35,12 @@ SWEEP_TOLERANCE = 0.02
 PERPLEXITY_TOLERANCE = 1e-3
 
 
+# MTP as an engine runs it, one draft a step: (accepted, drafted) in float64.
+MTP_PROMPT, MTP_NEW = 48, 64
+MTP_ACCEPTED = (1391, 1910)
+MTP_TOLERANCE = {"native": 0.05, "full": 0.01}
+
+
 @dataclass
 class Finding:
     """One line of the report."""
@@ -146,6 +152,31 @@ def distance(sequences, base, other):
     return {"tokens": count, "ppl": math.exp(nats / count), "kl_to_k128": divergence / count, "top1_to_k128": same / count}
 
 
+def accepted_drafts(rows, precision):
+    """(accepted, drafted): each row's first tokens continued greedily, one draft a step, until MTP_NEW tokens are there."""
+    prompts = [row["ids"][:MTP_PROMPT] for row in rows]
+    longest = MTP_NEW + 1  # the last step's accepted draft may come on top
+    greedy = logits(prompts, precision=precision, last=True, greedy=longest, timeout=None)
+    whole = [prompt + greedy[f"greedy.{i}"].tolist() for i, prompt in enumerate(prompts)]
+    mtp = logits(whole, precision=precision, last=True, mtp=True, timeout=None)
+    accepted = drafted = 0
+    for i, tokens in enumerate(whole):
+        drafts = mtp[f"mtp_logits.{i}"].argmax(-1)  # that of row t is for token t + 2
+        last = MTP_PROMPT  # the newest token
+        while last - MTP_PROMPT + 1 < MTP_NEW:
+            right = bool(drafts[last - 1] == tokens[last + 1])
+            drafted += 1
+            accepted += right
+            last += 1 + right
+    return accepted, drafted
+
+
+def mtp_finding(found, precision):
+    share, expected = found[0] / found[1], MTP_ACCEPTED[0] / MTP_ACCEPTED[1]
+    return Finding(f"mtp, {precision}: drafts accepted", f"{MTP_ACCEPTED[0]}/{MTP_ACCEPTED[1]}", f"{found[0]}/{found[1]}",
+                   abs(share / expected - 1) <= MTP_TOLERANCE[precision])
+
+
 def expected_sweep():
     """{index_topk: {"prose512": {...}, "prose4000": {...}}}; 8192 is every key."""
     return {int(k): row for k, row in json.loads((MINI / "expected" / "sweep.json").read_text()).items()}
@@ -234,6 +265,13 @@ def part_collapse(precisions, progress):
         yield from collapse_findings(retrieval(rows, progress, name, precision="full", selection=selection)[0], name, expected)
 
 
+def part_mtp(precisions, progress):
+    rows = rows_of("kjv")
+    for precision in precisions:
+        yield mtp_finding(accepted_drafts(rows, precision), precision)
+        progress.add(len(rows) * (MTP_PROMPT + MTP_NEW), f"mtp, {precision}")
+
+
 def part_sweep(precisions, progress):
     del precisions  # only full precision is near enough to compare
     for length in (512, 4000):
@@ -252,12 +290,13 @@ def cost(part, precisions):
         "retrieval": tokens["retrieval"] * (len(precisions) + 1),
         "long": tokens["retrieval-long"] * len(precisions),
         "collapse": tokens["retrieval"] * 2,
+        "mtp": len(rows_of("kjv")) * (MTP_PROMPT + MTP_NEW) * len(precisions),
         "sweep": sum(map(len, prose_rows(512) + prose_rows(4000))) * len(expected_sweep()),
     }[part]
 
 
 PARTS = {"arithmetic": part_arithmetic, "kjv": part_kjv, "retrieval": part_retrieval, "long": part_long, "collapse": part_collapse,
-         "sweep": part_sweep}
+         "mtp": part_mtp, "sweep": part_sweep}
 
 
 def table(findings, heading=""):

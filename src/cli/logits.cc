@@ -58,12 +58,18 @@ OutputTensor make_tensor(std::string name, DType dtype, std::vector<int64_t> sha
   return {std::move(name), dtype, std::move(shape), {bytes, bytes + values.size() * sizeof(T)}};
 }
 
-/// Collects what one prompt's steps compute, row after row.
+/// Collects what one prompt's steps compute, row after row; of the MTP layer, behind the others, what it
+/// leaves in the residual stream.
 class Recorder : public StepObserver {
  public:
   /// `topk_cols`: the most positions of a row.
   Recorder(const Options& options, const Session& session, int64_t num_tokens, int64_t topk_cols)
-      : options_(options), backend_(session.backend()), num_tokens_(num_tokens), topk_cols_(topk_cols) {}
+      : options_(options),
+        backend_(session.backend()),
+        mtp_layer_(static_cast<int>(session.config().num_hidden_layers)),
+        hidden_size_(session.config().hidden_size),
+        num_tokens_(num_tokens),
+        topk_cols_(topk_cols) {}
 
   [[nodiscard]] bool wants_scores() const override { return options_.dumps("scores"); }
   [[nodiscard]] bool wants_router() const override { return options_.dumps("router"); }
@@ -76,6 +82,7 @@ class Recorder : public StepObserver {
     std::ranges::transform(sum, delta, std::back_inserter(rows), std::plus());
   }
   void scores(int layer, Matrix<const float> scores) override {
+    if (layer == mtp_layer_) return;
     for (int64_t t = 0; t < scores.rows; ++t) {
       std::vector<float> row = fetch(Matrix<const float>(scores.row(t), 1, scores.cols), scores.cols);
       row.resize(static_cast<size_t>(num_tokens_), 0.0F);
@@ -83,7 +90,7 @@ class Recorder : public StepObserver {
     }
   }
   void selected(int layer, Matrix<const int32_t> selected) override {
-    if (!options_.topk) return;
+    if (!options_.topk || layer == mtp_layer_) return;
     if (options_.model.selection != "all") {
       for (int64_t t = 0; t < selected.rows; ++t) {
         std::vector<int32_t> row =
@@ -100,6 +107,7 @@ class Recorder : public StepObserver {
     }
   }
   void router(int layer, Matrix<const int32_t> experts, Matrix<const float> weights) override {
+    if (layer == mtp_layer_) return;
     append(experts_[layer], fetch(experts, experts.cols));
     append(weights_[layer], fetch(weights, weights.cols));
   }
@@ -107,6 +115,7 @@ class Recorder : public StepObserver {
   void write_to(std::vector<OutputTensor>& out, size_t prompt) const {
     const auto tensor = [&](const char* what, DType dtype, const auto& by_layer) {
       for (const auto& [layer, values] : by_layer) {
+        if (layer == mtp_layer_) continue;
         const auto cols = static_cast<int64_t>(values.size()) / num_tokens_;
         out.push_back(
             make_tensor(fmt::format("{}.{}.{}", what, prompt, layer), dtype, {num_tokens_, cols}, values));
@@ -117,6 +126,11 @@ class Recorder : public StepObserver {
     tensor("topk", DType::kI32, selected_);
     tensor("router_experts", DType::kI32, experts_);
     tensor("router_weights", DType::kF32, weights_);
+    if (!options_.model.mtp || !options_.dumps("hidden")) return;
+    const auto mtp = hidden_.find(mtp_layer_);
+    out.push_back(make_tensor(fmt::format("mtp_hidden.{}", prompt), DType::kF32,
+                              {num_tokens_ - 1, hidden_size_},
+                              mtp == hidden_.end() ? std::vector<float>() : mtp->second));
   }
 
  private:
@@ -136,6 +150,8 @@ class Recorder : public StepObserver {
 
   const Options& options_;
   const Backend& backend_;
+  int mtp_layer_;
+  int64_t hidden_size_;
   int64_t num_tokens_;
   int64_t topk_cols_;
   std::map<int, std::vector<float>> hidden_;
@@ -221,21 +237,27 @@ void run_prompt(Session& session, const Options& options, size_t prompt, const s
   const int sequence = session.open();
   const SamplingParams greedy;
   std::vector<float> logits;
+  std::vector<float> mtp_logits;
+  const auto append_to = [](std::vector<float>& all) {
+    return [&all](int, int64_t, Matrix<const float> rows) {
+      all.insert(all.end(), rows.data, rows.data + rows.rows * rows.cols);
+    };
+  };
   const Work work{.sequence = sequence,
                   .tokens = tokens,
                   .logits = options.last ? Wanted::kLast : Wanted::kAll,
                   .sampling = options.greedy > 0 ? &greedy : nullptr};
-  const int32_t next = session
-                           .run(std::span(&work, 1),
-                                [&](int, int64_t, Matrix<const float> rows) {
-                                  logits.insert(logits.end(), rows.data, rows.data + rows.rows * rows.cols);
-                                })
-                           .front();
+  const LogitsSink mtp_sink = options.model.mtp ? LogitsSink(append_to(mtp_logits)) : nullptr;
+  const int32_t next = session.run(std::span(&work, 1), append_to(logits), mtp_sink).front();
   session.set_observer(nullptr);
   if (!options.inject_topk.empty()) session.set_selection(nullptr);  // what follows selects for itself
   out.push_back(make_tensor(fmt::format("logits.{}", prompt), DType::kF32,
                             {options.last ? 1 : num_tokens, session.config().vocab_size}, logits));
   recorder.write_to(out, prompt);
+  if (options.model.mtp) {
+    out.push_back(make_tensor(fmt::format("mtp_logits.{}", prompt), DType::kF32,
+                              {num_tokens - 1, session.config().vocab_size}, mtp_logits));
+  }
   if (options.greedy > 0) {
     out.push_back(make_tensor(fmt::format("greedy.{}", prompt), DType::kI64, {options.greedy},
                               continue_greedily(session, sequence, next, options.greedy)));
@@ -334,6 +356,7 @@ std::function<int()> declare_logits(Arguments& args) {
   args.add_option("--chunk", options->chunk, "Prefill this many tokens at a time (default: 512)")
       .integer_range(1, int64_t{1} << 20)
       .type_name("C");
+  args.add_flag("--mtp", options->model.mtp, "Also the logits of the layer for multi-token prediction");
   add_model_options(args, options->model);
   inject.excludes(args.get_option("--selection"));
   args.footer(

@@ -120,7 +120,8 @@ FoundModel find_model(const ModelOptions& options) {
   } else {
     found.folder = model_folder(options);
   }
-  found.planned = plan_loading(read_files(options, found.folder), options.precision);
+  found.planned =
+      plan_loading(read_files(options, found.folder), {.precision = options.precision, .mtp = options.mtp});
   Config& config = found.planned.config;
   if (options.index_topk) override_index_topk(config, *options.index_topk);
   if (!config.sparse() && options.selection != "indexer") {
@@ -140,7 +141,7 @@ OpenedModel open_model(FoundModel found, const ModelOptions& options, int64_t ca
   const std::string name = found.planned.name;
   if (options.random.chosen()) {
     check_fits(memory_need(found.config(), options.precision, found.planned.plan, found.planned.catalog,
-                           cache_tokens));
+                           cache_tokens, options.mtp));
   }
   OpenedModel opened{.selection = make_selection(options), .cache_tokens = cache_tokens};
   {
@@ -172,6 +173,7 @@ SessionOptions session_options(const ModelOptions& options, const OpenedModel& m
           .precision = options.precision,
           .projection = options.projection,
           .cache_tokens = model.cache_tokens,
+          .mtp = options.mtp,
           .selection = model.selection.get(),
           .profile = options.profile};
 }

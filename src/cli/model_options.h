@@ -25,6 +25,7 @@ struct ModelOptions {
   IndexerProjection projection = IndexerProjection::kFused;
   Precision precision = Precision::kNative;
   bool profile = false;
+  bool mtp = false;      // the command runs the MTP layer too
   RandomOptions random;  // instead of `model`
 };
 

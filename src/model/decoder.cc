@@ -1,7 +1,5 @@
 #include "model/decoder.h"
 
-#include <algorithm>
-
 #include "ops/embed.h"
 #include "ops/linear.h"
 
@@ -18,21 +16,16 @@ Decoder::Decoder(const Config& config, const ModelWeights& weights) : config_(co
   }
 }
 
-Operand Decoder::forward(Step& step) const {
+void Decoder::forward(Step& step, const Operand& hidden) const {
   Arena& arena = *step.context.arena;
   const int64_t num_tokens = step.batch.num_tokens;
   Residual residual{.sum = arena.matrix<float>(num_tokens, config_.hidden_size),
                     .delta = arena.matrix<float>(num_tokens, config_.hidden_size)};
-  if (config_.sparse()) {
-    // No row has more candidates than max_context, whatever index_topk allows.
-    const int64_t width =
-        step.selection == nullptr ? config_.index_topk : step.selection->width(config_.index_topk);
-    step.selected = arena.matrix<int32_t>(num_tokens, std::min<int64_t>(width, step.batch.max_context));
-  }
+  allocate_selection(step, config_);
 
   run(step.context, Embed{step.batch, weights_.embed, residual.sum});
   for (const DecoderLayer& layer : layers_) layer.forward(step, residual);
-  return add_norm(step, residual, weights_.norm, static_cast<float>(config_.rms_norm_eps));
+  add_norm(step, residual, weights_.norm, static_cast<float>(config_.rms_norm_eps), hidden);
 }
 
 void Decoder::lm_head(Step& step, const Operand& hidden, const int32_t* rows, Matrix<float> logits) const {

@@ -15,8 +15,8 @@ class Decoder {
  public:
   Decoder(const Config& config, const ModelWeights& weights);
 
-  /// F = RMS(H; norm) of every token of the batch, [num_tokens, hidden], in the step's arena.
-  Operand forward(Step& step) const;
+  /// F = RMS(H; norm) of every token of the batch: out [num_tokens, hidden], in the step's operand dtype.
+  void forward(Step& step, const Operand& hidden) const;
   /// Logits of the rows of F that are wanted: out [num_rows, vocab].
   void lm_head(Step& step, const Operand& hidden, const int32_t* rows, Matrix<float> logits) const;
 

@@ -1,5 +1,7 @@
 #include "model/layer.h"
 
+#include <algorithm>
+
 #include "ops/attention_prepare.h"
 #include "ops/ffn.h"
 #include "ops/indexer_select.h"
@@ -8,15 +10,28 @@
 
 namespace fulgur {
 
-Operand add_norm(Step& step, Residual& residual, const Weight& gain, float eps) {
-  const Operand out = step.context.arena->operand(step.operand_dtype, residual.sum.rows, residual.sum.cols);
+void add_norm(Step& step, Residual& residual, const Weight& gain, float eps, const Operand& out) {
   if (residual.pending) {
     run(step.context, AddRmsNorm{residual.sum, residual.delta, gain, eps, out});
     residual.pending = false;
   } else {
     run(step.context, RmsNorm{residual.sum, gain, eps, out});
   }
+}
+
+Operand add_norm(Step& step, Residual& residual, const Weight& gain, float eps) {
+  const Operand out = step.context.arena->operand(step.operand_dtype, residual.sum.rows, residual.sum.cols);
+  add_norm(step, residual, gain, eps, out);
   return out;
+}
+
+void allocate_selection(Step& step, const Config& config) {
+  if (!config.sparse()) return;
+  const int64_t width =
+      step.selection == nullptr ? config.index_topk : step.selection->width(config.index_topk);
+  // No row has more candidates than max_context, whatever index_topk allows.
+  step.selected = step.context.arena->matrix<int32_t>(step.batch.num_tokens,
+                                                      std::min<int64_t>(width, step.batch.max_context));
 }
 
 Indexer::Indexer(const Config& config, int layer, const IndexerWeights& weights)

@@ -70,6 +70,11 @@ class DecoderLayer {
 };
 
 /// out = RMS(residual), with the pending delta folded in first.
+void add_norm(Step& step, Residual& residual, const Weight& gain, float eps, const Operand& out);
+/// The same in the step's arena.
 Operand add_norm(Step& step, Residual& residual, const Weight& gain, float eps);
+
+/// Room for step.selected in the step's arena, if the model has an indexer.
+void allocate_selection(Step& step, const Config& config);
 
 }  // namespace fulgur

@@ -135,6 +135,17 @@ void notice_damage(ModelPlan& plan, const Config& config, Precision precision, c
       others == 0 ? "" : fmt::format(" ({} more problem{} there.)", others, others == 1 ? "" : "s")));
 }
 
+Problem without_mtp(const ModelFiles& files) {
+  const int64_t layer = files.config->num_hidden_layers;
+  return {.kind = ErrorKind::kBadRequest,
+          .message = "This model has no layer for multi-token prediction.",
+          .expected = fmt::format("num_nextn_predict_layers = 1 in config.json, and model.layers.{}", layer),
+          .found = files.config->num_nextn_predict_layers == 0
+                       ? std::string("num_nextn_predict_layers = 0")
+                       : fmt::format("no tensor of model.layers.{}", layer),
+          .todo = "choose a model that has one, or do without its drafts"};
+}
+
 }  // namespace
 
 ModelPlan plan_model(const Config& config, Precision precision, const Catalog& catalog, bool with_mtp,
@@ -149,7 +160,6 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
   append(plan, main_slots(config, precision, *plan.weights));
   plan.num_main = plan.parameters.size();
   const std::string mtp_prefix = fmt::format("model.layers.{}.", config.num_hidden_layers);
-  bool use_mtp = false;
   if (config.num_nextn_predict_layers > 0) {
     if (!holds_layer(catalog, mtp_prefix, ignore_rules(config, /*with_mtp=*/true))) {
       if (!catalog.gaps.may_hold(mtp_prefix + "enorm.weight")) {
@@ -158,13 +168,13 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
             config.num_hidden_layers));
       }
     } else if (with_mtp) {
-      use_mtp = true;
+      plan.mtp = true;
       append_mtp(plan, config, precision, catalog, mtp_prefix);
     } else {
       notice_damage(plan, config, precision, catalog, mtp_prefix);
     }
   }
-  std::vector<IgnoreRule> rules = ignore_rules(config, use_mtp);
+  std::vector<IgnoreRule> rules = ignore_rules(config, plan.mtp);
   const std::optional<Problem> dense_with_indexer = refuse_indexer_of_dense_model(config, catalog);
   if (dense_with_indexer) rules.push_back({"indexer of a model without one", std::string(kIndexerTensors)});
   plan.load = resolve_for(config, plan.parameters, rules, catalog, readable_forms);
@@ -201,10 +211,11 @@ std::optional<ModelPlan> plan_files(ModelFiles& files, Precision precision, bool
   return plan;
 }
 
-PlannedModel plan_loading(ModelFiles files, Precision precision) {
+PlannedModel plan_loading(ModelFiles files, const LoadOptions& options) {
   try {
-    std::optional<ModelPlan> plan = plan_files(files, precision, /*with_mtp=*/false);
+    std::optional<ModelPlan> plan = plan_files(files, options.precision, options.mtp);
     if (!files.problems.empty()) throw Error(std::move(files.problems));
+    if (options.mtp && !plan->mtp) throw Error(without_mtp(files));
     return {.name = files.name,
             .config = std::move(*files.config),
             .catalog = std::move(*files.catalog),
@@ -231,9 +242,14 @@ LoadedModel load(PlannedModel planned, int num_threads, const LoadProgress& prog
   }
 }
 
+LoadedModel load_model(const std::filesystem::path& folder, const LoadOptions& options, int num_threads,
+                       const LoadProgress& progress) {
+  return load(plan_loading(read_model_files(folder), options), num_threads, progress);
+}
+
 LoadedModel load_model(const std::filesystem::path& folder, Precision precision, int num_threads,
                        const LoadProgress& progress) {
-  return load(plan_loading(read_model_files(folder), precision), num_threads, progress);
+  return load_model(folder, LoadOptions{.precision = precision}, num_threads, progress);
 }
 
 }  // namespace fulgur

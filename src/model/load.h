@@ -20,6 +20,7 @@ struct ModelPlan {
   size_t num_main = 0;                    // how many are the main model's
   std::vector<Weight*> slots;             // parallel to `parameters`, into `weights`
   LoadPlan load;                          // parallel to `parameters`; with all problems
+  bool mtp = false;                       // the MTP layer's are among them
   std::vector<std::string> notices;
 };
 
@@ -51,7 +52,12 @@ struct LoadedModel {
   std::vector<std::string> notices;  // each a sentence for the user
 };
 
-/// A model that is about to be loaded, without its MTP layer.
+struct LoadOptions {
+  Precision precision = Precision::kNative;
+  bool mtp = false;  // the MTP layer too; a model without one, or with a damaged one, is refused
+};
+
+/// A model that is about to be loaded.
 struct PlannedModel {
   std::string name;
   Config config;
@@ -60,10 +66,12 @@ struct PlannedModel {
 };
 
 /// Throws an Error with every structural problem, before a byte of weights is read.
-PlannedModel plan_loading(ModelFiles files, Precision precision);
+PlannedModel plan_loading(ModelFiles files, const LoadOptions& options);
 LoadedModel load(PlannedModel planned, int num_threads, const LoadProgress& progress = nullptr);
 
 /// Both for a checkpoint folder.
+LoadedModel load_model(const std::filesystem::path& folder, const LoadOptions& options, int num_threads,
+                       const LoadProgress& progress = nullptr);
 LoadedModel load_model(const std::filesystem::path& folder, Precision precision, int num_threads,
                        const LoadProgress& progress = nullptr);
 

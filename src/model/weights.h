@@ -48,6 +48,9 @@ struct ModelWeights {
   Weight head;   // [vocab, hidden]; the embedding when tied
   std::vector<LayerWeights> layers;
   MtpWeights mtp;
+
+  /// Whether the MTP layer was loaded.
+  [[nodiscard]] bool has_mtp() const { return mtp.eh_proj.present(); }
 };
 
 /// A parameter and where its weight goes.

@@ -7,6 +7,7 @@ namespace fulgur {
 
 struct Context;
 struct Embed;
+struct MtpInput;
 struct RmsNorm;
 struct AddRmsNorm;
 struct Linear;
@@ -28,7 +29,8 @@ struct Sample;
 struct Backend {
   std::string_view name;  // "cpu avx2"
 
-  bool fp8_keys = false;  // whether index keys may be e4m3 (ops/paged_cache.h)
+  bool fp8_keys = false;     // whether index keys may be e4m3 (ops/paged_cache.h)
+  bool later_start = false;  // whether attention may begin behind position 0 (TokenBatch::first_position)
 
   void* (*allocate)(size_t bytes);  // 64-byte aligned; throws std::bad_alloc, on a GPU `device`
   void (*release)(void* data);
@@ -37,6 +39,7 @@ struct Backend {
 
   // Null where a back end has no kernel for the op (yet): run() then throws.
   void (*embed)(Context&, const Embed&);
+  void (*mtp_input)(Context&, const MtpInput&);
   void (*rms_norm)(Context&, const RmsNorm&);
   void (*add_rms_norm)(Context&, const AddRmsNorm&);
   void (*linear)(Context&, const Linear&);

@@ -13,7 +13,7 @@ struct Context;
 
 /// DSA's selection: for each query token, the index_topk cached tokens that attention may read.
 ///
-///   score[t, s] = sum_h head_weights[t, h] * max(0, q[t, h] . k[s])        s <= position[t]
+///   score[t, s] = sum_h head_weights[t, h] * max(0, q[t, h] . k[s])    first_position <= s <= position[t]
 ///
 /// (FP8: q and k are codes, and the sum is multiplied by the key's sigma_k. Tensor cores keep about 14 bits
 /// of a sum of FP8 products.) Higher score first, then the lower position, exactly, of the scores this kernel
@@ -31,15 +31,15 @@ struct IndexerSelect {
 };
 void run(Context&, const IndexerSelect&);
 
-/// The scores themselves, bit for bit those IndexerSelect ranks, for dumps and tests: 0 where s >
-/// position[t].
+/// The scores themselves, bit for bit those IndexerSelect ranks, for dumps and tests: 0 where s <
+/// first_position or s > position[t].
 struct IndexerScores {
   Operand q;
   Matrix<const float> head_weights;
   PagedKeys keys;
   const IndexerShape& shape;
   const TokenBatch& batch;
-  Matrix<float> scores;  // out: [num_tokens, at least max_context]; columns past position[t] are 0
+  Matrix<float> scores;  // out: [num_tokens, at least max_context]
 };
 void run(Context&, const IndexerScores&);
 

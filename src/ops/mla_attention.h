@@ -29,7 +29,7 @@ struct SparseMla {
 };
 void run(Context&, const SparseMla&);
 
-/// The same over all positions s <= position[t].
+/// The same over all positions first_position <= s <= position[t].
 struct DenseMla {
   Operand q;
   PagedLatents latents;

@@ -4,6 +4,7 @@ namespace fulgur {
 
 std::string_view name(OpKind kind) {
   static constexpr std::array<std::string_view, kNumOpKinds> kNames = {"embed",
+                                                                       "mtp_input",
                                                                        "rms_norm",
                                                                        "add_rms_norm",
                                                                        "linear",

@@ -10,6 +10,7 @@ namespace fulgur {
 
 enum class OpKind : uint8_t {
   kEmbed,
+  kMtpInput,
   kRmsNorm,
   kAddRmsNorm,
   kLinear,
@@ -26,7 +27,7 @@ enum class OpKind : uint8_t {
   kMoe,
   kSample,
 };
-constexpr size_t kNumOpKinds = 16;
+constexpr size_t kNumOpKinds = 17;
 
 /// "embed", "rms_norm", ...
 std::string_view name(OpKind kind);

@@ -16,6 +16,7 @@
 #include "ops/mla_attention.h"
 #include "ops/mla_prepare.h"
 #include "ops/moe.h"
+#include "ops/mtp_input.h"
 #include "ops/norm.h"
 #include "ops/profile.h"
 #include "ops/sample.h"
@@ -46,6 +47,11 @@ void require_matrices(const FfnWeights& w, const char* what) {
   require_matrix(w.down, what);
 }
 
+void require_start(const Context& context, const TokenBatch& batch) {
+  require(batch.first_position == 0 || context.backend->later_start,
+          "this back end's attention begins at position 0");
+}
+
 bool is_operand(const Operand& x) { return x.dtype == DType::kBf16 || x.dtype == DType::kF32; }
 
 void require_keys(const Context& context, const PagedKeys& keys, const Operand& q,
@@ -73,6 +79,17 @@ void run(Context& context, const Embed& op) {
   require(op.hidden.cols == op.table.cols, "embed: hidden as wide as the table");
   require_plain(op.table, "embed: a plain table");
   call(context, OpKind::kEmbed, context.backend->embed, op);
+}
+
+void run(Context& context, const MtpInput& op) {
+  require(op.pair.rows == op.batch.num_tokens, "mtp_input: a pair for every token");
+  require(op.hidden.cols == op.table.cols && op.pair.cols == 2 * op.table.cols, "mtp_input: shapes");
+  require(op.enorm.cols == op.table.cols && op.hnorm.cols == op.table.cols, "mtp_input: gains");
+  require(is_operand(op.hidden) && is_operand(op.pair), "mtp_input: hidden and pair are operands");
+  require_plain(op.table, "mtp_input: a plain table");
+  require_plain(op.enorm, "mtp_input: a plain enorm");
+  require_plain(op.hnorm, "mtp_input: a plain hnorm");
+  call(context, OpKind::kMtpInput, context.backend->mtp_input, op);
 }
 
 void run(Context& context, const RmsNorm& op) {
@@ -158,6 +175,7 @@ void run(Context& context, const IndexerSelect& op) {
           "indexer_select: a row for every token");
   require_keys(context, op.keys, op.q, op.shape);
   require(op.selected.cols >= 1, "indexer_select: index_topk is at least 1");
+  require_start(context, op.batch);
   call(context, OpKind::kIndexerSelect, context.backend->indexer_select, op);
 }
 
@@ -166,6 +184,7 @@ void run(Context& context, const IndexerScores& op) {
           "indexer_scores: a row for every token");
   require_keys(context, op.keys, op.q, op.shape);
   require(op.scores.cols >= op.batch.max_context, "indexer_scores: a column for every position");
+  require_start(context, op.batch);
   call(context, OpKind::kIndexerScores, context.backend->indexer_scores, op);
 }
 
@@ -181,6 +200,7 @@ void run(Context& context, const DenseMla& op) {
   require(op.q.rows == op.batch.num_tokens && op.u.rows == op.q.rows, "dense_mla: a row for every token");
   require(op.u.cols == int64_t{op.shape.num_heads} * op.shape.kv_lora, "dense_mla: u is [T, h*r]");
   require(op.q.dtype == op.latents.dtype && op.u.dtype == op.q.dtype, "dense_mla: one dtype of operands");
+  require_start(context, op.batch);
   call(context, OpKind::kDenseMla, context.backend->dense_mla, op);
 }
 

@@ -16,7 +16,8 @@ constexpr int kPageTokens = 64;
 struct TokenBatch {
   int num_tokens = 0;
   int num_sequences = 0;
-  int max_context = 0;                // no position of the batch is max_context or above
+  int max_context = 0;     // no position of the batch is max_context or above
+  int first_position = 0;  // attention begins there, and so does `position`; nothing is cached before; < 64
   const int32_t* token = nullptr;     // [num_tokens] ids
   const int32_t* position = nullptr;  // [num_tokens] in the sequence, from 0
   const int32_t* sequence = nullptr;  // [num_tokens] row of `pages`

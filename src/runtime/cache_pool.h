@@ -10,11 +10,12 @@
 
 namespace fulgur {
 
-/// The paged caches of all layers. A page number means the same 64 positions in every layer: its latents and,
-/// where the layer owns an indexer, its index keys (docs/design.md, section 5).
+/// The paged caches of all layers, `mtp`: with the MTP layer's behind the others. A page number means the
+/// same 64 positions in every layer: its latents and, where the layer owns an indexer, its index keys
+/// (docs/design.md, section 5).
 class CachePool {
  public:
-  CachePool(const Config& config, DType dtype, int num_pages, const Backend& backend);
+  CachePool(const Config& config, bool mtp, DType dtype, int num_pages, const Backend& backend);
 
   [[nodiscard]] std::span<const LayerCache> layers() const { return layers_; }
   [[nodiscard]] int num_free() const { return static_cast<int>(free_.size()); }
@@ -30,6 +31,6 @@ class CachePool {
 };
 
 /// Bytes of one page in all layers together.
-size_t cache_page_bytes(const Config& config, DType dtype);
+size_t cache_page_bytes(const Config& config, bool mtp, DType dtype);
 
 }  // namespace fulgur

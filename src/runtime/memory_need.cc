@@ -17,11 +17,11 @@ std::string gigabytes(uint64_t bytes) { return fmt::format("{:.2f} GB", static_c
 }  // namespace
 
 MemoryNeed memory_need(const Config& config, Precision precision, const ModelPlan& plan,
-                       const Catalog& catalog, int64_t cache_tokens) {
+                       const Catalog& catalog, int64_t cache_tokens, bool with_mtp) {
   const DType dtype = precision == Precision::kFull ? DType::kF32 : DType::kBf16;
   const auto pages = static_cast<uint64_t>((cache_tokens + kPageTokens - 1) / kPageTokens);
-  return {.weights = weight_bytes(plan, catalog, /*with_mtp=*/false),
-          .cache = pages * cache_page_bytes(config, dtype)};
+  return {.weights = weight_bytes(plan, catalog, with_mtp),
+          .cache = pages * cache_page_bytes(config, with_mtp, dtype)};
 }
 
 void check_fits(const MemoryNeed& need) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 #include "base/error.h"
@@ -29,21 +30,30 @@ int64_t num_positions(const Config& config, const SessionOptions& options) {
 
 }  // namespace
 
-/// One token of a step that wants logits.
+/// A token whose logits are wanted.
 struct Session::Row {
   int32_t row = 0;  // in the step
   int work = 0;
   int64_t position = 0;
-  bool last = false;  // of its work
+  bool sent = false;   // to the sink
+  bool drawn = false;  // the token after it is drawn
 };
 
 struct Session::Batch {
   std::vector<int32_t> token;
   std::vector<int32_t> position;
   std::vector<int32_t> sequence;  // row of `pages`
-  std::vector<const Sequence*> sequences;
+  std::vector<int> work;
+  std::vector<Sequence*> sequences;
   std::vector<int> handles;
   std::vector<Row> wanted;
+};
+
+struct Session::RunResult {
+  std::span<const Work> works;
+  const LogitsSink& sink;
+  const LogitsSink& mtp_sink;
+  std::vector<int32_t> drawn;
 };
 
 Session::Session(const LoadedModel& model, const SessionOptions& options)
@@ -56,9 +66,10 @@ Session::Session(const LoadedModel& model, const SessionOptions& options)
                .team = &team_,
                .arena = &arena_,
                .profile = options.profile ? &profile_ : nullptr},
-      pool_(model.config, options.precision == Precision::kFull ? DType::kF32 : DType::kBf16,
+      pool_(model.config, options.mtp, options.precision == Precision::kFull ? DType::kF32 : DType::kBf16,
             static_cast<int>(pages_for(options.cache_tokens)), backend_),
       decoder_(model.config, model.weights) {
+  if (options.mtp) mtp_.emplace(model.config, model.weights);
   const RopeTables tables(model.config, num_positions(model.config, options));
   const RopeTable host = tables.view();
   const auto place = [&](BackendBuffer& buffer, Matrix<const float> values) {
@@ -118,9 +129,10 @@ void Session::check_room(std::span<const Work> works) const {
   }
 }
 
-std::vector<int32_t> Session::run(std::span<const Work> works, const LogitsSink& sink) {
+std::vector<int32_t> Session::run(std::span<const Work> works, const LogitsSink& sink,
+                                  const LogitsSink& mtp_sink) {
   check_room(works);
-  std::vector<int32_t> drawn(works.size(), -1);
+  RunResult result{works, sink, mtp_sink, std::vector<int32_t>(works.size(), -1)};
   Batch batch;
   for (size_t w = 0; w < works.size(); ++w) {
     const Work& work = works[w];
@@ -133,22 +145,24 @@ std::vector<int32_t> Session::run(std::span<const Work> works, const LogitsSink&
       const int64_t position = sequence.length++;
       if (position % kPageTokens == 0) sequence.pages.push_back(pool_.take());
       const bool last = i + 1 == work.tokens.size();
-      const bool wants =
-          work.logits == Wanted::kAll || (last && (work.logits == Wanted::kLast || work.sampling != nullptr));
-      if (wants)
-        batch.wanted.push_back(
-            {static_cast<int32_t>(batch.token.size()), static_cast<int>(w), position, last});
+      const Row row{.row = static_cast<int32_t>(batch.token.size()),
+                    .work = static_cast<int>(w),
+                    .position = position,
+                    .sent = work.logits == Wanted::kAll || (last && work.logits == Wanted::kLast),
+                    .drawn = last && work.sampling != nullptr};
+      if (row.sent || row.drawn) batch.wanted.push_back(row);
       batch.token.push_back(work.tokens[i]);
       batch.position.push_back(static_cast<int32_t>(position));
       batch.sequence.push_back(static_cast<int32_t>(batch.handles.size()) - 1);
+      batch.work.push_back(static_cast<int>(w));
       if (static_cast<int64_t>(batch.token.size()) == options_.step_tokens) {
-        run_step(batch, works, sink, drawn);
+        run_step(batch, result);
         batch = {};
       }
     }
   }
-  if (!batch.token.empty()) run_step(batch, works, sink, drawn);
-  return drawn;
+  if (!batch.token.empty()) run_step(batch, result);
+  return std::move(result.drawn);
 }
 
 template <typename T>
@@ -158,27 +172,31 @@ T* Session::upload(std::span<const T> values) {
   return to;
 }
 
-void Session::run_step(const Batch& batch, std::span<const Work> works, const LogitsSink& sink,
-                       std::vector<int32_t>& drawn) {
-  const ArenaScope scope(arena_);
-  size_t max_pages = 0;
-  for (const Sequence* sequence : batch.sequences) max_pages = std::max(max_pages, sequence->pages.size());
-  std::vector<int32_t> pages(batch.sequences.size() * max_pages, -1);
+std::vector<int32_t> Session::pages_of(const Batch& batch) const {
+  size_t most = 0;
+  for (const Sequence* sequence : batch.sequences) most = std::max(most, sequence->pages.size());
+  std::vector<int32_t> pages(batch.sequences.size() * most, -1);
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
-    std::ranges::copy(batch.sequences[i]->pages, pages.begin() + static_cast<std::ptrdiff_t>(i * max_pages));
+    std::ranges::copy(batch.sequences[i]->pages, pages.begin() + static_cast<std::ptrdiff_t>(i * most));
   }
-  std::vector<uint32_t> fault(batch.sequences.size(), 0);
+  return pages;
+}
 
-  const TokenBatch tokens{
-      .num_tokens = static_cast<int>(batch.token.size()),
-      .num_sequences = static_cast<int>(batch.sequences.size()),
-      .max_context = *std::ranges::max_element(batch.position) + 1,
-      .token = upload(std::span<const int32_t>(batch.token)),
-      .position = upload(std::span<const int32_t>(batch.position)),
-      .sequence = upload(std::span<const int32_t>(batch.sequence)),
-      .pages = {upload(std::span<const int32_t>(pages)), static_cast<int64_t>(batch.sequences.size()),
-                static_cast<int64_t>(max_pages)},
-      .fault = upload(std::span<const uint32_t>(fault))};
+void Session::run_step(const Batch& batch, RunResult& result) {
+  const ArenaScope scope(arena_);
+  const std::vector<int32_t> pages = pages_of(batch);
+  const std::vector<uint32_t> no_fault(batch.sequences.size(), 0);
+  const auto num_tokens = static_cast<int64_t>(batch.token.size());
+  const auto num_sequences = static_cast<int64_t>(batch.sequences.size());
+  const TokenBatch tokens{.num_tokens = static_cast<int>(num_tokens),
+                          .num_sequences = static_cast<int>(num_sequences),
+                          .max_context = *std::ranges::max_element(batch.position) + 1,
+                          .token = upload(std::span<const int32_t>(batch.token)),
+                          .position = upload(std::span<const int32_t>(batch.position)),
+                          .sequence = upload(std::span<const int32_t>(batch.sequence)),
+                          .pages = {upload(std::span<const int32_t>(pages)), num_sequences,
+                                    static_cast<int64_t>(pages.size()) / num_sequences},
+                          .fault = upload(std::span<const uint32_t>(no_fault))};
   Step step{.context = context_,
             .batch = tokens,
             .rope = rope_,
@@ -187,10 +205,85 @@ void Session::run_step(const Batch& batch, std::span<const Work> works, const Lo
             .projection = options_.projection,
             .selection = options_.selection,
             .observer = options_.observer};
-  const Operand hidden = decoder_.forward(step);
+  // Where there is an MTP layer, behind a row for each sequence: F of the token before the step's first.
+  const Operand hidden =
+      arena_.operand(step.operand_dtype, num_tokens + (mtp_ ? num_sequences : 0), model_.config.hidden_size);
+  Operand own = hidden;
+  own.rows = num_tokens;
+  own.data = static_cast<std::byte*>(hidden.data) +
+             static_cast<size_t>((hidden.rows - num_tokens) * hidden.cols) * size_bytes(hidden.dtype);
+  decoder_.forward(step, own);
+  check_ran(tokens);
+  for_logits(
+      batch.wanted,
+      [&](const int32_t* rows, Matrix<float> logits) { decoder_.lm_head(step, own, rows, logits); },
+      [&](Matrix<const float> logits, std::span<const Row> wanted) {
+        if (result.sink) send(logits, wanted, result.sink);
+        draw(logits, wanted, result);
+      });
+  if (mtp_) run_mtp(step, hidden, batch, result);
+}
+
+void Session::run_mtp(const Step& main, const Operand& hidden, const Batch& batch, const RunResult& result) {
+  const size_t row_bytes = static_cast<size_t>(hidden.cols) * size_bytes(hidden.dtype);
+  const auto row_of = [&](size_t row) { return static_cast<std::byte*>(hidden.data) + row * row_bytes; };
+  const size_t num_sequences = batch.sequences.size();
+  for (size_t i = 0; i < num_sequences; ++i) {
+    const std::vector<std::byte>& before = batch.sequences[i]->last_hidden;
+    if (!before.empty()) backend_.upload(row_of(i), before.data(), row_bytes);
+  }
+
+  std::vector<int32_t> token;
+  std::vector<int32_t> position;
+  std::vector<int32_t> sequence;
+  std::vector<int32_t> previous;  // the row of `hidden` that goes with each token
+  std::vector<Row> wanted;
+  for (size_t i = 0; i < batch.token.size(); ++i) {
+    const auto own = static_cast<size_t>(batch.sequence[i]);
+    if (i + 1 == batch.token.size() || batch.sequence[i + 1] != batch.sequence[i]) {
+      batch.sequences[own]->last_hidden.resize(row_bytes);
+      backend_.download(batch.sequences[own]->last_hidden.data(), row_of(num_sequences + i), row_bytes);
+    }
+    if (batch.position[i] < Mtp::kFirstPosition) continue;
+    if (result.mtp_sink) {
+      wanted.push_back({.row = static_cast<int32_t>(token.size()),
+                        .work = batch.work[i],
+                        .position = batch.position[i] - 1,
+                        .sent = true});
+    }
+    token.push_back(batch.token[i]);
+    position.push_back(batch.position[i]);
+    sequence.push_back(batch.sequence[i]);
+    const bool first = i == 0 || batch.sequence[i - 1] != batch.sequence[i];
+    previous.push_back(static_cast<int32_t>(first ? own : num_sequences + i - 1));
+  }
+  if (token.empty()) return;
+
+  TokenBatch tokens = main.batch;
+  tokens.num_tokens = static_cast<int>(token.size());
+  tokens.first_position = Mtp::kFirstPosition;
+  tokens.token = upload(std::span<const int32_t>(token));
+  tokens.position = upload(std::span<const int32_t>(position));
+  tokens.sequence = upload(std::span<const int32_t>(sequence));
+  Step step{.context = context_,
+            .batch = tokens,
+            .rope = rope_,
+            .caches = main.caches,
+            .operand_dtype = main.operand_dtype,
+            .projection = main.projection,
+            .observer = main.observer};
+  const Operand out = mtp_->forward(step, hidden, upload(std::span<const int32_t>(previous)));
+  check_ran(tokens);
+  for_logits(
+      wanted, [&](const int32_t* rows, Matrix<float> logits) { mtp_->lm_head(step, out, rows, logits); },
+      [&](Matrix<const float> logits, std::span<const Row> rows) { send(logits, rows, result.mtp_sink); });
+}
+
+void Session::check_ran(const TokenBatch& tokens) const {
   for (const auto& file : model_.memory.files) {
     if (file->damaged()) file->throw_if_damaged();
   }
+  std::vector<uint32_t> fault(static_cast<size_t>(tokens.num_sequences));
   backend_.download(fault.data(), tokens.fault, fault.size() * sizeof(uint32_t));
   for (const uint32_t bits : fault) {
     if ((bits & kFaultNan) != 0) {
@@ -201,52 +294,48 @@ void Session::run_step(const Batch& batch, std::span<const Work> works, const Lo
                           .todo = std::string(kDamagedValues)});
     }
   }
-  deliver_logits(step, hidden, batch, works, sink, drawn);
 }
 
-void Session::deliver_logits(Step& step, const Operand& hidden, const Batch& batch,
-                             std::span<const Work> works, const LogitsSink& sink,
-                             std::vector<int32_t>& drawn) {
-  const std::span<const Row> all_wanted = batch.wanted;
-  for (size_t begin = 0; begin < all_wanted.size(); begin += kLogitsRows) {
+template <typename Head, typename F>
+void Session::for_logits(std::span<const Row> all, Head head, F f) {
+  for (size_t begin = 0; begin < all.size(); begin += kLogitsRows) {
     const ArenaScope scope(arena_);
-    const auto wanted = all_wanted.subspan(begin, std::min(size_t{kLogitsRows}, all_wanted.size() - begin));
+    const auto wanted = all.subspan(begin, std::min(size_t{kLogitsRows}, all.size() - begin));
     std::vector<int32_t> rows;
     for (const Row& row : wanted) rows.push_back(row.row);
     const auto logits = arena_.matrix<float>(static_cast<int64_t>(rows.size()), model_.config.vocab_size);
-    decoder_.lm_head(step, hidden, upload(std::span<const int32_t>(rows)), logits);
-    if (sink) send(logits, wanted, works, sink);
-    draw(logits, wanted, works, drawn);
+    head(upload(std::span<const int32_t>(rows)), logits);
+    f(logits, wanted);
   }
 }
 
-void Session::send(Matrix<const float> logits, std::span<const Row> wanted, std::span<const Work> works,
-                   const LogitsSink& sink) {
+void Session::send(Matrix<const float> logits, std::span<const Row> wanted, const LogitsSink& sink) {
   std::vector<float> host;
   for (size_t begin = 0, end = 0; begin < wanted.size(); begin = end) {
-    while (end < wanted.size() && wanted[end].work == wanted[begin].work) ++end;
-    const int work = wanted[begin].work;
-    if (works[static_cast<size_t>(work)].logits == Wanted::kNone) continue;
+    while (end < wanted.size() && wanted[end].work == wanted[begin].work && wanted[end].sent) ++end;
+    if (begin == end) {
+      ++end;
+      continue;
+    }
     const auto count = static_cast<int64_t>(end - begin);
     host.resize(static_cast<size_t>(count * logits.cols));
     backend_.download(host.data(), logits.row(static_cast<int64_t>(begin)), host.size() * sizeof(float));
-    sink(work, wanted[begin].position, {host.data(), count, logits.cols});
+    sink(wanted[begin].work, wanted[begin].position, {host.data(), count, logits.cols});
   }
 }
 
-void Session::draw(Matrix<const float> logits, std::span<const Row> wanted, std::span<const Work> works,
-                   std::vector<int32_t>& drawn) {
+void Session::draw(Matrix<const float> logits, std::span<const Row> wanted, RunResult& result) {
   for (size_t i = 0; i < wanted.size(); ++i) {
+    if (!wanted[i].drawn) continue;
     const auto work = static_cast<size_t>(wanted[i].work);
-    if (!wanted[i].last || works[work].sampling == nullptr) continue;
     const auto position = static_cast<int32_t>(wanted[i].position + 1);
     auto* token = arena_.allocate_array<int32_t>(1);
     fulgur::run(context_, Sample{{logits.row(static_cast<int64_t>(i)), 1, logits.cols},
-                                 upload(std::span<const SamplingParams>(works[work].sampling, 1)),
+                                 upload(std::span<const SamplingParams>(result.works[work].sampling, 1)),
                                  upload(std::span<const int32_t>(&position, 1)),
                                  token});
-    backend_.download(&drawn[work], token, sizeof(int32_t));
-    if (drawn[work] < 0) {
+    backend_.download(&result.drawn[work], token, sizeof(int32_t));
+    if (result.drawn[work] < 0) {
       throw Error(Problem{.kind = ErrorKind::kBadValue,
                           .message = "The model's logits are NaN or infinite, so no token can be drawn.",
                           .expected = "finite logits",

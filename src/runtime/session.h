@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "base/thread_team.h"
 #include "model/decoder.h"
 #include "model/load.h"
+#include "model/mtp.h"
 #include "ops/buffer.h"
 #include "ops/context.h"
 #include "ops/profile.h"
@@ -24,6 +26,7 @@ struct SessionOptions {
   IndexerProjection projection = IndexerProjection::kFused;
   int64_t cache_tokens = 0;   // positions that all open sequences together may hold, each rounded up to pages
   int64_t step_tokens = 512;  // most tokens of one step
+  bool mtp = false;           // run the MTP layer along; the model was loaded with it
   SelectionSource* selection = nullptr;  // outlives the session
   StepObserver* observer = nullptr;      // outlives the session
   bool profile = false;
@@ -60,7 +63,9 @@ class Session {
   /// for each work with `sampling`, the token that was drawn, else -1. Throws bad_request where the caches or
   /// max_position_embeddings don't have the room, before anything is run, and bad_value where a score is
   /// NaN, or a logit that a token is drawn from.
-  std::vector<int32_t> run(std::span<const Work> works, const LogitsSink& sink = nullptr);
+  /// `mtp_sink` gets the MTP layer's logits of every pair (F_i, token i+1) of the works, `first` the first i.
+  std::vector<int32_t> run(std::span<const Work> works, const LogitsSink& sink = nullptr,
+                           const LogitsSink& mtp_sink = nullptr);
 
   [[nodiscard]] const Config& config() const { return model_.config; }
   [[nodiscard]] const Backend& backend() const { return backend_; }
@@ -76,19 +81,22 @@ class Session {
   struct Sequence {
     int64_t length = 0;
     std::vector<int32_t> pages;
+    std::vector<std::byte> last_hidden;  // F of its last token, where there is an MTP layer
   };
-  struct Row;    // one token of a step
-  struct Batch;  // a step's host arrays
+  struct Row;        // a row of logits
+  struct Batch;      // a step's host arrays
+  struct RunResult;  // where a run's logits and tokens go
 
   void check_room(std::span<const Work> works) const;
-  void run_step(const Batch& batch, std::span<const Work> works, const LogitsSink& sink,
-                std::vector<int32_t>& drawn);
-  void deliver_logits(Step& step, const Operand& hidden, const Batch& batch, std::span<const Work> works,
-                      const LogitsSink& sink, std::vector<int32_t>& drawn);
-  void send(Matrix<const float> logits, std::span<const Row> wanted, std::span<const Work> works,
-            const LogitsSink& sink);
-  void draw(Matrix<const float> logits, std::span<const Row> wanted, std::span<const Work> works,
-            std::vector<int32_t>& drawn);
+  void run_step(const Batch& batch, RunResult& result);
+  void run_mtp(const Step& main, const Operand& hidden, const Batch& batch, const RunResult& result);
+  void check_ran(const TokenBatch& tokens) const;
+  [[nodiscard]] std::vector<int32_t> pages_of(const Batch& batch) const;
+  /// f(logits, rows) for some of the wanted rows at a time.
+  template <typename Head, typename F>
+  void for_logits(std::span<const Row> wanted, Head head, F f);
+  void send(Matrix<const float> logits, std::span<const Row> wanted, const LogitsSink& sink);
+  void draw(Matrix<const float> logits, std::span<const Row> wanted, RunResult& result);
   template <typename T>
   T* upload(std::span<const T> values);
 
@@ -104,6 +112,7 @@ class Session {
   BackendBuffer sin_;
   RopeTable rope_;
   Decoder decoder_;
+  std::optional<Mtp> mtp_;
   std::map<int, Sequence> sequences_;
   int next_handle_ = 0;
 };

@@ -39,7 +39,7 @@ StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
                .team = &team_,
                .arena = &arena_,
                .profile = options.profile ? &profile_ : nullptr},
-      pool_(model.config, options.precision == Precision::kFull ? DType::kF32 : DType::kBf16,
+      pool_(model.config, /*mtp=*/false, options.precision == Precision::kFull ? DType::kF32 : DType::kBf16,
             options.num_pages, backend_),
       decoder_(model.config, model.weights) {
   const RopeTables tables(model.config, num_positions(model.config, options.num_pages));
@@ -99,7 +99,8 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
             .projection = options_.projection,
             .selection = options_.selection,
             .observer = options_.observer};
-  const Operand hidden = decoder_.forward(step);
+  const Operand hidden = arena_.operand(step.operand_dtype, tokens.num_tokens, model_.config.hidden_size);
+  decoder_.forward(step, hidden);
   std::vector<ChunkRun> runs(plan.chunks.size());
   check_ran(plan, tokens, runs);
 

@@ -4,7 +4,9 @@ import pytest
 from eval_mini import (
     BASE_TOPK,
     PRECISIONS,
+    MTP_ACCEPTED,
     SOLUTION_TOKENS,
+    accepted_drafts,
     collapse_findings,
     distance,
     evaluate_all,
@@ -62,6 +64,14 @@ def test_without_the_indexer_retrieval_collapses():
     rows = [row for row in rows_of("retrieval") if row["length"] <= 1024]
     counts, _ = retrieval(rows, precision="full", selection="recent")
     hold(collapse_findings(counts, "recent", {512: 5, 1024: 3}))
+
+
+def test_drafts_of_the_mtp_layer_are_accepted_as_often_as_the_reference():
+    accepted, drafted = accepted_drafts(rows_of("kjv")[::8], "full")
+    assert drafted > 200
+    # A seventh of the rows: three standard deviations of so many independent drafts.
+    expected = MTP_ACCEPTED[0] / MTP_ACCEPTED[1]
+    assert abs(accepted / drafted - expected) < 3 * (expected * (1 - expected) / drafted) ** 0.5
 
 
 @pytest.mark.parametrize("length", [512, 4000])

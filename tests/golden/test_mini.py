@@ -40,6 +40,14 @@ def test_full_precision_gives_the_reference(golden):
     np.testing.assert_allclose(rows[-1][best], [value for _, value in golden["top5"]], rtol=0, atol=TOLERANCE)
 
 
+@each_golden
+def test_full_precision_drafts_as_the_reference(golden):
+    """The reference runs the MTP layer at the last position, given the token that the model chose there."""
+    mtp = logits([[*golden["ids"], golden["next_token"]]], precision="full", last=True, mtp=True)["mtp_logits.0"]
+    np.testing.assert_allclose(mtp[-1], TENSORS[f"{golden['name']}.mtp_logits_last"], rtol=0, atol=TOLERANCE)
+    assert mtp[-1].argmax() == golden["mtp_second_token"]
+
+
 def test_the_goldens_cover_hidden_states_and_routing():
     for name in ("kjv", "arithmetic"):
         assert {f"{name}.hidden.{layer}" for layer in LAYERS} <= TENSORS.keys()
@@ -66,9 +74,11 @@ def test_generate_continues_as_the_reference(golden):
 @pytest.mark.parametrize("precision", ["native", "full"])
 def test_logits_of_a_long_prompt_do_not_depend_on_chunks_or_threads(precision):
     ids = next(golden["ids"] for golden in GOLDENS if golden["name"] == "retrieval-512")
-    reference = logits([ids], precision=precision)["logits.0"]
+    reference = logits([ids], precision=precision, mtp=True)
     for variant in [dict(chunk=1), dict(chunk=7, threads=3), dict(chunk=64, threads=1), dict(threads=2)]:
-        assert logits([ids], precision=precision, **variant)["logits.0"].tobytes() == reference.tobytes(), variant
+        tensors = logits([ids], precision=precision, mtp=True, **variant)
+        for name in ("logits.0", "mtp_logits.0"):
+            assert tensors[name].tobytes() == reference[name].tobytes(), (name, variant)
 
 
 def test_native_precision_says_the_same_number_in_4000_tokens():

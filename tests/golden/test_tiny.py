@@ -14,6 +14,7 @@ DATA = Path(__file__).parent / "data"
 KINDS = ["v32-bf16", "v32-bf16-fused", "v32-fp8", "v32-fp8-fused", "v32-nvfp4",
          "glm-bf16", "glm-bf16-fused", "glm-fp8", "glm-fp8-fused", "glm-nvfp4-ct",
          "v3-bf16", "v3-fp8", "v3-nvfp4"]
+WITH_MTP = ["glm-bf16", "glm-fp8", "glm-fp8-fused", "glm-nvfp4-ct", "v3-bf16", "v3-fp8", "v3-nvfp4"]
 WITH_INDEXER = [name for name in KINDS if not name.startswith("v3-")]
 PROJECTIONS = ["separate", "overlapped", "fused"]
 
@@ -124,6 +125,35 @@ def test_full_precision_gives_the_reference_hidden_states(name):
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize("name", WITH_MTP)
+def test_full_precision_gives_the_reference_of_the_mtp_layer(name, projection):
+    golden = Golden(name)
+    tensors = golden.run(precision="full", mtp=True, dump="hidden", indexer_projection=projection)
+    compared = 0
+    for i, prompt in enumerate(golden.names):
+        for kind, rows in (("mtp_logits", golden.tensors.get(f"{prompt}.mtp_rows")), ("mtp_hidden", slice(None))):
+            if f"{prompt}.{kind}" in golden.tensors:
+                np.testing.assert_allclose(tensors[f"{kind}.{i}"][rows], golden.tensors[f"{prompt}.{kind}"], rtol=0, atol=LOGITS, err_msg=f"{prompt}.{kind}")
+                compared += 1
+    assert compared == sum(key.endswith((".mtp_logits", ".mtp_hidden")) for key in golden.tensors) > 0
+
+
+def test_a_prompt_of_one_token_has_no_mtp_row():
+    tensors = logits([[5], [5, 6]], model=DATA / "v3-bf16", mtp=True, dump="hidden")
+    assert tensors["mtp_logits.0"].shape == (0, 128) and tensors["mtp_hidden.0"].shape == (0, 160)
+    assert tensors["mtp_logits.1"].shape == (1, 128) and tensors["mtp_hidden.1"].shape == (1, 160)
+
+
+def test_mtp_on_a_model_without_that_layer_is_refused(tmp_path):
+    (tmp_path / "ids.json").write_text("[1, 2, 3]")
+    result = run("logits", model=DATA / "v32-bf16", tokens=tmp_path / "ids.json", out=tmp_path / "out.safetensors", mtp=True)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[0] == "This model has no layer for multi-token prediction."
+    assert "num_nextn_predict_layers" in result.stderr.split("expected", 1)[1]
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
 def test_full_precision_continues_as_the_reference(golden, projection):
     tensors = golden.run(precision="full", greedy=32, indexer_projection=projection)
     for i, name in enumerate(golden.names):
@@ -141,6 +171,23 @@ def test_logits_do_not_depend_on_chunks_threads_or_the_form_of_the_projection(go
         tensors = golden.run(precision=precision, **variant)
         for i in range(len(golden.prompts)):
             assert tensors[f"logits.{i}"].tobytes() == reference[f"logits.{i}"].tobytes(), (variant, i)
+
+
+@pytest.mark.parametrize("precision", ["native", "full"])
+@pytest.mark.parametrize("name", ["glm-bf16", "glm-fp8-fused", "v3-nvfp4"])
+def test_mtp_logits_do_not_depend_on_chunks_threads_or_the_form_of_the_projection(name, precision):
+    golden = Golden(name)
+    reference = golden.run(precision=precision, mtp=True)
+    without = golden.run(precision=precision)
+    for i, prompt in enumerate(golden.prompts):
+        assert reference[f"logits.{i}"].tobytes() == without[f"logits.{i}"].tobytes()
+        assert reference[f"mtp_logits.{i}"].shape == (len(prompt) - 1, golden.config["vocab_size"])
+    variants = [dict(chunk=1, threads=2), dict(chunk=7, threads=3), dict(chunk=64, threads=1)]
+    variants += [dict(indexer_projection=projection) for projection in PROJECTIONS]
+    for variant in variants:
+        tensors = golden.run(precision=precision, mtp=True, **variant)
+        for i in range(len(golden.prompts)):
+            assert tensors[f"mtp_logits.{i}"].tobytes() == reference[f"mtp_logits.{i}"].tobytes(), (variant, i)
 
 
 def test_logits_do_not_depend_on_the_other_prompts(golden):
@@ -221,6 +268,10 @@ def test_a_weight_stored_as_integers_is_refused_by_name(tmp_path):
     assert name in first and "I16" in first
     assert "BF16" in result.stderr.split("expected", 1)[1]
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_every_folder_with_mtp_answers_is_among_those_compared():
+    assert sorted(WITH_MTP) == sorted(name for name in KINDS if any(".mtp_logits" in key for key in Golden(name).tensors))
 
 
 def test_every_folder_of_the_data_is_a_kind():

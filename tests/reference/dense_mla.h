@@ -7,11 +7,12 @@
 
 namespace fulgur::reference {
 
-/// Absorbed attention over all positions s <= position[t].
+/// Absorbed attention over all positions first_position <= s <= position[t].
 inline Table dense_mla(const DenseMla& op) {
   return attend_all(op, [&](int64_t t) {
-    std::vector<int32_t> all(static_cast<size_t>(op.batch.position[t]) + 1);
-    std::iota(all.begin(), all.end(), 0);
+    const int first = op.batch.first_position;
+    std::vector<int32_t> all(static_cast<size_t>(op.batch.position[t] + 1 - first));
+    std::iota(all.begin(), all.end(), first);
     return all;
   });
 }

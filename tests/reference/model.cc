@@ -8,6 +8,7 @@
 #include "reference/indexer_scores.h"
 #include "reference/indexer_select.h"
 #include "reference/linear.h"
+#include "reference/mtp_input.h"
 #include "reference/rms_norm.h"
 
 namespace fulgur::reference {
@@ -41,16 +42,12 @@ Trace Model::forward(std::span<const int32_t> tokens) const {
 
 MtpTrace Model::forward_mtp(std::span<const int32_t> tokens, const Table& final_hidden) const {
   const MtpTables& mtp = *tables_.mtp;
-  const Table e = rms_norm(embed(tokens.subspan(1), mtp.embedding), mtp.enorm.row(0), config_.eps);
-  const Table f = rms_norm(final_hidden.take_rows(0, e.rows), mtp.hnorm.row(0), config_.eps);
-  Table both(e.rows, 2 * e.cols);
-  for (int64_t t = 0; t < e.rows; ++t) {
-    std::ranges::copy(e.row(t), both.row(t).begin());
-    std::ranges::copy(f.row(t), both.row(t).begin() + e.cols);
-  }
+  const Table embedded = embed(tokens.subspan(1), mtp.embedding);
+  const Table pairs = mtp_input(embedded, mtp.enorm.row(0), final_hidden.take_rows(0, embedded.rows),
+                                mtp.hnorm.row(0), config_.eps);
   Trace own;
   MtpTrace trace;
-  trace.hidden = decoder_layer(mtp.layer, linear(both, mtp.eh_proj), own);
+  trace.hidden = decoder_layer(mtp.layer, linear(pairs, mtp.eh_proj), own);
   trace.logits = linear(rms_norm(trace.hidden, mtp.head_norm.row(0), config_.eps), mtp.head);
   return trace;
 }

@@ -7,6 +7,7 @@
 namespace fulgur::cpu::FULGUR_CPU_ISA {
 
 void embed(Context& context, const Embed& op);
+void mtp_input(Context& context, const MtpInput& op);
 void rms_norm(Context& context, const RmsNorm& op);
 void add_rms_norm(Context& context, const AddRmsNorm& op);
 void linear(Context& context, const Linear& op);

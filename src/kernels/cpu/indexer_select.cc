@@ -38,7 +38,7 @@ struct RowState {
 /// The scratch of one tile's scores. A row's array is its `kept` best of earlier segments and behind them,
 /// from `carried` on, the segment's.
 struct TileScores {
-  float* scores;            // [kRowsPerTile, carried + segment]
+  float* scores;            // [kRowsPerTile, row_length()]
   int32_t* kept_positions;  // [kRowsPerTile, carried]
   RowState states[kRowsPerTile];
 };
@@ -76,7 +76,7 @@ class Selection {
   void run(const Crew& crew) {
     const Share rows = crew.share(op_.batch.num_tokens);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      if (op_.batch.position[row] < topk_) take_all(row);
+      if (candidates(row) <= topk_) take_all(row);
     }
     if (num_tiles_ == 0) return;
     if (num_tiles_ > crew.size) {
@@ -93,7 +93,14 @@ class Selection {
     int32_t* best;  // [topk]
   };
 
-  [[nodiscard]] int64_t row_length() const { return carried_ + segment_; }
+  [[nodiscard]] int64_t candidates(int64_t row) const {
+    return int64_t{op_.batch.position[row]} + 1 - op_.batch.first_position;
+  }
+
+  /// What is skipped at the start moves the search's padding behind the segment.
+  [[nodiscard]] int64_t row_length() const {
+    return carried_ + segment_ + (op_.batch.first_position > 0 ? kPageTokens : 0);
+  }
 
   void find_tiles(Arena& arena, int size) {
     const TokenBatch& batch = op_.batch;
@@ -101,8 +108,8 @@ class Selection {
     // Small enough that every thread has a few.
     const int limit = std::clamp(batch.num_tokens / (4 * size), 1, kRowsPerTile);
     for (int row = 0; row < batch.num_tokens; ++row) {
+      if (candidates(row) <= topk_) continue;
       const int64_t context = int64_t{batch.position[row]} + 1;
-      if (context <= topk_) continue;
       scored_keys_ += context;
       longest_ = std::max(longest_, context);
       RowTile* last = num_tiles_ > 0 ? &tiles_[num_tiles_ - 1] : nullptr;
@@ -117,8 +124,8 @@ class Selection {
 
   void take_all(int64_t row) const {
     int32_t* out = op_.selected.row(row);
-    const int32_t count = op_.batch.position[row] + 1;
-    for (int32_t i = 0; i < topk_; ++i) out[i] = i < count ? i : -1;
+    const int64_t count = candidates(row);
+    for (int32_t i = 0; i < topk_; ++i) out[i] = i < count ? op_.batch.first_position + i : -1;
   }
 
   [[nodiscard]] int64_t context_of(const RowTile& tile) const {
@@ -206,11 +213,13 @@ class Selection {
     RowState& state = tile_scores.states[i];
     if (context <= begin || state.failed) return;
     int32_t* out = op_.selected.row(row);
-    float* scores = tile_scores.scores + i * row_length() + carried_ - state.kept;
+    // Scores before first_position are of no key.
+    const int64_t skipped = begin == 0 ? op_.batch.first_position : 0;
+    float* scores = tile_scores.scores + i * row_length() + carried_ - state.kept + skipped;
     int32_t* kept_positions = tile_scores.kept_positions + i * carried_;
-    const int64_t n = state.kept + std::min(context - begin, segment_);
+    const int64_t n = state.kept + std::min(context - begin, segment_) - skipped;
     const bool last = context <= begin + segment_;
-    int32_t* best = begin == 0 && last ? out : members_[crew.member].best;
+    int32_t* best = begin == 0 && last && skipped == 0 ? out : members_[crew.member].best;
 
     TopK search(row_length(), members_[crew.member].search);
     if (!search.select(scores, n, topk_, best)) {
@@ -222,7 +231,8 @@ class Selection {
     }
     if (best == out) return;
     const auto position_of = [&](int32_t index) {
-      return index < state.kept ? kept_positions[index] : static_cast<int32_t>(begin + index - state.kept);
+      return index < state.kept ? kept_positions[index]
+                                : static_cast<int32_t>(begin + skipped + index - state.kept);
     };
     const auto count = static_cast<int32_t>(std::min(n, topk_));
     if (last) {
@@ -287,6 +297,7 @@ void indexer_scores(Context& context, const IndexerScores& op) {
         const int64_t count = std::min<int64_t>(context_length - begin, kPageTokens);
         std::memcpy(out + begin, scores, static_cast<size_t>(count) * sizeof(float));
       }
+      std::fill(out, out + op.batch.first_position, 0.0F);
       std::fill(out + context_length, out + op.scores.cols, 0.0F);
     }
   });

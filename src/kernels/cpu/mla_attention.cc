@@ -355,17 +355,22 @@ void attend_all(const Problem& problem, int64_t first_token, int num_tokens, int
   EntryBlock<T> block(problem.width());
   for (int32_t begin = 0; begin <= positions[num_tokens - 1]; begin += kPageTokens) {
     block.clear();
+    const int skipped = begin == 0 ? batch.first_position : 0;
     int whole = 0;  // the first token that sees the whole page
     while (whole < num_tokens && positions[whole] < begin + kPageTokens - 1) ++whole;
     const int32_t page = pages[begin / kPageTokens];
     for (int t = 0; t < whole; ++t) {
       if (positions[t] < begin) continue;
-      while (block.count <= positions[t] - begin) block.add(problem.latents.entry<T>(page, block.count));
+      while (skipped + block.count <= positions[t] - begin) {
+        block.add(problem.latents.entry<T>(page, skipped + block.count));
+      }
       attend(rows, int64_t{t} * num_heads, int64_t{t + 1} * num_heads, block, problem.shape.kv_lora,
              problem.scale, begin == 0);
     }
     if (whole == num_tokens) continue;
-    while (block.count < kPageTokens) block.add(problem.latents.entry<T>(page, block.count));
+    while (skipped + block.count < kPageTokens) {
+      block.add(problem.latents.entry<T>(page, skipped + block.count));
+    }
     attend(rows, int64_t{whole} * num_heads, int64_t{num_tokens} * num_heads, block, problem.shape.kv_lora,
            problem.scale, begin == 0);
   }

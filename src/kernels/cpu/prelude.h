@@ -42,6 +42,7 @@
 #include "ops/mla_attention.h"
 #include "ops/mla_prepare.h"
 #include "ops/moe.h"
+#include "ops/mtp_input.h"
 #include "ops/norm.h"
 #include "ops/paged_cache.h"
 #include "ops/sample.h"

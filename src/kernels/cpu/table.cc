@@ -12,11 +12,13 @@ namespace fulgur::cpu::FULGUR_CPU_ISA {
 extern const Backend kBackend;
 constinit const Backend kBackend = {
     .name = "cpu " FULGUR_STRING(FULGUR_CPU_ISA),
+    .later_start = true,
     .allocate = cpu::allocate,
     .release = cpu::release,
     .upload = cpu::copy,
     .download = cpu::copy,
     .embed = embed,
+    .mtp_input = mtp_input,
     .rms_norm = rms_norm,
     .add_rms_norm = add_rms_norm,
     .linear = linear,

@@ -426,6 +426,40 @@ TEST(LoadModel, BindsEveryWeightOfThePlainCheckpoints) {
   }
 }
 
+TEST(LoadModel, LoadsTheMtpLayerWhereItIsWantedWithTheMainTablesWhereItHasNoCopies) {
+  for (const std::string folder : {"tests/golden/data/glm-fp8", "tests/golden/data/v3-bf16"}) {
+    SCOPED_TRACE(folder);
+    EXPECT_FALSE(load_model(kSource / folder, Precision::kNative, 1).weights.has_mtp());
+    const LoadedModel model = load_model(kSource / folder, LoadOptions{.mtp = true}, 1);
+    const ModelWeights& w = model.weights;
+    ASSERT_TRUE(w.has_mtp());
+    EXPECT_EQ(w.mtp.eh_proj.cols, 2 * model.config.hidden_size);
+    EXPECT_EQ(w.mtp.layer.indexer.wk_weights_proj.present(), model.config.sparse());
+    const bool copies = folder.ends_with("v3-bf16");
+    EXPECT_EQ(w.mtp.embed.data != w.embed.data, copies);
+    EXPECT_EQ(w.mtp.head.data != w.head.data, copies);
+  }
+}
+
+TEST(LoadModel, RefusesAModelWithoutTheMtpLayerThatIsWanted) {
+  const auto problem = [](const std::filesystem::path& folder) {
+    return problems_of([&] { load_model(folder, LoadOptions{.mtp = true}, 1); }).at(0);
+  };
+  const Problem none = problem(kSource / "tests/golden/data/v32-bf16");
+  EXPECT_EQ(none.kind, ErrorKind::kBadRequest);
+  EXPECT_EQ(none.found, "num_nextn_predict_layers = 0");
+  Altered absent("v3-bf16");
+  absent.erase_layer(2);
+  const TemporaryFolder folder;
+  absent.write(folder);
+  EXPECT_EQ(problem(folder.path()).found, "no tensor of model.layers.2");
+  Altered damaged("v3-bf16");
+  damaged.erase("model.layers.2.enorm.weight");
+  const TemporaryFolder other;
+  damaged.write(other);
+  EXPECT_EQ(problem(other.path()).tensor, "model.layers.2.enorm.weight");
+}
+
 /// The bytes of a bound weight are those of its tensor, wherever the loader put them.
 TEST(LoadModel, PutsTheRightTensorIntoEachSlot) {
   const std::filesystem::path folder = kSource / "tests/golden/data/v32-bf16";

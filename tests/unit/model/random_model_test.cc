@@ -59,7 +59,7 @@ TEST_P(RandomModels, TakeTheMemoryThatTheConfigForetells) {
 
 TEST_P(RandomModels, HaveTheSameBytesOnAnyNumberOfThreads) {
   const auto loaded = [&](uint64_t seed, int threads) {
-    return load(plan_loading(read_model_files(wanted(seed)), Precision::kNative), threads);
+    return load(plan_loading(read_model_files(wanted(seed)), {.precision = Precision::kNative}), threads);
   };
   const LoadedModel one = loaded(3, 1);
   const LoadedModel three = loaded(3, 3);
@@ -75,7 +75,7 @@ TEST_P(RandomModels, HaveTheSameBytesOnAnyNumberOfThreads) {
 }
 
 TEST_P(RandomModels, HoldInMemoryWhatTheCatalogSaysTheirFilesWouldHold) {
-  const PlannedModel planned = plan_loading(read_model_files(wanted()), Precision::kNative);
+  const PlannedModel planned = plan_loading(read_model_files(wanted()), {.precision = Precision::kNative});
   const LoadedWeights memory = execute(planned.plan.load, planned.plan.parameters, planned.catalog, 2);
   for (size_t i = 0; i < memory.weights.size(); ++i) {
     const PlannedSource& source = planned.plan.load.parameters[i].sources.front();
@@ -89,7 +89,7 @@ TEST_P(RandomModels, HoldInMemoryWhatTheCatalogSaysTheirFilesWouldHold) {
 
 /// So that activations keep their size from layer to layer.
 TEST_P(RandomModels, HaveMatricesWithADeviationOfOneOverTheRootOfTheirColumns) {
-  const PlannedModel planned = plan_loading(read_model_files(wanted()), Precision::kFull);
+  const PlannedModel planned = plan_loading(read_model_files(wanted()), {.precision = Precision::kFull});
   const LoadedWeights memory = execute(planned.plan.load, planned.plan.parameters, planned.catalog, 2);
   for (size_t i = 0; i < memory.weights.size(); ++i) {
     const Weight& weight = memory.weights[i];

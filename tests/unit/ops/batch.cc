@@ -14,7 +14,13 @@ int pages_for(int tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
 }  // namespace
 
-Batch::Batch(Machine& machine, Random& random, const std::vector<Part>& parts, int vocab) : parts_(parts) {
+std::vector<Part> beginning_at(int first_position, std::vector<Part> parts) {
+  for (Part& part : parts) part.cached = std::max(part.cached, first_position);
+  return parts;
+}
+
+Batch::Batch(Machine& machine, Random& random, const std::vector<Part>& parts, int vocab, int first_position)
+    : parts_(parts), first_position_(first_position) {
   int most_pages = 0;
   for (const Part& part : parts) {
     num_tokens_ += part.count;
@@ -52,6 +58,7 @@ TokenBatch Batch::rows(Side side, int first, int count) const {
   return {.num_tokens = count < 0 ? num_tokens_ : count,
           .num_sequences = num_sequences(),
           .max_context = max_context_,
+          .first_position = first_position_,
           .token = static_cast<const int32_t*>(token_->data(side, first)),
           .position = static_cast<const int32_t*>(position_->data(side, first)),
           .sequence = static_cast<const int32_t*>(sequence_->data(side, first)),

@@ -14,10 +14,14 @@ struct Part {
   int count = 1;
 };
 
+/// The same parts, none of which begins before `first_position`.
+std::vector<Part> beginning_at(int first_position, std::vector<Part> parts);
+
 /// A step's batch over permuted pages, some of which nobody owns.
 class Batch {
  public:
-  Batch(Machine& machine, Random& random, const std::vector<Part>& parts, int vocab = 1);
+  Batch(Machine& machine, Random& random, const std::vector<Part>& parts, int vocab = 1,
+        int first_position = 0);
 
   /// The rows [first, first + count) as a batch of their own.
   [[nodiscard]] TokenBatch rows(Side side, int first = 0, int count = -1) const;
@@ -43,6 +47,7 @@ class Batch {
   std::vector<Part> parts_;
   int num_tokens_ = 0;
   int max_context_ = 0;
+  int first_position_ = 0;
   int num_pages_ = 0;
   Buffer* token_ = nullptr;
   Buffer* position_ = nullptr;

@@ -90,9 +90,10 @@ class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
 /// Scores and selection of the same inputs.
 class IndexerSelectCase : public OpCase<IndexerSelectCase> {
  public:
-  IndexerSelectCase(Machine& machine, Random& random, const Dims& dims, DType operand)
-      : shape_(indexer_shape(dims)),
-        batch_(machine, random, dims.batch),
+  IndexerSelectCase(Machine& machine, Random& random, const Dims& dims, DType operand, int first_position)
+      : first_(first_position),
+        shape_(indexer_shape(dims)),
+        batch_(machine, random, beginning_at(first_position, dims.batch), 1, first_position),
         q_(machine.add(operand, batch_.num_tokens(), int64_t{dims.index_heads} * dims.index_dim,
                        {.padding = 4})),
         head_weights_(machine.add(DType::kF32, batch_.num_tokens(), dims.index_heads, {.padding = 1})
@@ -106,7 +107,7 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
       return fp8 ? to_e4m3(static_cast<float>(8 * value)) : value;
     });
     for (int s = 0; s < batch_.num_sequences(); ++s) {
-      for (int position = 0; position < batch_.length(s); ++position) {
+      for (int position = first_; position < batch_.length(s); ++position) {
         const int64_t token = batch_.pool_token(s, position);
         for (int i = 0; i < dims.index_dim; ++i) pool_.set(token, i, (fp8 ? 8 : 1) * random.normal());
         if (fp8) pool_.set_scale(token, static_cast<float>(std::exp2(random.normal())));
@@ -132,7 +133,9 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
     for (int64_t t = 0; t < twin.rows; ++t) std::ranges::copy(twin.row(t), wide.row(t).begin());
     expect_close(wide, scores_, "scores");
     for (int t = 0; t < num_rows(); ++t)
-      check_selection(t, twin.row(t).first(static_cast<size_t>(batch_.position(t)) + 1));
+      check_selection(t, twin.row(t)
+                             .first(static_cast<size_t>(batch_.position(t)) + 1)
+                             .subspan(static_cast<size_t>(first_)));
   }
 
   template <typename F>
@@ -143,9 +146,11 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
   }
 
  private:
+  /// `twin`: the oracle's scores of the candidates.
   void check_selection(int t, reference::Row twin) const {
     std::vector<float> own;
-    for (int64_t s = 0; s <= batch_.position(t); ++s) own.push_back(static_cast<float>(scores_.after(t, s)));
+    for (int64_t s = first_; s <= batch_.position(t); ++s)
+      own.push_back(static_cast<float>(scores_.after(t, s)));
     std::vector<int32_t> exact = reference::select_top<float>(own, selected_.cols());
 
     // The oracle would have chosen the same, but for scores that it can't tell apart.
@@ -160,6 +165,7 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
     }
     EXPECT_GE(lowest_taken, highest_left) << "row " << t;
 
+    for (int32_t& position : exact) position += first_;
     exact.resize(static_cast<size_t>(selected_.cols()), -1);
     std::vector<int32_t> selected;
     for (int64_t i = 0; i < selected_.cols(); ++i)
@@ -167,6 +173,7 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
     EXPECT_EQ(selected, exact) << "row " << t << " at position " << batch_.position(t);
   }
 
+  int first_;
   IndexerShape shape_;
   Batch batch_;
   Buffer& q_;
@@ -220,15 +227,21 @@ std::vector<TableRow> indexer_select_rows() {
   for (const Dims& dims : all_dims()) {
     if (dims.index_heads == 0) continue;
     for (const DType operand : kOperandDTypes) {
-      rows.push_back({"indexer_select_" + std::string(dims.name) + "_" + short_name(operand), 2,
-                      [&dims, operand](Machine& m, Random& r, int) {
-                        return std::make_unique<IndexerSelectCase>(m, r, dims, operand);
-                      }});
+      for (const int first : {0, 1}) {
+        rows.push_back({.name = "indexer_select_" + std::string(dims.name) + "_" + short_name(operand) +
+                                (first > 0 ? "_from_1" : ""),
+                        .num_cases = 2,
+                        .make =
+                            [&dims, operand, first](Machine& m, Random& r, int) {
+                              return std::make_unique<IndexerSelectCase>(m, r, dims, operand, first);
+                            },
+                        .later_start = first > 0});
+      }
     }
     rows.push_back(
         {.name = "indexer_select_" + std::string(dims.name) + "_fp8",
          .make = [&dims](Machine& m, Random& r,
-                         int) { return std::make_unique<IndexerSelectCase>(m, r, dims, DType::kF8E4M3); },
+                         int) { return std::make_unique<IndexerSelectCase>(m, r, dims, DType::kF8E4M3, 0); },
          .fp8_keys = true});
   }
   return rows;

@@ -73,10 +73,10 @@ class SparseMlaCase : public OpCase<SparseMlaCase> {
 
 class DenseMlaCase : public OpCase<DenseMlaCase> {
  public:
-  DenseMlaCase(Machine& machine, Random& random, const Dims& dims, DType operand)
+  DenseMlaCase(Machine& machine, Random& random, const Dims& dims, DType operand, int first_position)
       : shape_(mla_shape(dims)),
         scale_(spreading_scale(dims)),
-        batch_(machine, random, dims.batch),
+        batch_(machine, random, beginning_at(first_position, dims.batch), 1, first_position),
         q_(machine
                .add(operand, batch_.num_tokens(), int64_t{dims.heads} * (dims.kv_lora + dims.rope),
                     {.padding = 4})
@@ -84,7 +84,7 @@ class DenseMlaCase : public OpCase<DenseMlaCase> {
         pool_(machine, batch_, operand, dims.kv_lora + dims.rope),
         u_(machine.add_output(operand, batch_.num_tokens(), int64_t{dims.heads} * dims.kv_lora)) {
     for (int s = 0; s < batch_.num_sequences(); ++s) {
-      for (int position = 0; position < batch_.length(s); ++position) {
+      for (int position = first_position; position < batch_.length(s); ++position) {
         for (int i = 0; i < dims.kv_lora + dims.rope; ++i) {
           pool_.buffer().set(batch_.pool_token(s, position), i, random.normal());
         }
@@ -127,9 +127,14 @@ std::vector<TableRow> mla_attention_rows() {
                           return std::make_unique<SparseMlaCase>(m, r, dims, topk, operand);
                         }});
       }
-      rows.push_back({"dense_mla_" + shapes, 1, [&dims, operand](Machine& m, Random& r, int) {
-                        return std::make_unique<DenseMlaCase>(m, r, dims, operand);
-                      }});
+      for (const int first : {0, 1}) {
+        rows.push_back({.name = "dense_mla_" + shapes + (first > 0 ? "_from_1" : ""),
+                        .make =
+                            [&dims, operand, first](Machine& m, Random& r, int) {
+                              return std::make_unique<DenseMlaCase>(m, r, dims, operand, first);
+                            },
+                        .later_start = first > 0});
+      }
     }
   }
   return rows;

@@ -46,7 +46,8 @@ struct TableRow {
   std::string name;
   int num_cases = 1;
   std::function<std::unique_ptr<Case>(Machine&, Random&, int index)> make;
-  bool fp8_keys = false;  // for back ends that have them
+  bool fp8_keys = false;     // for back ends that have them
+  bool later_start = false;  // for back ends whose attention may begin behind position 0
   /// Of products that a GPU's library may make: there, bits may depend on how many rows there are.
   bool by_library = false;
 };
@@ -55,6 +56,7 @@ inline void PrintTo(const TableRow& row, std::ostream* out) { *out << row.name; 
 
 // The rows of each op, next to its case.
 std::vector<TableRow> embed_rows();
+std::vector<TableRow> mtp_input_rows();
 std::vector<TableRow> norm_rows();
 std::vector<TableRow> linear_rows();
 std::vector<TableRow> mla_prepare_rows();

@@ -21,6 +21,7 @@ std::vector<TableRow> rows_of(const Backend& backend) {
   };
   const Part parts[] = {
       {backend.embed != nullptr, embed_rows},
+      {backend.mtp_input != nullptr, mtp_input_rows},
       {backend.add_rms_norm != nullptr, norm_rows},
       {backend.linear != nullptr, linear_rows},
       {backend.mla_prepare != nullptr, mla_prepare_rows},
@@ -36,7 +37,9 @@ std::vector<TableRow> rows_of(const Backend& backend) {
   for (const Part& part : parts) {
     if (!part.has_kernel) continue;
     for (TableRow& row : part.rows()) {
-      if (!row.fp8_keys || backend.fp8_keys) all.push_back(std::move(row));
+      if ((!row.fp8_keys || backend.fp8_keys) && (!row.later_start || backend.later_start)) {
+        all.push_back(std::move(row));
+      }
     }
   }
   return all;
