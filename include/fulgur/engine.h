@@ -76,6 +76,8 @@ struct Completion {
   FinishReason finish = FinishReason::kLength;
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;    // of the prompt, taken from the prefix cache
+  int64_t drafted = 0;          // tokens guessed by the MTP layer and looked at
+  int64_t accepted = 0;         // of those, the right ones
   int64_t num_preemptions = 0;  // times that it was set back for want of cache pages
   double prompt_s = 0;          // from submit() to the first token
   double decode_s = 0;          // the tokens after it
@@ -105,7 +107,8 @@ struct EngineOptions {
   int64_t cache_tokens = 0;     // that all requests together may hold; 0: 32768, or one sequence of the model
   int64_t step_tokens = 512;    // most tokens computed at once
   int max_running = 256;        // most requests computed at once
-  bool prefix_cache = true;     // keep the caches of prompts and texts for those that begin alike
+  int num_drafts = 0;        // tokens that the model's MTP layer guesses ahead; 0: none. Texts are the same
+  bool prefix_cache = true;  // keep the caches of prompts and texts for those that begin alike
 };
 
 /// A model that serves many requests at once. One thread of its own runs the model; all functions may be

@@ -34,6 +34,12 @@ std::exception_ptr fault_error(ChunkFault fault) {
           "fulgur inspect --verify names the tensors whose values are damaged; fetch their files again"}));
 }
 
+/// The MTP layer's entries of a cached prefix's last page are made from F, which no cache holds.
+SchedulerOptions with_drafts(SchedulerOptions options, int num_drafts) {
+  options.recompute_hit = options.recompute_hit || num_drafts > 0;
+  return options;
+}
+
 }  // namespace
 
 /// The engine's thread takes requests from the inbox and runs steps while there are any.
@@ -43,7 +49,7 @@ class Engine::Impl {
        const SchedulerOptions& scheduler)
       : tokenizer_(tokenizer),
         runner_(model, runner),
-        scheduler_(scheduler),
+        scheduler_(with_drafts(scheduler, runner.num_drafts)),
         num_pages_(scheduler.num_pages),
         thread_([this] {
           while (receive()) {
@@ -132,9 +138,9 @@ class Engine::Impl {
       requests_.at(admission.request)->admitted(admission.cached_tokens);
     const std::vector<ChunkRun> runs = run(plan);
     std::vector<ChunkResult> results;
-    for (const ChunkRun& run : runs) results.push_back({.drawn = run.drawn});
+    for (const ChunkRun& run : runs) results.push_back({.drawn = run.drawn, .drafts = run.drafts});
     scheduler_.complete(plan, results);
-    for (size_t i = 0; i < runs.size(); ++i) deliver(plan.chunks[i].request, runs[i].drawn);
+    for (size_t i = 0; i < runs.size(); ++i) deliver(plan.chunks[i], runs[i].drawn);
   }
 
   void drop_cancelled() {
@@ -190,10 +196,12 @@ class Engine::Impl {
     return outputs;
   }
 
-  void deliver(RequestId id, std::span<const int32_t> drawn) {
+  void deliver(const PlannedChunk& chunk, std::span<const int32_t> drawn) {
+    const RequestId id = chunk.request;
     const auto found = requests_.find(id);
     if (found == requests_.end() || drawn.empty()) return;
     try {
+      found->second->verified(chunk.num_drafts, static_cast<int64_t>(drawn.size()) - 1);
       if (found->second->take(drawn)) forget(id);
     } catch (...) {  // of its on_token
       fail(id, std::current_exception());
@@ -212,6 +220,7 @@ class Engine::Impl {
 
   void forget(RequestId id) {
     scheduler_.remove(id);
+    runner_.forget(id);
     requests_.erase(id);
   }
 
@@ -236,19 +245,23 @@ Engine::Engine(const LoadedModel& model, const Tokenizer* tokenizer, const Runne
     : impl_(std::make_unique<Impl>(model, tokenizer, runner, scheduler)) {}
 
 Engine::Engine(const std::string& folder, const EngineOptions& options) {
-  if (options.threads < 0 || options.cache_tokens < 0 || options.step_tokens < 1 || options.max_running < 1) {
+  if (options.threads < 0 || options.cache_tokens < 0 || options.step_tokens < 1 || options.max_running < 1 ||
+      options.num_drafts < 0) {
     throw Error(Problem{
         .kind = ErrorKind::kBadRequest,
         .message = "The engine's options are out of range.",
-        .expected = "threads and cache_tokens of at least 0, step_tokens and max_running of at least 1",
-        .found = fmt::format("threads {}, cache_tokens {}, step_tokens {}, max_running {}", options.threads,
-                             options.cache_tokens, options.step_tokens, options.max_running),
+        .expected =
+            "threads, cache_tokens and num_drafts of at least 0, step_tokens and max_running of at least 1",
+        .found = fmt::format("threads {}, cache_tokens {}, num_drafts {}, step_tokens {}, max_running {}",
+                             options.threads, options.cache_tokens, options.num_drafts, options.step_tokens,
+                             options.max_running),
         .todo = "leave at their defaults those that don't matter"});
   }
   const int threads = options.threads > 0 ? options.threads : available_cpus();
   const Precision precision = options.full_precision ? Precision::kFull : Precision::kNative;
   auto owned = std::make_unique<Impl::Owned>();
-  owned->model = load_model(folder, precision, threads);
+  owned->model =
+      load_model(folder, LoadOptions{.precision = precision, .mtp = options.num_drafts > 0}, threads);
   if (std::filesystem::exists(std::filesystem::path(folder) / "tokenizer.json")) {
     owned->tokenizer = Tokenizer::load(folder);
   }
@@ -256,12 +269,15 @@ Engine::Engine(const std::string& folder, const EngineOptions& options) {
                              ? options.cache_tokens
                              : std::min(kDefaultCacheTokens, owned->model.config.max_position_embeddings);
   const int num_pages = static_cast<int>((tokens + kPageTokens - 1) / kPageTokens);
-  impl_ = std::make_unique<Impl>(
-      std::move(owned), RunnerOptions{.threads = threads, .precision = precision, .num_pages = num_pages},
-      SchedulerOptions{.num_pages = num_pages,
-                       .step_tokens = options.step_tokens,
-                       .max_running = options.max_running,
-                       .prefix_cache = options.prefix_cache});
+  impl_ = std::make_unique<Impl>(std::move(owned),
+                                 RunnerOptions{.threads = threads,
+                                               .precision = precision,
+                                               .num_pages = num_pages,
+                                               .num_drafts = options.num_drafts},
+                                 SchedulerOptions{.num_pages = num_pages,
+                                                  .step_tokens = options.step_tokens,
+                                                  .max_running = options.max_running,
+                                                  .prefix_cache = options.prefix_cache});
 }
 
 Engine::~Engine() = default;

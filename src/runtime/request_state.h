@@ -35,6 +35,11 @@ class RequestState {
   /// What the step is to make of its chunk; valid until the step has run.
   ChunkOutput output(const PlannedChunk& chunk);
   void admitted(int64_t cached_tokens);
+  /// A step looked at so many drafts.
+  void verified(int64_t drafted, int64_t accepted) {
+    completion_.drafted += drafted;
+    completion_.accepted += accepted;
+  }
   /// Takes the tokens of a step. True: it has ended.
   bool take(std::span<const int32_t> drawn);
   void finish(FinishReason reason);

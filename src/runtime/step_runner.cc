@@ -39,9 +39,10 @@ StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
                .team = &team_,
                .arena = &arena_,
                .profile = options.profile ? &profile_ : nullptr},
-      pool_(model.config, /*mtp=*/false, options.precision == Precision::kFull ? DType::kF32 : DType::kBf16,
-            options.num_pages, backend_),
+      pool_(model.config, options.num_drafts > 0,
+            options.precision == Precision::kFull ? DType::kF32 : DType::kBf16, options.num_pages, backend_),
       decoder_(model.config, model.weights) {
+  if (options.num_drafts > 0) drafter_.emplace(model, options.num_drafts);
   const RopeTables tables(model.config, num_positions(model.config, options.num_pages));
   const RopeTable host = tables.view();
   const auto place = [&](BackendBuffer& buffer, Matrix<const float> values) {
@@ -99,7 +100,15 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
             .projection = options_.projection,
             .selection = options_.selection,
             .observer = options_.observer};
-  const Operand hidden = arena_.operand(step.operand_dtype, tokens.num_tokens, model_.config.hidden_size);
+  // With drafts, behind F of the token before each chunk.
+  const int64_t num_earlier = drafter_ ? tokens.num_sequences : 0;
+  const Operand all =
+      arena_.operand(step.operand_dtype, num_earlier + tokens.num_tokens, model_.config.hidden_size);
+  Operand hidden = all;
+  hidden.rows = tokens.num_tokens;
+  hidden.data = static_cast<std::byte*>(all.data) +
+                static_cast<size_t>(num_earlier * all.stride) * size_bytes(all.dtype);
+  if (drafter_) drafter_->place_earlier(plan, all, backend_);
   decoder_.forward(step, hidden);
   std::vector<ChunkRun> runs(plan.chunks.size());
   check_ran(plan, tokens, runs);
@@ -137,7 +146,12 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
       verify(plan.chunks[rows[i].chunk], rows[i].num_drafts, drawn[i], runs[rows[i].chunk]);
     }
   });
+  if (drafter_) drafter_->draft(step, all, plan, runs);
   return runs;
+}
+
+void StepRunner::forget(RequestId request) {
+  if (drafter_) drafter_->forget(request);
 }
 
 /// Takes a token that was drawn after `num_drafts` drafts, if those were right.

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,6 +17,8 @@
 #include "ops/sample.h"
 #include "runtime/batch_plan.h"
 #include "runtime/cache_pool.h"
+#include "runtime/chunk_run.h"
+#include "runtime/drafter.h"
 
 namespace fulgur {
 
@@ -25,6 +28,7 @@ struct RunnerOptions {
   Precision precision = Precision::kNative;
   IndexerProjection projection = IndexerProjection::kFused;
   int num_pages = 0;                     // of the caches
+  int num_drafts = 0;                    // guesses of the MTP layer at a time; the model was loaded with it
   SelectionSource* selection = nullptr;  // outlives the runner
   StepObserver* observer = nullptr;      // outlives the runner
   bool profile = false;
@@ -45,17 +49,6 @@ struct ChunkOutput {
   std::function<bool(int num_drafts, std::span<float> logits)> on_draw;
 };
 
-enum class ChunkFault {
-  kNone,
-  kNanScore,   // a score, router logit or attention sum was NaN
-  kBadLogits,  // a token can't be drawn: NaN or infinity
-};
-
-struct ChunkRun {
-  std::vector<int32_t> drawn;  // where it draws: the drafts that were right, and the token after them
-  ChunkFault fault = ChunkFault::kNone;
-};
-
 /// The one way of running steps: a plan's chunks as one flat batch through the decoder, the head for the rows
 /// that are wanted, a token drawn where the plan says so. Knows pages and positions, not requests.
 class StepRunner {
@@ -70,6 +63,8 @@ class StepRunner {
   [[nodiscard]] const Config& config() const { return model_.config; }
   [[nodiscard]] const Backend& backend() const { return backend_; }
   [[nodiscard]] Profile& profile() { return profile_; }
+  /// It ended: nothing of its text is kept for drafts.
+  void forget(RequestId request);
   /// For the steps to come.
   void set_projection(IndexerProjection projection) { options_.projection = projection; }
   void set_observer(StepObserver* observer) { options_.observer = observer; }
@@ -99,6 +94,7 @@ class StepRunner {
   BackendBuffer sin_;
   RopeTable rope_;
   Decoder decoder_;
+  std::optional<Drafter> drafter_;
 };
 
 }  // namespace fulgur

@@ -1,0 +1,161 @@
+#include "runtime/drafter.h"
+
+#include <algorithm>
+#include <span>
+
+#include "ops/backend.h"
+#include "ops/sample.h"
+
+namespace fulgur {
+namespace {
+
+template <typename T>
+const T* upload(const Context& context, const std::vector<T>& values) {
+  T* to = context.arena->allocate_array<T>(static_cast<int64_t>(values.size()));
+  context.backend->upload(to, values.data(), values.size() * sizeof(T));
+  return to;
+}
+
+size_t row_bytes(const Operand& hidden) {
+  return static_cast<size_t>(hidden.cols) * size_bytes(hidden.dtype);
+}
+
+std::byte* row_of(const Operand& hidden, size_t row) {
+  return static_cast<std::byte*>(hidden.data) + row * row_bytes(hidden);
+}
+
+bool has_page(const PlannedChunk& chunk, int64_t position) {
+  return position < static_cast<int64_t>(chunk.pages.size()) * kPageTokens;
+}
+
+}  // namespace
+
+/// A batch of the MTP layer.
+struct Drafter::Pairs {
+  struct Wanted {
+    int32_t row = 0;  // whose logits make the guess
+    size_t chunk = 0;
+    int64_t position = 0;  // of that row
+  };
+  std::vector<int32_t> token;
+  std::vector<int32_t> position;
+  std::vector<int32_t> sequence;  // the chunk
+  std::vector<int32_t> previous;  // the row of F that goes with each token
+  std::vector<Wanted> wanted;
+
+  void add(int32_t id, int64_t at, size_t chunk, size_t from) {
+    token.push_back(id);
+    position.push_back(static_cast<int32_t>(at));
+    sequence.push_back(static_cast<int32_t>(chunk));
+    previous.push_back(static_cast<int32_t>(from));
+  }
+};
+
+void Drafter::place_earlier(const BatchPlan& plan, const Operand& hidden, const Backend& backend) {
+  for (const RequestId request : plan.preempted) forget(request);
+  for (size_t i = 0; i < plan.chunks.size(); ++i) {
+    const PlannedChunk& chunk = plan.chunks[i];
+    Text& text = texts_[chunk.request];
+    if (text.next != chunk.first || text.last.empty()) {
+      // Behind a cached prefix F isn't known. The pair there is a makeshift, in a page that gives way to the
+      // one it repeats.
+      text = {.next = chunk.first, .paired = chunk.first, .last = std::vector<std::byte>(row_bytes(hidden))};
+    }
+    backend.upload(row_of(hidden, i), text.last.data(), row_bytes(hidden));
+  }
+}
+
+Drafter::Pairs Drafter::pairs_of(const Operand& hidden, const BatchPlan& plan,
+                                 const std::vector<ChunkRun>& runs, const Step& main) {
+  Pairs pairs;
+  size_t first_row = plan.chunks.size();
+  for (size_t i = 0; i < plan.chunks.size(); ++i) {
+    const PlannedChunk& chunk = plan.chunks[i];
+    const size_t row = first_row;
+    first_row += chunk.tokens.size();
+    if (runs[i].fault != ChunkFault::kNone) {
+      forget(chunk.request);
+      continue;
+    }
+    std::vector<int32_t> known(chunk.tokens.begin(), chunk.tokens.end() - chunk.num_drafts);
+    known.insert(known.end(), runs[i].drawn.begin(), runs[i].drawn.end());
+    const size_t computed = known.size() - (chunk.draws ? 1 : 0);  // the last one drawn is yet to run
+    Text& text = texts_[chunk.request];
+    for (size_t j = 0; j < known.size(); ++j) {
+      const int64_t position = chunk.first + static_cast<int64_t>(j);
+      if (position < std::max<int64_t>(text.paired, Mtp::kFirstPosition)) continue;
+      if (!has_page(chunk, position) || position >= main.rope.cos.rows) break;
+      pairs.add(known[j], position, i, j == 0 ? i : row + j - 1);
+      text.paired = position + 1;
+      if (j == computed) {
+        pairs.wanted.push_back({static_cast<int32_t>(pairs.token.size()) - 1, i, position});
+      }
+    }
+    text.next = chunk.first + static_cast<int64_t>(computed);
+    main.context.backend->download(text.last.data(), row_of(hidden, row + computed - 1), row_bytes(hidden));
+  }
+  return pairs;
+}
+
+/// Runs the pairs and draws a guess for each row that wants one; returns the pairs of these guesses.
+Drafter::Pairs Drafter::guess(const Step& main, const Operand& hidden, const Pairs& pairs,
+                              const BatchPlan& plan, std::vector<ChunkRun>& runs, Operand& out) {
+  Context& context = main.context;
+  const std::vector<uint32_t> no_fault(plan.chunks.size(), 0);
+  TokenBatch tokens = main.batch;
+  tokens.num_tokens = static_cast<int>(pairs.token.size());
+  tokens.max_context = *std::ranges::max_element(pairs.position) + 1;
+  tokens.first_position = Mtp::kFirstPosition;
+  tokens.token = upload(context, pairs.token);
+  tokens.position = upload(context, pairs.position);
+  tokens.sequence = upload(context, pairs.sequence);
+  tokens.fault = const_cast<uint32_t*>(upload(context, no_fault));
+  Step step{.context = context,
+            .batch = tokens,
+            .rope = main.rope,
+            .caches = main.caches,
+            .operand_dtype = main.operand_dtype,
+            .projection = main.projection};
+  out = mtp_.forward(step, hidden, upload(context, pairs.previous));
+  Pairs next;
+  if (pairs.wanted.empty()) return next;
+
+  std::vector<int32_t> rows;
+  std::vector<int32_t> position;
+  for (const Pairs::Wanted& wanted : pairs.wanted) {
+    rows.push_back(wanted.row);
+    position.push_back(static_cast<int32_t>(wanted.position + 1));
+  }
+  const auto logits = context.arena->matrix<float>(static_cast<int64_t>(rows.size()), config_.vocab_size);
+  mtp_.lm_head(step, out, upload(context, rows), logits);
+  auto* token = context.arena->allocate_array<int32_t>(logits.rows);
+  run(context, Sample{logits, upload(context, std::vector<SamplingParams>(rows.size())),
+                      upload(context, position), token});
+  std::vector<int32_t> drawn(rows.size());
+  context.backend->download(drawn.data(), token, drawn.size() * sizeof(int32_t));
+  std::vector<uint32_t> fault(plan.chunks.size());
+  context.backend->download(fault.data(), tokens.fault, fault.size() * sizeof(uint32_t));
+  for (size_t i = 0; i < drawn.size(); ++i) {
+    const auto& [row, chunk, at] = pairs.wanted[i];
+    const int64_t after = at + 1;
+    if (drawn[i] < 0 || fault[chunk] != 0 || after >= main.rope.cos.rows) continue;
+    runs[chunk].drafts.push_back(drawn[i]);
+    if (!has_page(plan.chunks[chunk], after)) continue;
+    next.wanted.push_back({static_cast<int32_t>(next.token.size()), chunk, after});
+    next.add(drawn[i], after, chunk, static_cast<size_t>(row));
+  }
+  return next;
+}
+
+void Drafter::draft(const Step& main, const Operand& hidden, const BatchPlan& plan,
+                    std::vector<ChunkRun>& runs) {
+  Pairs pairs = pairs_of(hidden, plan, runs, main);
+  Operand from = hidden;
+  for (int i = 0; i < num_drafts_ && !pairs.token.empty(); ++i) {
+    Operand out;
+    pairs = guess(main, from, pairs, plan, runs, out);
+    from = out;
+  }
+}
+
+}  // namespace fulgur

@@ -1,0 +1,137 @@
+// Drafts change no answer, and those of a trained model are often right.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "fulgur/engine.h"
+#include "model/load.h"
+#include "runtime/scheduler.h"
+#include "runtime/step_runner.h"
+
+namespace fulgur {
+namespace {
+
+const std::filesystem::path kSource = FULGUR_SOURCE_DIR;
+
+/// Everything that requests say, in order: ids, and the logprobs of the whole vocabulary at each.
+struct Said {
+  std::vector<int32_t> ids;
+  std::vector<double> logprobs;
+  bool operator==(const Said&) const = default;
+};
+
+class Speculation : public testing::TestWithParam<std::string> {
+ protected:
+  Engine engine(int num_drafts, const SchedulerOptions& options) const {
+    return {model_, nullptr, {.num_pages = options.num_pages, .num_drafts = num_drafts}, options};
+  }
+
+  /// Greedy and sampled ones, with penalties, some of which begin alike.
+  std::vector<Request> requests(size_t count) {
+    std::mt19937 random(7);
+    const auto tokens = [&](size_t n) {
+      std::vector<int32_t> ids(n);
+      for (int32_t& id : ids)
+        id = static_cast<int32_t>(random() % static_cast<uint32_t>(model_.config.vocab_size));
+      return ids;
+    };
+    const std::vector<int32_t> common = tokens(140);
+    std::vector<Request> all(count);
+    for (size_t i = 0; i < count; ++i) {
+      Request& r = all[i];
+      r.prompt.assign(common.begin(), common.begin() + static_cast<std::ptrdiff_t>(random() % 3 * 70));
+      const std::vector<int32_t> own = tokens(1 + random() % 60);
+      r.prompt.insert(r.prompt.end(), own.begin(), own.end());
+      r.max_tokens = 1 + static_cast<int64_t>(random() % 40);
+      r.ignore_end_tokens = true;
+      r.num_logprobs = static_cast<int>(model_.config.vocab_size);
+      if (i % 3 == 1) r.sampling = {.temperature = 0.7F, .top_p = 0.9F, .seed = random()};
+      if (i % 3 == 2) r.sampling.repetition_penalty = 1.3F;
+    }
+    return all;
+  }
+
+  static std::vector<Said> run(Engine& engine, std::vector<Request> requests, bool together,
+                               Completion* sum = nullptr) {
+    std::vector<Said> said(requests.size());
+    std::vector<Generation> generations;
+    for (size_t i = 0; i < requests.size(); ++i) {
+      requests[i].on_token = [&to = said[i]](const GeneratedToken& token) {
+        to.ids.push_back(token.id);
+        for (const TokenLogprob& likely : token.likeliest) to.logprobs.push_back(likely.logprob);
+      };
+      generations.push_back(engine.submit(requests[i]));
+      if (!together) generations.back().wait();
+    }
+    for (Generation& generation : generations) {
+      const Completion completion = generation.wait();
+      if (sum == nullptr) continue;
+      sum->drafted += completion.drafted;
+      sum->accepted += completion.accepted;
+      sum->num_preemptions += completion.num_preemptions;
+      sum->cached_tokens += completion.cached_tokens;
+    }
+    return said;
+  }
+
+  LoadedModel model_ = load_model(kSource / GetParam(), LoadOptions{.mtp = true}, 2);
+};
+
+TEST_P(Speculation, GivesTheSameTextsAndLogprobsAsWithoutItInAnyCompany) {
+  const std::vector<Request> all = requests(9);
+  Engine plain = engine(0, {.num_pages = 8, .prefix_cache = false});
+  const std::vector<Said> alone = run(plain, all, /*together=*/false);
+  for (const int num_drafts : {1, 3}) {
+    SCOPED_TRACE(num_drafts);
+    Engine drafting = engine(num_drafts, {.num_pages = 8});
+    Completion sum;
+    EXPECT_TRUE(run(drafting, all, /*together=*/false, &sum) == alone);
+    EXPECT_GT(sum.drafted, 0);
+    EXPECT_GT(sum.cached_tokens, 0);
+    // Few pages and small steps: prompts are cut, drafts left out, requests set back.
+    Engine crowded = engine(num_drafts, {.num_pages = 8, .step_tokens = 24, .max_running = 5});
+    Completion crowded_sum;
+    EXPECT_TRUE(run(crowded, all, /*together=*/true, &crowded_sum) == alone);
+    EXPECT_GT(crowded_sum.num_preemptions, 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Speculation,
+                         testing::Values("tests/golden/data/glm-bf16", "tests/golden/data/v3-bf16"),
+                         [](const auto& info) {
+                           return info.param.find("glm") != std::string::npos ? "glm" : "v3";
+                         });
+
+class SpeculationOnMini : public testing::Test {
+ protected:
+  static Completion answer(int num_drafts) {
+    Engine engine((kSource / "models/mini-v32").string(),
+                  {.threads = 2, .cache_tokens = 256, .num_drafts = num_drafts});
+    return engine
+        .submit({.prompt = engine.encode("<｜begin▁of▁sentence｜>In the beginning God created the"),
+                 .max_tokens = 90})
+        .wait();
+  }
+};
+
+TEST_F(SpeculationOnMini, IsRightAboutMostNextWordsOfProse) {
+  const Completion plain = answer(0);
+  EXPECT_EQ(plain.drafted, 0);
+  for (const int num_drafts : {1, 2}) {
+    const Completion drafting = answer(num_drafts);
+    EXPECT_EQ(drafting.text, plain.text);
+    EXPECT_EQ(drafting.ids, plain.ids);
+    EXPECT_GT(drafting.accepted, drafting.drafted / 2) << num_drafts << " drafts of " << drafting.drafted;
+  }
+}
+
+TEST(SpeculationRefusal, NamesAModelWithoutTheLayer) {
+  EXPECT_THROW(Engine((kSource / "tests/golden/data/v32-bf16").string(), {.num_drafts = 1}), Error);
+}
+
+}  // namespace
+}  // namespace fulgur
