@@ -49,11 +49,12 @@ TEST_P(RandomModels, AreWholeCheckpointsWithTheMtpLayer) {
 
 TEST_P(RandomModels, TakeTheMemoryThatTheConfigForetells) {
   for (const Precision precision : {Precision::kNative, Precision::kFull}) {
-    const PlannedModel planned = plan_loading(read_model_files(wanted()), precision);
+    const PlannedModel planned = plan_loading(read_model_files(wanted()), {.precision = precision});
     const WeightBytes bytes = weight_bytes(planned.plan, planned.catalog, /*with_mtp=*/false);
     EXPECT_EQ(random_weight_bytes(wanted(), precision).copied, bytes.copied);
     EXPECT_EQ(bytes.mapped, 0U);
-    EXPECT_EQ(load(plan_loading(read_model_files(wanted()), precision), 2).memory.copied_bytes, bytes.copied);
+    EXPECT_EQ(load(plan_loading(read_model_files(wanted()), {.precision = precision}), 2).memory.copied_bytes,
+              bytes.copied);
   }
 }
 

@@ -39,11 +39,11 @@ class Speculation : public testing::TestWithParam<std::string> {
         id = static_cast<int32_t>(random() % static_cast<uint32_t>(model_.config.vocab_size));
       return ids;
     };
-    const std::vector<int32_t> common = tokens(140);
+    const std::vector<int32_t> common = tokens(200);
     std::vector<Request> all(count);
     for (size_t i = 0; i < count; ++i) {
       Request& r = all[i];
-      r.prompt.assign(common.begin(), common.begin() + static_cast<std::ptrdiff_t>(random() % 3 * 70));
+      r.prompt.assign(common.begin(), common.begin() + static_cast<std::ptrdiff_t>(i / 2 % 3 * 100));
       const std::vector<int32_t> own = tokens(1 + random() % 60);
       r.prompt.insert(r.prompt.end(), own.begin(), own.end());
       r.max_tokens = 1 + static_cast<int64_t>(random() % 40);
@@ -82,18 +82,18 @@ class Speculation : public testing::TestWithParam<std::string> {
 };
 
 TEST_P(Speculation, GivesTheSameTextsAndLogprobsAsWithoutItInAnyCompany) {
-  const std::vector<Request> all = requests(9);
-  Engine plain = engine(0, {.num_pages = 8, .prefix_cache = false});
+  const std::vector<Request> all = requests(12);
+  Engine plain = engine(0, {.num_pages = 12, .prefix_cache = false});
   const std::vector<Said> alone = run(plain, all, /*together=*/false);
   for (const int num_drafts : {1, 3}) {
     SCOPED_TRACE(num_drafts);
-    Engine drafting = engine(num_drafts, {.num_pages = 8});
+    Engine drafting = engine(num_drafts, {.num_pages = 12});
     Completion sum;
     EXPECT_TRUE(run(drafting, all, /*together=*/false, &sum) == alone);
     EXPECT_GT(sum.drafted, 0);
     EXPECT_GT(sum.cached_tokens, 0);
     // Few pages and small steps: prompts are cut, drafts left out, requests set back.
-    Engine crowded = engine(num_drafts, {.num_pages = 8, .step_tokens = 24, .max_running = 5});
+    Engine crowded = engine(num_drafts, {.num_pages = 7, .step_tokens = 24, .max_running = 5});
     Completion crowded_sum;
     EXPECT_TRUE(run(crowded, all, /*together=*/true, &crowded_sum) == alone);
     EXPECT_GT(crowded_sum.num_preemptions, 0);
