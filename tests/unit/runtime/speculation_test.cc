@@ -46,7 +46,7 @@ class Speculation : public testing::TestWithParam<std::string> {
       r.prompt.assign(common.begin(), common.begin() + static_cast<std::ptrdiff_t>(i / 2 % 3 * 100));
       const std::vector<int32_t> own = tokens(1 + random() % 60);
       r.prompt.insert(r.prompt.end(), own.begin(), own.end());
-      r.max_tokens = 1 + static_cast<int64_t>(random() % 40);
+      r.max_tokens = 30 + static_cast<int64_t>(random() % 50);
       r.ignore_end_tokens = true;
       r.num_logprobs = static_cast<int>(model_.config.vocab_size);
       if (i % 3 == 1) r.sampling = {.temperature = 0.7F, .top_p = 0.9F, .seed = random()};
@@ -93,7 +93,7 @@ TEST_P(Speculation, GivesTheSameTextsAndLogprobsAsWithoutItInAnyCompany) {
     EXPECT_GT(sum.drafted, 0);
     EXPECT_GT(sum.cached_tokens, 0);
     // Few pages and small steps: prompts are cut, drafts left out, requests set back.
-    Engine crowded = engine(num_drafts, {.num_pages = 7, .step_tokens = 24, .max_running = 5});
+    Engine crowded = engine(num_drafts, {.num_pages = 6, .step_tokens = 40, .max_running = 8});
     Completion crowded_sum;
     EXPECT_TRUE(run(crowded, all, /*together=*/true, &crowded_sum) == alone);
     EXPECT_GT(crowded_sum.num_preemptions, 0);
