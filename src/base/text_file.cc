@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <memory>
 #include <system_error>
+#include <vector>
 
 #include "base/error.h"
 
@@ -44,7 +44,7 @@ std::string read_text_file(const std::filesystem::path& path, size_t most_bytes)
   std::FILE* file = standard_input ? stdin : opened.get();
   if (file == nullptr) refuse_unreadable(name, errno);
   std::string text;
-  std::array<char, 1 << 16> buffer;
+  std::vector<char> buffer(size_t{1} << 16);  // not on the stack, which may be smaller
   while (const size_t got = std::fread(buffer.data(), 1, buffer.size(), file)) {
     if (got > most_bytes - text.size()) refuse_too_long(name, "This file", most_bytes);
     text.append(buffer.data(), got);

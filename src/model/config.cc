@@ -72,7 +72,7 @@ void read_indexer(ConfigFields& fields, Config& config) {
   const int64_t head_dim = size("index_head_dim");
   const bool interleave = fields.flag("indexer_rope_interleave", config.model_type == ModelType::kGlmMoeDsa);
   const bool share = fields.flag("index_share_for_mtp_iteration", false);
-  std::vector<bool> full = read_full_indexers(fields, sparse ? config.num_hidden_layers : 0);
+  std::vector<bool> full = read_full_indexers(fields, config.num_hidden_layers);
   if (!sparse) return;
 
   config.index_topk = topk;

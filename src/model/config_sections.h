@@ -18,7 +18,7 @@ constexpr IntegerRange kSizeRange{1, int64_t{1} << 24};
 RopeConfig read_rope(ConfigFields& config);
 
 /// Which layers own an indexer, by section 5's schedule: the first of indexer_types, index_topk_pattern,
-/// index_topk_freq that applies. num_layers = 0: the fields are checked, but don't schedule anything.
+/// index_topk_freq that applies. num_layers = 0 (it was refused): only what doesn't depend on it is checked.
 std::vector<bool> read_full_indexers(ConfigFields& config, int64_t num_layers);
 
 /// The fields that say something of each layer: lists, or a string with a letter for each.

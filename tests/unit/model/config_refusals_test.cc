@@ -311,19 +311,22 @@ TEST(ConfigRefusals, ComeForRopeObjectsThatDontSayTheirType) {
 }
 
 TEST(ConfigRefusals, ComeForFieldsThatTheModelDoesNotUse) {
-  for (const Case& c : {Case{"index_topk", 0, kBad, "an integer", "deepseek-r1"},
-                        Case{"index_n_heads", "64", kBad, "an integer", "deepseek-r1"},
-                        Case{"index_head_dim", nullptr, kBad, "an integer", "deepseek-r1"},
-                        Case{"indexer_types", {"some"}, kBad, "\"full\"", "deepseek-r1"},
-                        Case{"index_topk_pattern", "Q", kBad, "\"F\"", "deepseek-r1"},
-                        Case{"indexer_rope_interleave", 1, kBad, "true or false", "deepseek-r1"},
-                        Case{"rope_theta", -5, kBad, "a number above 1", "glm-5"}}) {
+  for (const Case& c :
+       {Case{"index_topk", 0, kBad, "an integer", "deepseek-r1"},
+        Case{"index_n_heads", "64", kBad, "an integer", "deepseek-r1"},
+        Case{"index_head_dim", nullptr, kBad, "an integer", "deepseek-r1"},
+        Case{"indexer_types", {"some"}, kBad, "\"full\"", "deepseek-r1"},
+        Case{"indexer_types", {"full"}, kBad, "61 entries", "deepseek-r1"},
+        Case{"indexer_types", std::vector<std::string>(61, "shared"), kBad, "layer 0 full", "deepseek-r1"},
+        Case{"index_topk_pattern", "Q", kBad, "\"F\"", "deepseek-r1"},
+        Case{"index_topk_pattern", "FF", kBad, "61 entries", "deepseek-r1"},
+        Case{"indexer_rope_interleave", 1, kBad, "true or false", "deepseek-r1"},
+        Case{"rope_theta", -5, kBad, "a number above 1", "glm-5"}}) {
     expect_refused(c);
   }
   Json dense = base_config("deepseek-r1");
   dense["index_topk"] = 2048;
-  dense["index_head_dim"] = 8;          // below dr, but there is no indexer
-  dense["indexer_types"] = {"shared"};  // nor a schedule
+  dense["index_head_dim"] = 8;  // below dr, but there is no indexer
   EXPECT_TRUE(problems_of(dense.dump()).empty());
 }
 
