@@ -88,6 +88,9 @@ class Model {
  public:
   Model(ModelConfig config, ModelTables tables);
 
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+  [[nodiscard]] const ModelTables& tables() const { return tables_; }
+
   [[nodiscard]] Trace forward(std::span<const int32_t> tokens) const;
   /// The MTP module over a sequence and the F of its main pass.
   [[nodiscard]] MtpTrace forward_mtp(std::span<const int32_t> tokens, const Table& final_hidden) const;

@@ -48,7 +48,17 @@ class Buffer {
   /// ... or all of them.
   Buffer& is_output();
 
+  /// Computed by the kernel before the op's own: such inputs may arrive while the op's kernels already run.
+  Buffer& comes_late() {
+    late_ = true;
+    return *this;
+  }
+  [[nodiscard]] bool is_late() const { return late_; }
+
   void upload();
+  /// All bytes of the back end's copy, and what upload() puts there.
+  [[nodiscard]] std::byte* device_bytes() const { return device_; }
+  [[nodiscard]] const std::vector<std::byte>& bytes_before() const { return before_; }
   void download();
   /// What the op must not touch, and did: a sentence; empty if it left all of it alone.
   [[nodiscard]] std::string trespass() const;
@@ -80,6 +90,7 @@ class Buffer {
   std::vector<std::byte> after_;
   std::vector<bool> writable_;  // a flag a byte
   std::byte* device_ = nullptr;
+  bool late_ = false;
 };
 
 }  // namespace fulgur::test

@@ -28,9 +28,11 @@ class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
             machine.add(stored_dtype(plain_beside(form)), 1, dims.index_dim).fill_normal(random, 0.5)),
         wq_b_(machine.add_weight(random, form, int64_t{dims.index_heads} * dims.index_dim, dims.q_lora)),
         x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = aligned ? 8 : 4})
-               .fill_normal(random, 1)),
-        q_latent_(
-            machine.add(operand, batch_.num_tokens(), dims.q_lora, {.padding = 2}).fill_normal(random, 1)),
+               .fill_normal(random, 1)
+               .comes_late()),
+        q_latent_(machine.add(operand, batch_.num_tokens(), dims.q_lora, {.padding = 2})
+                      .fill_normal(random, 1)
+                      .comes_late()),
         q_(machine.add_output(operand, batch_.num_tokens(), int64_t{dims.index_heads} * dims.index_dim)),
         head_weights_(machine.add_output(DType::kF32, batch_.num_tokens(), dims.index_heads)),
         pool_(machine, batch_, operand, dims.index_dim) {
@@ -97,12 +99,13 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
         q_(machine.add(operand, batch_.num_tokens(), int64_t{dims.index_heads} * dims.index_dim,
                        {.padding = 4})),
         head_weights_(machine.add(DType::kF32, batch_.num_tokens(), dims.index_heads, {.padding = 1})
-                          .fill_normal(random, 0.3)),
+                          .fill_normal(random, 0.3)
+                          .comes_late()),
         pool_(machine, batch_, operand, dims.index_dim),
         scores_(machine.add_output(DType::kF32, batch_.num_tokens(), batch_.max_context() + 3)),
         selected_(machine.add_output(DType::kI32, batch_.num_tokens(), dims.topk)) {
     const bool fp8 = operand == DType::kF8E4M3;
-    q_.fill([&](int64_t, int64_t) {
+    q_.comes_late().fill([&](int64_t, int64_t) {
       const double value = random.normal();
       return fp8 ? to_e4m3(static_cast<float>(8 * value)) : value;
     });

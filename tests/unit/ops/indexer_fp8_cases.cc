@@ -30,9 +30,11 @@ class IndexerPrepareFp8Case : public OpCase<IndexerPrepareFp8Case> {
                                  int64_t{dims.index_heads} * dims.index_dim, dims.q_lora,
                                  /*aligned=*/as_published)),
         x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = as_published ? 8 : 4})
-               .fill_normal(random, 1)),
+               .fill_normal(random, 1)
+               .comes_late()),
         q_latent_(machine.add(operand, batch_.num_tokens(), dims.q_lora, {.padding = as_published ? 8 : 2})
-                      .fill_normal(random, 1)),
+                      .fill_normal(random, 1)
+                      .comes_late()),
         q_(machine.add_output(DType::kF8E4M3, batch_.num_tokens(),
                               int64_t{dims.index_heads} * dims.index_dim)),
         head_weights_(machine.add_output(DType::kF32, batch_.num_tokens(), dims.index_heads)),

@@ -59,6 +59,8 @@ class Machine {
   /// What an op has to write, with room between the rows.
   Buffer& add_output(DType dtype, int64_t rows, int64_t cols);
 
+  [[nodiscard]] const std::vector<std::unique_ptr<Buffer>>& buffers() const { return buffers_; }
+
   void upload();
   void download();
   /// EXPECTs that nothing was written but what each buffer allows.

@@ -26,9 +26,10 @@ class SparseMlaCase : public OpCase<SparseMlaCase> {
         q_(machine
                .add(operand, batch_.num_tokens(), int64_t{dims.heads} * (dims.kv_lora + dims.rope),
                     {.padding = 4})
-               .fill_normal(random, 1)),
+               .fill_normal(random, 1)
+               .comes_late()),
         pool_(machine, batch_, operand, dims.kv_lora + dims.rope),
-        selected_(machine.add(DType::kI32, batch_.num_tokens(), topk, {.padding = 2})),
+        selected_(machine.add(DType::kI32, batch_.num_tokens(), topk, {.padding = 2}).comes_late()),
         u_(machine.add_output(operand, batch_.num_tokens(), int64_t{dims.heads} * dims.kv_lora)) {
     std::set<int64_t> read;  // all others stay NaN
     for (int t = 0; t < batch_.num_tokens(); ++t) {
@@ -80,7 +81,8 @@ class DenseMlaCase : public OpCase<DenseMlaCase> {
         q_(machine
                .add(operand, batch_.num_tokens(), int64_t{dims.heads} * (dims.kv_lora + dims.rope),
                     {.padding = 4})
-               .fill_normal(random, 1)),
+               .fill_normal(random, 1)
+               .comes_late()),
         pool_(machine, batch_, operand, dims.kv_lora + dims.rope),
         u_(machine.add_output(operand, batch_.num_tokens(), int64_t{dims.heads} * dims.kv_lora)) {
     for (int s = 0; s < batch_.num_sequences(); ++s) {

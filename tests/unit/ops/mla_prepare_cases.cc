@@ -23,7 +23,9 @@ class MlaPrepareCase : public OpCase<MlaPrepareCase> {
         batch_(machine, random, dims.batch),
         weights_(machine, random, dims, form),
         rope_(machine, dims, batch_.max_context()),
-        x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = 4}).fill_normal(random, 1)),
+        x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = 4})
+               .fill_normal(random, 1)
+               .comes_late()),
         q_latent_(machine.add_output(operand, dims.q_lora > 0 ? batch_.num_tokens() : 0, dims.q_lora)),
         q_(machine.add_output(operand, batch_.num_tokens(),
                               int64_t{dims.heads} * (dims.kv_lora + dims.rope))),
@@ -77,7 +79,8 @@ class MlaOutputCase : public OpCase<MlaOutputCase> {
       : shape_(mla_shape(dims)),
         weights_(machine, random, dims, form),
         u_(machine.add(operand, tokens, int64_t{dims.heads} * dims.kv_lora, {.padding = 4})
-               .fill_normal(random, 1)),
+               .fill_normal(random, 1)
+               .comes_late()),
         delta_(machine.add_output(DType::kF32, tokens, dims.hidden)) {}
 
   [[nodiscard]] int num_rows() const override { return static_cast<int>(u_.rows()); }

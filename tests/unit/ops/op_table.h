@@ -4,6 +4,7 @@
 #include <memory>
 #include <ostream>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "unit/ops/batch.h"
@@ -106,6 +107,9 @@ std::string short_name(const Tested& tested);
 inline void PrintTo(const Tested& tested, std::ostream* out) { *out << short_name(tested); }
 /// The back ends that this machine can run; none where it has no such device.
 std::vector<Tested> tested_backends();
+
+/// Every line that a tested back end has kernels for.
+std::vector<std::tuple<Tested, TableRow>> all_lines();
 
 /// bf16 is `--precision native`, f32 is `full`.
 inline constexpr DType kOperandDTypes[] = {DType::kBf16, DType::kF32};

@@ -13,46 +13,6 @@
 namespace fulgur::test {
 namespace {
 
-/// Every line that a back end has kernels for.
-std::vector<TableRow> rows_of(const Backend& backend) {
-  struct Part {
-    bool has_kernel;
-    std::vector<TableRow> (*rows)();
-  };
-  const Part parts[] = {
-      {backend.embed != nullptr, embed_rows},
-      {backend.mtp_input != nullptr, mtp_input_rows},
-      {backend.add_rms_norm != nullptr, norm_rows},
-      {backend.linear != nullptr, linear_rows},
-      {backend.mla_prepare != nullptr, mla_prepare_rows},
-      {backend.indexer_prepare != nullptr, indexer_prepare_rows},
-      {backend.indexer_select != nullptr, indexer_select_rows},
-      {backend.sparse_mla != nullptr, mla_attention_rows},
-      {backend.mla_output != nullptr, mla_output_rows},
-      {backend.ffn != nullptr, ffn_rows},
-      {backend.moe != nullptr, moe_rows},
-      {backend.sample != nullptr, sample_rows},
-  };
-  std::vector<TableRow> all;
-  for (const Part& part : parts) {
-    if (!part.has_kernel) continue;
-    for (TableRow& row : part.rows()) {
-      if ((!row.fp8_keys || backend.fp8_keys) && (!row.later_start || backend.later_start)) {
-        all.push_back(std::move(row));
-      }
-    }
-  }
-  return all;
-}
-
-std::vector<std::tuple<Tested, TableRow>> all_lines() {
-  std::vector<std::tuple<Tested, TableRow>> all;
-  for (const Tested& tested : tested_backends()) {
-    for (TableRow& row : rows_of(*tested.backend)) all.emplace_back(tested, std::move(row));
-  }
-  return all;
-}
-
 class OpTable : public testing::TestWithParam<std::tuple<Tested, TableRow>> {
  protected:
   /// `body` with each case of the line, drawn from a seed that a failure prints.
