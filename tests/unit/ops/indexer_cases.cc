@@ -97,13 +97,16 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
         shape_(indexer_shape(dims)),
         batch_(machine, random, beginning_at(first_position, dims.batch), 1, first_position),
         q_(machine.add(operand, batch_.num_tokens(), int64_t{dims.index_heads} * dims.index_dim,
-                       {.padding = 4})),
+                       {.padding = operand == DType::kF8E4M3 ? 16 : 4})),
         head_weights_(machine.add(DType::kF32, batch_.num_tokens(), dims.index_heads, {.padding = 1})
                           .fill_normal(random, 0.3)
                           .comes_late()),
         pool_(machine, batch_, operand, dims.index_dim),
         scores_(machine.add_output(DType::kF32, batch_.num_tokens(), batch_.max_context() + 3)),
-        selected_(machine.add_output(DType::kI32, batch_.num_tokens(), dims.topk)) {
+        // FP8: as kernels made for some shapes want it.
+        selected_(operand == DType::kF8E4M3
+                      ? machine.add(DType::kI32, batch_.num_tokens(), dims.topk).is_output()
+                      : machine.add_output(DType::kI32, batch_.num_tokens(), dims.topk)) {
     const bool fp8 = operand == DType::kF8E4M3;
     q_.comes_late().fill([&](int64_t, int64_t) {
       const double value = random.normal();
@@ -186,6 +189,23 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
   Buffer& selected_;
 };
 
+/// The selections of V3.2 and GLM-5 but for topk, which have kernels of their own.
+const std::vector<Dims>& published_selections() {
+  static const std::vector<Dims> kDims = {{.name = "published_v32",
+                                           .rope = 64,
+                                           .index_heads = 64,
+                                           .index_dim = 128,
+                                           .topk = 160,
+                                           .batch = {{63, 2}, {500, 1}, {0, 1}, {320, 3}, {127, 4}}},
+                                          {.name = "published_glm",
+                                           .rope = 64,
+                                           .index_heads = 32,
+                                           .index_dim = 128,
+                                           .topk = 192,
+                                           .batch = {{700, 1}, {0, 3}, {191, 2}}}};
+  return kDims;
+}
+
 }  // namespace
 
 std::vector<TableRow> indexer_prepare_rows() {
@@ -245,6 +265,13 @@ std::vector<TableRow> indexer_select_rows() {
         {.name = "indexer_select_" + std::string(dims.name) + "_fp8",
          .make = [&dims](Machine& m, Random& r,
                          int) { return std::make_unique<IndexerSelectCase>(m, r, dims, DType::kF8E4M3, 0); },
+         .fp8_keys = true});
+  }
+  for (const Dims& dims : published_selections()) {
+    rows.push_back(
+        {.name = "indexer_select_" + std::string(dims.name) + "_fp8",
+         .make = [&dims](Machine& m, Random& r,
+                         int) { return std::make_unique<IndexerSelectCase>(m, r, dims, DType::kF8E4M3); },
          .fp8_keys = true});
   }
   return rows;
