@@ -271,7 +271,7 @@ std::vector<TableRow> indexer_select_rows() {
     rows.push_back(
         {.name = "indexer_select_" + std::string(dims.name) + "_fp8",
          .make = [&dims](Machine& m, Random& r,
-                         int) { return std::make_unique<IndexerSelectCase>(m, r, dims, DType::kF8E4M3); },
+                         int) { return std::make_unique<IndexerSelectCase>(m, r, dims, DType::kF8E4M3, 0); },
          .fp8_keys = true});
   }
   return rows;
