@@ -204,6 +204,7 @@ std::function<int()> declare_chat(Arguments& args) {
       .type_name("N");
   add_sampling_options(args, options->sampling);
   add_model_options(args, options->model);
+  add_speculate_option(args, options->model);
   args.footer(
       "Examples:\n"
       "  fulgur chat\n"

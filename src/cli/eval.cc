@@ -313,6 +313,7 @@ std::function<int()> declare_eval(Arguments& args) {
       .type_name("N");
   args.add_flag("--json", options->json, "Print one JSON object");
   add_model_options(args, options->model);
+  add_speculate_option(args, options->model);
   args.footer(
       "Examples:\n"
       "  fulgur eval models/mini-v32/eval/arithmetic.jsonl --limit 20\n"

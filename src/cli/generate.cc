@@ -99,13 +99,15 @@ int64_t new_tokens(const Options& options, const Config& config, int64_t prompt_
 void print_summary(const OpenedModel& model, const Completion& result) {
   const auto per_second = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0.0; };
   const double decoded = static_cast<double>(result.ids.size()) - 1;
+  const std::string drafts =
+      result.drafted > 0 ? fmt::format(", {} of {} drafts right", result.accepted, result.drafted) : "";
   print_log(
-      "{} prompt tokens in {:.3f} s ({:.0f}/s), {} new tokens, {:.3f} s ({:.0f}/s), finish {}; loaded "
+      "{} prompt tokens in {:.3f} s ({:.0f}/s), {} new tokens, {:.3f} s ({:.0f}/s), finish {}{}; loaded "
       "in {:.3f} s, peak "
       "memory {} MiB\n",
       result.prompt_tokens, result.prompt_s,
       per_second(static_cast<double>(result.prompt_tokens), result.prompt_s), result.ids.size(),
-      result.decode_s, per_second(decoded, result.decode_s), name(result.finish), model.load_s,
+      result.decode_s, per_second(decoded, result.decode_s), name(result.finish), drafts, model.load_s,
       peak_rss_bytes() >> 20);
 }
 
@@ -138,18 +140,21 @@ int run_generate(const Options& options) {
   }
   const Completion result = generation.wait();
   if (options.json) {
-    const nlohmann::ordered_json object = {
-        {"text", tokenizer ? nlohmann::json(result.text) : nlohmann::json()},
-        {"prompt_ids", prompt},
-        {"ids", result.ids},
-        {"finish_reason", name(result.finish)},
-        {"timings",
-         {{"load_s", model.load_s},
-          {"prompt_tokens", prompt_tokens},
-          {"prompt_s", result.prompt_s},
-          {"generated_tokens", result.ids.size()},
-          {"decode_s", result.decode_s},
-          {"peak_rss_bytes", peak_rss_bytes()}}}};
+    nlohmann::ordered_json object = {{"text", tokenizer ? nlohmann::json(result.text) : nlohmann::json()},
+                                     {"prompt_ids", prompt},
+                                     {"ids", result.ids},
+                                     {"finish_reason", name(result.finish)},
+                                     {"timings",
+                                      {{"load_s", model.load_s},
+                                       {"prompt_tokens", prompt_tokens},
+                                       {"prompt_s", result.prompt_s},
+                                       {"generated_tokens", result.ids.size()},
+                                       {"decode_s", result.decode_s},
+                                       {"peak_rss_bytes", peak_rss_bytes()}}}};
+    if (options.model.speculate > 0) {
+      object["timings"]["drafted"] = result.drafted;
+      object["timings"]["accepted"] = result.accepted;
+    }
     print_out("{}\n", object.dump());
   } else {
     print_out("\n");
@@ -186,6 +191,7 @@ std::function<int()> declare_generate(Arguments& args) {
       .type_name("TEXT");
   args.add_flag("--json", options->json, "Print one JSON object with text, ids and timings");
   add_model_options(args, options->model);
+  add_speculate_option(args, options->model);
   args.footer(
       "Examples:\n"
       "  fulgur generate 'In the beginning God created' --max-tokens 32\n"

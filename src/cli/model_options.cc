@@ -24,6 +24,9 @@ namespace {
 
 constexpr const char* kBundledModel = "models/mini-v32";
 
+/// Each is seldom right if the one before it wasn't sure.
+constexpr int64_t kMostDrafts = 16;
+
 const std::map<std::string, IndexerProjection> kProjections = {{"separate", IndexerProjection::kSeparate},
                                                                {"overlapped", IndexerProjection::kOverlapped},
                                                                {"fused", IndexerProjection::kFused}};
@@ -95,6 +98,14 @@ void add_model_options(Arguments& args, ModelOptions& options) {
   });
 }
 
+void add_speculate_option(Arguments& args, ModelOptions& options) {
+  args.add_option("--speculate", options.speculate,
+                  "Tokens that the MTP layer guesses ahead; the text is the same (default: 0, none)")
+      .integer_range(0, kMostDrafts)
+      .type_name("N")
+      .group("Model");
+}
+
 std::filesystem::path model_folder(const ModelOptions& options) {
   if (!options.model.empty()) return options.model;
   std::error_code error;
@@ -120,8 +131,8 @@ FoundModel find_model(const ModelOptions& options) {
   } else {
     found.folder = model_folder(options);
   }
-  found.planned =
-      plan_loading(read_files(options, found.folder), {.precision = options.precision, .mtp = options.mtp});
+  found.planned = plan_loading(read_files(options, found.folder),
+                               {.precision = options.precision, .mtp = options.uses_mtp()});
   Config& config = found.planned.config;
   if (options.index_topk) override_index_topk(config, *options.index_topk);
   if (!config.sparse() && options.selection != "indexer") {
@@ -141,7 +152,7 @@ OpenedModel open_model(FoundModel found, const ModelOptions& options, int64_t ca
   const std::string name = found.planned.name;
   if (options.random.chosen()) {
     check_fits(memory_need(found.config(), options.precision, found.planned.plan, found.planned.catalog,
-                           cache_tokens, options.mtp));
+                           cache_tokens, options.uses_mtp()));
   }
   OpenedModel opened{.selection = make_selection(options), .cache_tokens = cache_tokens};
   {
@@ -185,6 +196,7 @@ Engine make_engine(const ModelOptions& options, const OpenedModel& model, const 
                         .precision = options.precision,
                         .projection = options.projection,
                         .num_pages = num_pages,
+                        .num_drafts = static_cast<int>(options.speculate),
                         .selection = model.selection.get(),
                         .profile = options.profile},
           SchedulerOptions{.num_pages = num_pages}};

@@ -25,11 +25,16 @@ struct ModelOptions {
   IndexerProjection projection = IndexerProjection::kFused;
   Precision precision = Precision::kNative;
   bool profile = false;
-  bool mtp = false;      // the command runs the MTP layer too
+  bool mtp = false;       // the command runs the MTP layer too
+  int64_t speculate = 0;  // drafts of the MTP layer at a time
+
+  [[nodiscard]] bool uses_mtp() const { return mtp || speculate > 0; }
   RandomOptions random;  // instead of `model`
 };
 
 void add_model_options(Arguments& args, ModelOptions& options);
+/// Of commands that write texts.
+void add_speculate_option(Arguments& args, ModelOptions& options);
 
 /// --model, or the bundled mini-v32: the nearest models/mini-v32 in the folders above the program, or
 /// share/fulgur/models/mini-v32 beside its bin folder.

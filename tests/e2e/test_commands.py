@@ -74,7 +74,7 @@ def test_unknown_options_are_usage_errors(arguments):
     assert "--no-such-option" in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--kv-dtype", "--index-dtype", "--speculate", "--batch"])
+@pytest.mark.parametrize("option", ["--kv-dtype", "--index-dtype", "--batch"])
 def test_options_that_come_with_the_runtime_are_unknown_until_then(option):
     result = run("generate", "x", option, "1")
     assert result.returncode == 2
@@ -219,6 +219,19 @@ def test_generate_json_has_what_the_contract_names():
     assert (len(answer["ids"]), answer["finish_reason"]) == (5, "length")
     assert answer["timings"]["prompt_tokens"] == len(answer["prompt_ids"])
     assert answer["timings"]["generated_tokens"] == 5
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1, "seed": 7}])
+def test_speculation_changes_no_text_and_tells_what_it_guessed(sampling):
+    options = {"max_tokens": 60, "json": True, **sampling}
+    plain = json.loads(output("generate", "In the beginning", **options))
+    for guesses in (1, 3):
+        answer = json.loads(output("generate", "In the beginning", speculate=guesses, **options))
+        assert answer["ids"] == plain["ids"] and answer["text"] == plain["text"]
+        assert answer["timings"].keys() == plain["timings"].keys() | {"drafted", "accepted"}
+        assert 0 < answer["timings"]["accepted"] < answer["timings"]["drafted"]
+    result = run("generate", "In the beginning", max_tokens=60, speculate=1, **sampling)
+    assert re.search(r"\d+ of \d+ drafts right", result.stderr), result.stderr
 
 
 def test_the_same_prompt_by_argument_file_standard_input_and_ids(tmp_path):
