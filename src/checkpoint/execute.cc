@@ -234,6 +234,12 @@ class Executor {
 
 }  // namespace
 
+void LoadedWeights::throw_if_damaged() const {
+  for (const auto& file : files) {
+    if (file->damaged()) file->throw_if_damaged();  // alone it would ask the system about each file
+  }
+}
+
 LoadedWeights execute(const LoadPlan& plan, std::span<const Parameter> parameters, const Catalog& catalog,
                       int num_threads, const LoadProgress& progress) {
   if (!plan.problems.empty()) throw Error(plan.problems);

@@ -96,6 +96,9 @@ struct LoadedWeights {
   std::vector<WeightMemory> memory;
   uint64_t mapped_bytes = 0;
   uint64_t copied_bytes = 0;
+
+  /// To be called after reading: throws io_error for a file that shrank under its mapping.
+  void throw_if_damaged() const;
 };
 
 /// Executes a plan on `num_threads` threads. Throws the plan's problems if it has any, bad_scale for every

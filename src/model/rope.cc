@@ -78,4 +78,15 @@ RopeTable RopeTables::view() const {
   return {.cos = {cos_.data(), num_positions_, num_pairs_}, .sin = {sin_.data(), num_positions_, num_pairs_}};
 }
 
+PlacedRope::PlacedRope(const Config& config, int64_t num_positions, const Backend& backend) {
+  const RopeTables tables(config, std::min(config.max_position_embeddings, num_positions));
+  const auto place = [&](BackendBuffer& buffer, Matrix<const float> values) {
+    const size_t bytes = static_cast<size_t>(values.rows * values.cols) * sizeof(float);
+    buffer = BackendBuffer(backend, bytes);
+    backend.upload(buffer.data(), values.data, bytes);
+    return Matrix<const float>(static_cast<const float*>(buffer.data()), values.rows, values.cols);
+  };
+  view_ = {.cos = place(cos_, tables.view().cos), .sin = place(sin_, tables.view().sin)};
+}
+
 }  // namespace fulgur

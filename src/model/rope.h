@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "ops/buffer.h"
 #include "ops/token_batch.h"
 
 namespace fulgur {
@@ -34,6 +35,19 @@ class RopeTables {
   int64_t num_pairs_;
   std::vector<float> cos_;  // [num_positions, dr / 2]
   std::vector<float> sin_;
+};
+
+/// Those of the positions below `num_positions` that the model has, in back-end memory.
+class PlacedRope {
+ public:
+  PlacedRope(const Config& config, int64_t num_positions, const Backend& backend);
+
+  [[nodiscard]] RopeTable view() const { return view_; }
+
+ private:
+  BackendBuffer cos_;
+  BackendBuffer sin_;
+  RopeTable view_;
 };
 
 }  // namespace fulgur

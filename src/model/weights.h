@@ -17,6 +17,10 @@ enum class Precision {
   kNative,  // weights as stored, operands and caches bf16
   kFull,    // operands, caches, the fused projection and the index keys f32
 };
+/// What a step's operands and caches are held in.
+constexpr DType operand_dtype(Precision precision) {
+  return precision == Precision::kFull ? DType::kF32 : DType::kBf16;
+}
 
 /// The weights of one decoder layer, in the slots its forward pass reads.
 struct LayerWeights {

@@ -50,6 +50,12 @@ Operand Arena::operand(DType dtype, int64_t rows, int64_t cols) {
   return {allocate(static_cast<size_t>(rows * cols) * size_bytes(dtype)), dtype, rows, cols, cols};
 }
 
+void* Arena::upload_bytes(const void* values, size_t bytes) {
+  void* to = allocate(bytes);
+  backend_.upload(to, values, bytes);
+  return to;
+}
+
 void Arena::release_to(Mark mark) {
   for (size_t i = mark.block; i < blocks_.size(); ++i) {
     const size_t keep = i == mark.block ? mark.used : 0;

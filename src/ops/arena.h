@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/matrix.h"
@@ -32,6 +33,15 @@ class Arena {
     return {allocate_array<T>(rows * cols), rows, cols};
   }
   Operand operand(DType dtype, int64_t rows, int64_t cols);
+  /// A copy of host values.
+  template <typename T>
+  T* upload(std::span<const T> values) {
+    return static_cast<T*>(upload_bytes(values.data(), values.size_bytes()));
+  }
+  template <typename T>
+  T* upload(const std::vector<T>& values) {
+    return upload(std::span<const T>(values));
+  }
 
   struct Mark {
     size_t block = 0;
@@ -43,6 +53,8 @@ class Arena {
   [[nodiscard]] size_t peak_bytes() const { return peak_; }
 
  private:
+  void* upload_bytes(const void* values, size_t bytes);
+
   struct Block {
     std::byte* data = nullptr;
     size_t size = 0;

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/error.h"
+
 namespace fulgur {
 
 enum class ChunkFault {
@@ -10,6 +12,9 @@ enum class ChunkFault {
   kNanScore,   // a score, router logit or attention sum was NaN
   kBadLogits,  // a token can't be drawn: NaN or infinity
 };
+
+/// What is wrong with a model that runs into a fault (not kNone).
+Problem problem_of(ChunkFault fault);
 
 /// What a step made of a planned chunk.
 struct ChunkRun {

@@ -9,13 +9,6 @@
 namespace fulgur {
 namespace {
 
-template <typename T>
-const T* upload(const Context& context, const std::vector<T>& values) {
-  T* to = context.arena->allocate_array<T>(static_cast<int64_t>(values.size()));
-  context.backend->upload(to, values.data(), values.size() * sizeof(T));
-  return to;
-}
-
 size_t row_bytes(const Operand& hidden) {
   return static_cast<size_t>(hidden.cols) * size_bytes(hidden.dtype);
 }
@@ -106,17 +99,17 @@ Drafter::Pairs Drafter::guess(const Step& main, const Operand& hidden, const Pai
   tokens.num_tokens = static_cast<int>(pairs.token.size());
   tokens.max_context = *std::ranges::max_element(pairs.position) + 1;
   tokens.first_position = Mtp::kFirstPosition;
-  tokens.token = upload(context, pairs.token);
-  tokens.position = upload(context, pairs.position);
-  tokens.sequence = upload(context, pairs.sequence);
-  tokens.fault = const_cast<uint32_t*>(upload(context, no_fault));
+  tokens.token = context.arena->upload(pairs.token);
+  tokens.position = context.arena->upload(pairs.position);
+  tokens.sequence = context.arena->upload(pairs.sequence);
+  tokens.fault = context.arena->upload(no_fault);
   Step step{.context = context,
             .batch = tokens,
             .rope = main.rope,
             .caches = main.caches,
             .operand_dtype = main.operand_dtype,
             .projection = main.projection};
-  out = mtp_.forward(step, hidden, upload(context, pairs.previous));
+  out = mtp_.forward(step, hidden, context.arena->upload(pairs.previous));
   Pairs next;
   if (pairs.wanted.empty()) return next;
 
@@ -127,10 +120,10 @@ Drafter::Pairs Drafter::guess(const Step& main, const Operand& hidden, const Pai
     position.push_back(static_cast<int32_t>(wanted.position + 1));
   }
   const auto logits = context.arena->matrix<float>(static_cast<int64_t>(rows.size()), config_.vocab_size);
-  mtp_.lm_head(step, out, upload(context, rows), logits);
+  mtp_.lm_head(step, out, context.arena->upload(rows), logits);
   auto* token = context.arena->allocate_array<int32_t>(logits.rows);
-  run(context, Sample{logits, upload(context, std::vector<SamplingParams>(rows.size())),
-                      upload(context, position), token});
+  run(context, Sample{logits, context.arena->upload(std::vector<SamplingParams>(rows.size())),
+                      context.arena->upload(position), token});
   std::vector<int32_t> drawn(rows.size());
   context.backend->download(drawn.data(), token, drawn.size() * sizeof(int32_t));
   std::vector<uint32_t> fault(plan.chunks.size());

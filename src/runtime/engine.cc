@@ -22,18 +22,6 @@ namespace {
 /// Positions in the caches where nobody says.
 constexpr int64_t kDefaultCacheTokens = 32768;
 
-std::exception_ptr fault_error(ChunkFault fault) {
-  const bool score = fault == ChunkFault::kNanScore;
-  return std::make_exception_ptr(Error(Problem{
-      .kind = ErrorKind::kBadValue,
-      .message = score ? "A score of the model became NaN while it ran."
-                       : "The model's logits are NaN or infinite, so no token can be drawn.",
-      .expected = score ? "finite numbers" : "finite logits",
-      .found = score ? "NaN" : "NaN or infinity",
-      .todo =
-          "fulgur inspect --verify names the tensors whose values are damaged; fetch their files again"}));
-}
-
 /// The MTP layer's entries of a cached prefix's last page are made from F, which no cache holds.
 SchedulerOptions with_drafts(SchedulerOptions options, int num_drafts) {
   options.recompute_hit = options.recompute_hit || num_drafts > 0;
@@ -165,7 +153,7 @@ class Engine::Impl {
       if (found == requests_.end() || runs[i].fault == ChunkFault::kNone) continue;
       // A prompt alone has nothing drawn: whoever wants its logits judges them.
       if (runs[i].fault == ChunkFault::kBadLogits && found->second->request().max_tokens == 0) continue;
-      fail(found->first, fault_error(runs[i].fault));
+      fail(found->first, std::make_exception_ptr(Error(problem_of(runs[i].fault))));
     }
     return runs;
   }

@@ -18,7 +18,7 @@ std::string gigabytes(uint64_t bytes) { return fmt::format("{:.2f} GB", static_c
 
 MemoryNeed memory_need(const Config& config, Precision precision, const ModelPlan& plan,
                        const Catalog& catalog, int64_t cache_tokens, bool with_mtp) {
-  const DType dtype = precision == Precision::kFull ? DType::kF32 : DType::kBf16;
+  const DType dtype = operand_dtype(precision);
   const auto pages = static_cast<uint64_t>((cache_tokens + kPageTokens - 1) / kPageTokens);
   return {.weights = weight_bytes(plan, catalog, with_mtp),
           .cache = pages * cache_page_bytes(config, with_mtp, dtype)};

@@ -7,9 +7,9 @@
 #include <utility>
 
 #include "base/error.h"
-#include "model/rope.h"
 #include "ops/linear.h"
 #include "runtime/choose_backend.h"
+#include "runtime/chunk_run.h"
 
 namespace fulgur {
 namespace {
@@ -18,15 +18,7 @@ namespace {
 /// 150,000.
 constexpr int64_t kLogitsRows = 128;
 
-constexpr std::string_view kDamagedValues =
-    "fulgur inspect --verify names the tensors whose values are damaged; fetch their files again";
-
 int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
-
-/// Positions that one sequence can reach: the table of rotary angles ends there.
-int64_t num_positions(const Config& config, const SessionOptions& options) {
-  return std::min(config.max_position_embeddings, pages_for(options.cache_tokens) * kPageTokens);
-}
 
 }  // namespace
 
@@ -66,19 +58,11 @@ Session::Session(const LoadedModel& model, const SessionOptions& options)
                .team = &team_,
                .arena = &arena_,
                .profile = options.profile ? &profile_ : nullptr},
-      pool_(model.config, options.mtp, options.precision == Precision::kFull ? DType::kF32 : DType::kBf16,
+      pool_(model.config, options.mtp, operand_dtype(options.precision),
             static_cast<int>(pages_for(options.cache_tokens)), backend_),
+      rope_(model.config, pages_for(options.cache_tokens) * kPageTokens, backend_),
       decoder_(model.config, model.weights) {
   if (options.mtp) mtp_.emplace(model.config, model.weights);
-  const RopeTables tables(model.config, num_positions(model.config, options));
-  const RopeTable host = tables.view();
-  const auto place = [&](BackendBuffer& buffer, Matrix<const float> values) {
-    const size_t bytes = static_cast<size_t>(values.rows * values.cols) * sizeof(float);
-    buffer = BackendBuffer(backend_, bytes);
-    backend_.upload(buffer.data(), values.data, bytes);
-    return Matrix<const float>(static_cast<const float*>(buffer.data()), values.rows, values.cols);
-  };
-  rope_ = {.cos = place(cos_, host.cos), .sin = place(sin_, host.sin)};
 }
 
 int Session::open() {
@@ -165,13 +149,6 @@ std::vector<int32_t> Session::run(std::span<const Work> works, const LogitsSink&
   return std::move(result.drawn);
 }
 
-template <typename T>
-T* Session::upload(std::span<const T> values) {
-  T* to = arena_.allocate_array<T>(static_cast<int64_t>(values.size()));
-  backend_.upload(to, values.data(), values.size_bytes());
-  return to;
-}
-
 std::vector<int32_t> Session::pages_of(const Batch& batch) const {
   size_t most = 0;
   for (const Sequence* sequence : batch.sequences) most = std::max(most, sequence->pages.size());
@@ -188,20 +165,20 @@ void Session::run_step(const Batch& batch, RunResult& result) {
   const std::vector<uint32_t> no_fault(batch.sequences.size(), 0);
   const auto num_tokens = static_cast<int64_t>(batch.token.size());
   const auto num_sequences = static_cast<int64_t>(batch.sequences.size());
-  const TokenBatch tokens{.num_tokens = static_cast<int>(num_tokens),
-                          .num_sequences = static_cast<int>(num_sequences),
-                          .max_context = *std::ranges::max_element(batch.position) + 1,
-                          .token = upload(std::span<const int32_t>(batch.token)),
-                          .position = upload(std::span<const int32_t>(batch.position)),
-                          .sequence = upload(std::span<const int32_t>(batch.sequence)),
-                          .pages = {upload(std::span<const int32_t>(pages)), num_sequences,
-                                    static_cast<int64_t>(pages.size()) / num_sequences},
-                          .fault = upload(std::span<const uint32_t>(no_fault))};
+  const TokenBatch tokens{
+      .num_tokens = static_cast<int>(num_tokens),
+      .num_sequences = static_cast<int>(num_sequences),
+      .max_context = *std::ranges::max_element(batch.position) + 1,
+      .token = arena_.upload(batch.token),
+      .position = arena_.upload(batch.position),
+      .sequence = arena_.upload(batch.sequence),
+      .pages = {arena_.upload(pages), num_sequences, static_cast<int64_t>(pages.size()) / num_sequences},
+      .fault = arena_.upload(no_fault)};
   Step step{.context = context_,
             .batch = tokens,
-            .rope = rope_,
+            .rope = rope_.view(),
             .caches = pool_.layers(),
-            .operand_dtype = options_.precision == Precision::kFull ? DType::kF32 : DType::kBf16,
+            .operand_dtype = operand_dtype(options_.precision),
             .projection = options_.projection,
             .selection = options_.selection,
             .observer = options_.observer};
@@ -262,17 +239,17 @@ void Session::run_mtp(const Step& main, const Operand& hidden, const Batch& batc
   TokenBatch tokens = main.batch;
   tokens.num_tokens = static_cast<int>(token.size());
   tokens.first_position = Mtp::kFirstPosition;
-  tokens.token = upload(std::span<const int32_t>(token));
-  tokens.position = upload(std::span<const int32_t>(position));
-  tokens.sequence = upload(std::span<const int32_t>(sequence));
+  tokens.token = arena_.upload(token);
+  tokens.position = arena_.upload(position);
+  tokens.sequence = arena_.upload(sequence);
   Step step{.context = context_,
             .batch = tokens,
-            .rope = rope_,
+            .rope = rope_.view(),
             .caches = main.caches,
             .operand_dtype = main.operand_dtype,
             .projection = main.projection,
             .observer = main.observer};
-  const Operand out = mtp_->forward(step, hidden, upload(std::span<const int32_t>(previous)));
+  const Operand out = mtp_->forward(step, hidden, arena_.upload(previous));
   check_ran(tokens);
   for_logits(
       wanted, [&](const int32_t* rows, Matrix<float> logits) { mtp_->lm_head(step, out, rows, logits); },
@@ -280,18 +257,12 @@ void Session::run_mtp(const Step& main, const Operand& hidden, const Batch& batc
 }
 
 void Session::check_ran(const TokenBatch& tokens) const {
-  for (const auto& file : model_.memory.files) {
-    if (file->damaged()) file->throw_if_damaged();
-  }
+  model_.memory.throw_if_damaged();
   std::vector<uint32_t> fault(static_cast<size_t>(tokens.num_sequences));
   backend_.download(fault.data(), tokens.fault, fault.size() * sizeof(uint32_t));
   for (const uint32_t bits : fault) {
     if ((bits & kFaultNan) != 0) {
-      throw Error(Problem{.kind = ErrorKind::kBadValue,
-                          .message = "A score of the model became NaN while it ran.",
-                          .expected = "finite numbers",
-                          .found = "NaN",
-                          .todo = std::string(kDamagedValues)});
+      throw Error(problem_of(ChunkFault::kNanScore));
     }
   }
 }
@@ -304,7 +275,7 @@ void Session::for_logits(std::span<const Row> all, Head head, F f) {
     std::vector<int32_t> rows;
     for (const Row& row : wanted) rows.push_back(row.row);
     const auto logits = arena_.matrix<float>(static_cast<int64_t>(rows.size()), model_.config.vocab_size);
-    head(upload(std::span<const int32_t>(rows)), logits);
+    head(arena_.upload(rows), logits);
     f(logits, wanted);
   }
 }
@@ -330,17 +301,14 @@ void Session::draw(Matrix<const float> logits, std::span<const Row> wanted, RunR
     const auto work = static_cast<size_t>(wanted[i].work);
     const auto position = static_cast<int32_t>(wanted[i].position + 1);
     auto* token = arena_.allocate_array<int32_t>(1);
-    fulgur::run(context_, Sample{{logits.row(static_cast<int64_t>(i)), 1, logits.cols},
-                                 upload(std::span<const SamplingParams>(result.works[work].sampling, 1)),
-                                 upload(std::span<const int32_t>(&position, 1)),
-                                 token});
+    fulgur::run(context_,
+                Sample{{logits.row(static_cast<int64_t>(i)), 1, logits.cols},
+                       arena_.upload(std::span<const SamplingParams>(result.works[work].sampling, 1)),
+                       arena_.upload(std::span<const int32_t>(&position, 1)),
+                       token});
     backend_.download(&result.drawn[work], token, sizeof(int32_t));
     if (result.drawn[work] < 0) {
-      throw Error(Problem{.kind = ErrorKind::kBadValue,
-                          .message = "The model's logits are NaN or infinite, so no token can be drawn.",
-                          .expected = "finite logits",
-                          .found = "NaN or infinity",
-                          .todo = std::string(kDamagedValues)});
+      throw Error(problem_of(ChunkFault::kBadLogits));
     }
   }
 }

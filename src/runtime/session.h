@@ -12,7 +12,7 @@
 #include "model/decoder.h"
 #include "model/load.h"
 #include "model/mtp.h"
-#include "ops/buffer.h"
+#include "model/rope.h"
 #include "ops/context.h"
 #include "ops/profile.h"
 #include "ops/sample.h"
@@ -97,8 +97,6 @@ class Session {
   void for_logits(std::span<const Row> wanted, Head head, F f);
   void send(Matrix<const float> logits, std::span<const Row> wanted, const LogitsSink& sink);
   void draw(Matrix<const float> logits, std::span<const Row> wanted, RunResult& result);
-  template <typename T>
-  T* upload(std::span<const T> values);
 
   const LoadedModel& model_;
   SessionOptions options_;
@@ -108,9 +106,7 @@ class Session {
   Profile profile_;
   Context context_;
   CachePool pool_;
-  BackendBuffer cos_;
-  BackendBuffer sin_;
-  RopeTable rope_;
+  PlacedRope rope_;
   Decoder decoder_;
   std::optional<Mtp> mtp_;
   std::map<int, Sequence> sequences_;

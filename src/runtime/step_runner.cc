@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "model/rope.h"
 #include "ops/linear.h"
 #include "runtime/choose_backend.h"
 
@@ -13,11 +12,6 @@ namespace {
 /// Rows of logits computed at once: enough for matrix-matrix work, little memory with a vocabulary of
 /// 150,000.
 constexpr size_t kLogitsRows = 128;
-
-/// Positions that one sequence can reach: the table of rotary angles ends there.
-int64_t num_positions(const Config& config, int num_pages) {
-  return std::min(config.max_position_embeddings, int64_t{num_pages} * kPageTokens);
-}
 
 }  // namespace
 
@@ -39,26 +33,11 @@ StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
                .team = &team_,
                .arena = &arena_,
                .profile = options.profile ? &profile_ : nullptr},
-      pool_(model.config, options.num_drafts > 0,
-            options.precision == Precision::kFull ? DType::kF32 : DType::kBf16, options.num_pages, backend_),
+      pool_(model.config, options.num_drafts > 0, operand_dtype(options.precision), options.num_pages,
+            backend_),
+      rope_(model.config, int64_t{options.num_pages} * kPageTokens, backend_),
       decoder_(model.config, model.weights) {
   if (options.num_drafts > 0) drafter_.emplace(model, options.num_drafts);
-  const RopeTables tables(model.config, num_positions(model.config, options.num_pages));
-  const RopeTable host = tables.view();
-  const auto place = [&](BackendBuffer& buffer, Matrix<const float> values) {
-    const size_t bytes = static_cast<size_t>(values.rows * values.cols) * sizeof(float);
-    buffer = BackendBuffer(backend_, bytes);
-    backend_.upload(buffer.data(), values.data, bytes);
-    return Matrix<const float>(static_cast<const float*>(buffer.data()), values.rows, values.cols);
-  };
-  rope_ = {.cos = place(cos_, host.cos), .sin = place(sin_, host.sin)};
-}
-
-template <typename T>
-T* StepRunner::upload(std::span<const T> values) {
-  T* to = arena_.allocate_array<T>(static_cast<int64_t>(values.size()));
-  backend_.upload(to, values.data(), values.size_bytes());
-  return to;
 }
 
 TokenBatch StepRunner::upload_batch(const BatchPlan& plan) {
@@ -81,12 +60,12 @@ TokenBatch StepRunner::upload_batch(const BatchPlan& plan) {
   return {.num_tokens = static_cast<int>(token.size()),
           .num_sequences = static_cast<int>(plan.chunks.size()),
           .max_context = *std::ranges::max_element(position) + 1,
-          .token = upload(std::span<const int32_t>(token)),
-          .position = upload(std::span<const int32_t>(position)),
-          .sequence = upload(std::span<const int32_t>(sequence)),
-          .pages = {upload(std::span<const int32_t>(pages)), static_cast<int64_t>(plan.chunks.size()),
+          .token = arena_.upload(token),
+          .position = arena_.upload(position),
+          .sequence = arena_.upload(sequence),
+          .pages = {arena_.upload(pages), static_cast<int64_t>(plan.chunks.size()),
                     static_cast<int64_t>(max_pages)},
-          .fault = upload(std::span<const uint32_t>(fault))};
+          .fault = arena_.upload(fault)};
 }
 
 std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const ChunkOutput> outputs) {
@@ -94,9 +73,9 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
   const TokenBatch tokens = upload_batch(plan);
   Step step{.context = context_,
             .batch = tokens,
-            .rope = rope_,
+            .rope = rope_.view(),
             .caches = pool_.layers(),
-            .operand_dtype = options_.precision == Precision::kFull ? DType::kF32 : DType::kBf16,
+            .operand_dtype = operand_dtype(options_.precision),
             .projection = options_.projection,
             .selection = options_.selection,
             .observer = options_.observer};
@@ -134,7 +113,7 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
       std::vector<int32_t> in_step;
       for (const Row& of : rows) in_step.push_back(of.row);
       const auto logits = arena_.matrix<float>(static_cast<int64_t>(rows.size()), model_.config.vocab_size);
-      decoder_.lm_head(step, hidden, upload(std::span<const int32_t>(in_step)), logits);
+      decoder_.lm_head(step, hidden, arena_.upload(in_step), logits);
       use(logits, rows);
     }
   };
@@ -165,9 +144,7 @@ void StepRunner::verify(const PlannedChunk& chunk, int num_drafts, int32_t drawn
 }
 
 void StepRunner::check_ran(const BatchPlan& plan, const TokenBatch& tokens, std::vector<ChunkRun>& runs) {
-  for (const auto& file : model_.memory.files) {
-    if (file->damaged()) file->throw_if_damaged();
-  }
+  model_.memory.throw_if_damaged();
   std::vector<uint32_t> fault(plan.chunks.size());
   backend_.download(fault.data(), tokens.fault, fault.size() * sizeof(uint32_t));
   for (size_t i = 0; i < fault.size(); ++i) {
@@ -206,8 +183,7 @@ std::vector<int32_t> StepRunner::draw(Matrix<float> logits, std::span<const Row>
     }
   }
   auto* token = arena_.allocate_array<int32_t>(static_cast<int64_t>(rows.size()));
-  fulgur::run(context_, Sample{logits, upload(std::span<const SamplingParams>(params)),
-                               upload(std::span<const int32_t>(position)), token});
+  fulgur::run(context_, Sample{logits, arena_.upload(params), arena_.upload(position), token});
   std::vector<int32_t> drawn(rows.size());
   backend_.download(drawn.data(), token, drawn.size() * sizeof(int32_t));
   return drawn;

@@ -11,7 +11,7 @@
 #include "base/thread_team.h"
 #include "model/decoder.h"
 #include "model/load.h"
-#include "ops/buffer.h"
+#include "model/rope.h"
 #include "ops/context.h"
 #include "ops/profile.h"
 #include "ops/sample.h"
@@ -79,8 +79,6 @@ class StepRunner {
   void hand_out(Matrix<const float> logits, std::span<const Row> rows, std::span<const ChunkOutput> outputs);
   std::vector<int32_t> draw(Matrix<float> logits, std::span<const Row> rows,
                             std::span<const ChunkOutput> outputs);
-  template <typename T>
-  T* upload(std::span<const T> values);
 
   const LoadedModel& model_;
   RunnerOptions options_;
@@ -90,9 +88,7 @@ class StepRunner {
   Profile profile_;
   Context context_;
   CachePool pool_;
-  BackendBuffer cos_;
-  BackendBuffer sin_;
-  RopeTable rope_;
+  PlacedRope rope_;
   Decoder decoder_;
   std::optional<Drafter> drafter_;
 };
