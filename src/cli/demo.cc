@@ -20,10 +20,9 @@
 #include "cli/command.h"
 #include "cli/model_options.h"
 #include "cli/streams.h"
+#include "fulgur/engine.h"
 #include "ops/backend.h"
 #include "ops/profile.h"
-#include "runtime/generate.h"
-#include "runtime/session.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fulgur::cli {
@@ -99,24 +98,19 @@ struct Answer {
   int64_t num_tokens = 0;         // that it could have attended to
 };
 
-Answer ask(Session& session, const OpenedModel& model, const Tokenizer& tokenizer, const Question& question) {
-  SelectionCounter selections(session.backend());
-  session.set_observer(&selections);
-  const int sequence = session.open();
-  const Config& config = model.loaded.config;
-  GenerateResult result =
-      generate(session, sequence,
-               {.prompt = question.ids, .max_tokens = kAnswerTokens, .stop_ids = config.eos_token_ids},
-               [](int32_t) { return true; });
-  session.set_observer(nullptr);
-  if (result.finish == FinishReason::kStop) result.ids.pop_back();
+Answer ask(Engine& engine, const OpenedModel& model, const Question& question) {
+  SelectionCounter selections(engine.runner().backend());
+  engine.runner().set_observer(&selections);
+  const Completion completion = engine.submit({.prompt = question.ids, .max_tokens = kAnswerTokens}).wait();
+  engine.runner().set_observer(nullptr);
 
-  Answer answer{.text = tokenizer.decode(result.ids), .num_tokens = session.length(sequence)};
+  // The last token was drawn and not run.
+  const auto num_tokens = completion.prompt_tokens + std::ssize(completion.ids) - 1;
+  Answer answer{.text = completion.text, .num_tokens = num_tokens};
   const bool everything = model.selection != nullptr && model.selection->everything();
-  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+  for (int64_t layer = 0; layer < model.loaded.config.num_hidden_layers; ++layer) {
     answer.attended.push_back(everything ? answer.num_tokens : selections.count(layer));
   }
-  session.close(sequence);
   return answer;
 }
 
@@ -129,42 +123,57 @@ struct Run {
 };
 
 /// Of a layer and token, over `num_tokens` in steps of `step_tokens`.
-double prepare_us(const Session& session, int64_t num_tokens, int64_t step_tokens) {
-  const Profile::Line& line = session.profile().line(OpKind::kIndexerPrepare);
+double prepare_us(const Profile& profile, int64_t num_tokens, int64_t step_tokens) {
+  const Profile::Line& line = profile.line(OpKind::kIndexerPrepare);
   const int64_t num_steps = (num_tokens + step_tokens - 1) / step_tokens;
   const double layers = static_cast<double>(line.calls) / static_cast<double>(num_steps);
   return std::chrono::duration<double, std::micro>(line.time).count() / layers /
          static_cast<double>(num_tokens);
 }
 
-/// Prompt and kDecodeTokens greedy tokens, timed.
-Run run_with(Session& session, IndexerProjection projection, const std::vector<int32_t>& prompt,
-             int64_t step_tokens) {
-  using Clock = std::chrono::steady_clock;
-  Run run;
-  session.set_projection(projection);
-  const int sequence = session.open();
-  const SamplingParams greedy;
-  const LogitsSink keep = [&](int, int64_t, Matrix<const float> rows) {
-    run.logits.insert(run.logits.end(), rows.data, rows.data + rows.cols);
-  };
-  Work work{.sequence = sequence, .tokens = prompt, .logits = Wanted::kLast, .sampling = &greedy};
-  session.reset_profile();
-  auto start = Clock::now();
-  int32_t next = session.run(std::span(&work, 1), keep).front();
-  run.prompt_s = std::chrono::duration<double>(Clock::now() - start).count();
-  run.prepare_prompt_us =
-      kShownTokens * prepare_us(session, static_cast<int64_t>(prompt.size()), step_tokens);
-
-  session.reset_profile();
-  start = Clock::now();
-  for (int64_t i = 0; i < kDecodeTokens; ++i) {
-    work.tokens = std::span(&next, 1);
-    next = session.run(std::span(&work, 1), keep).front();
+/// Keeps the logits that tokens are drawn from.
+class LogitsKeeper : public StepObserver {
+ public:
+  LogitsKeeper(const Backend& backend, std::vector<float>& logits) : backend_(backend), logits_(logits) {}
+  void drawn_from(Matrix<const float> logits) override {
+    const size_t before = logits_.size();
+    logits_.resize(before + static_cast<size_t>(logits.cols));
+    backend_.download(logits_.data() + before, logits.data, static_cast<size_t>(logits.cols) * sizeof(float));
   }
-  run.decode_s = std::chrono::duration<double>(Clock::now() - start).count();
-  run.prepare_decode_us = prepare_us(session, kDecodeTokens, 1);
-  session.close(sequence);
+
+ private:
+  const Backend& backend_;
+  std::vector<float>& logits_;
+};
+
+/// Prompt and kDecodeTokens greedy tokens, timed.
+Run run_with(Engine& engine, IndexerProjection projection, const std::vector<int32_t>& prompt,
+             int64_t step_tokens) {
+  Run run;
+  StepRunner& runner = engine.runner();
+  LogitsKeeper keeper(runner.backend(), run.logits);
+  runner.set_projection(projection);
+  runner.set_observer(&keeper);
+  runner.profile().reset();
+  bool in_prompt = true;
+  // The prompt brings forth the first token; the last one isn't run.
+  const Completion completion =
+      engine
+          .submit({.prompt = prompt,
+                   .max_tokens = kDecodeTokens + 1,
+                   .ignore_end_tokens = true,
+                   .on_token =
+                       [&](const GeneratedToken&) {
+                         if (!std::exchange(in_prompt, false)) return;
+                         run.prepare_prompt_us =
+                             kShownTokens * prepare_us(runner.profile(), std::ssize(prompt), step_tokens);
+                         runner.profile().reset();
+                       }})
+          .wait();
+  runner.set_observer(nullptr);
+  run.prompt_s = completion.prompt_s;
+  run.decode_s = completion.decode_s;
+  run.prepare_decode_us = prepare_us(runner.profile(), kDecodeTokens, 1);
   return run;
 }
 
@@ -183,14 +192,14 @@ bool same_bits(const Run& a, const Run& b) {
 
 /// The same prompt and kDecodeTokens of its continuation in each form of the projections: whether all have
 /// the same logits.
-bool compare_projections(Session& session, const Question& question, int64_t step_tokens) {
+bool compare_projections(Engine& engine, const Question& question, int64_t step_tokens) {
   constexpr std::array kForms = {std::pair{"separate", IndexerProjection::kSeparate},
                                  std::pair{"overlapped", IndexerProjection::kOverlapped},
                                  std::pair{"fused", IndexerProjection::kFused}};
   std::array<Run, kForms.size()> runs;
-  run_with(session, IndexerProjection::kFused, question.ids, step_tokens);  // warm up
+  run_with(engine, IndexerProjection::kFused, question.ids, step_tokens);  // warm up
   for (size_t i = 0; i < kForms.size(); ++i)
-    runs[i] = run_with(session, kForms[i].second, question.ids, step_tokens);
+    runs[i] = run_with(engine, kForms[i].second, question.ids, step_tokens);
 
   const auto prompt_tokens = static_cast<double>(question.ids.size());
   const auto rate = [](double tokens, double seconds) { return with_commas(std::lround(tokens / seconds)); };
@@ -230,18 +239,19 @@ int run_demo(const ModelOptions& options) {
 
   const OpenedModel model = open_model(std::move(found), options, prompt_tokens + kDecodeTokens);
   const Config& config = model.loaded.config;
-  SessionOptions session_opts = session_options(options, model);
-  session_opts.profile = true;
-  Session session(model.loaded, session_opts);
+  ModelOptions profiling = options;
+  profiling.profile = true;
+  const SchedulerOptions steps{.max_running = 1, .prefix_cache = false};
+  Engine engine = make_engine(profiling, model, &*tokenizer, steps);
   print_out("model      {}: {} layers, {} architecture, {}\n", folder.filename().string(),
-            config.num_hidden_layers, name(config.model_type), session.backend().name);
+            config.num_hidden_layers, name(config.model_type), engine.runner().backend().name);
   print_out("prompt     {} tokens of prose, with {} secret numbers strewn in, each named once\n",
             with_commas(prompt_tokens), question.num_numbers);
   print_out("question   {} (named {} tokens before the end)\n", question.user,
             with_commas(question.distance));
   flush_output();
 
-  const Answer answer = ask(session, model, *tokenizer, question);
+  const Answer answer = ask(engine, model, question);
   const bool right = answer.text == question.answer;
   print_out("answer     {} ({})\n", answer.text, right ? "right" : "wrong, it is " + question.answer);
   print_out("attended  ");
@@ -250,9 +260,9 @@ int run_demo(const ModelOptions& options) {
   }
   print_out(" of {} tokens\n", with_commas(answer.num_tokens));
   flush_output();
-  if (options.profile) print_profile(session.profile());
+  if (options.profile) print_profile(engine.runner().profile());
 
-  const bool same = compare_projections(session, question, session_opts.step_tokens);
+  const bool same = compare_projections(engine, question, steps.step_tokens);
   if (options.selection == "indexer") {
     print_out("\nWhat if something else chose what is read? fulgur demo --selection recent, random or all\n");
   }

@@ -21,9 +21,9 @@
 #include "cli/model_options.h"
 #include "cli/progress.h"
 #include "cli/token_lists.h"
+#include "fulgur/engine.h"
 #include "ops/backend.h"
 #include "runtime/selection.h"
-#include "runtime/session.h"
 
 namespace fulgur::cli {
 namespace {
@@ -63,16 +63,27 @@ OutputTensor make_tensor(std::string name, DType dtype, std::vector<int64_t> sha
 class Recorder : public StepObserver {
  public:
   /// `topk_cols`: the most positions of a row.
-  Recorder(const Options& options, const Session& session, int64_t num_tokens, int64_t topk_cols)
+  Recorder(const Options& options, const StepRunner& runner, int64_t num_tokens, int64_t topk_cols)
       : options_(options),
-        backend_(session.backend()),
-        mtp_layer_(static_cast<int>(session.config().num_hidden_layers)),
-        hidden_size_(session.config().hidden_size),
+        backend_(runner.backend()),
+        mtp_layer_(static_cast<int>(runner.config().num_hidden_layers)),
+        hidden_size_(runner.config().hidden_size),
+        vocab_size_(runner.config().vocab_size),
         num_tokens_(num_tokens),
         topk_cols_(topk_cols) {}
 
   [[nodiscard]] bool wants_scores() const override { return options_.dumps("scores"); }
   [[nodiscard]] bool wants_router() const override { return options_.dumps("router"); }
+  [[nodiscard]] bool wants_mtp_logits() const override { return options_.model.mtp; }
+
+  /// Of the prompt's next positions.
+  void logits(int64_t rows, const float* logits) {
+    logits_.insert(logits_.end(), logits, logits + rows * vocab_size_);
+  }
+  void drawn_from(Matrix<const float> logits) override {
+    if (options_.last) logits_ = fetch(logits, logits.cols);
+  }
+  void mtp_logits(Matrix<const float> logits) override { append(mtp_logits_, fetch(logits, logits.cols)); }
 
   void hidden(int layer, const Residual& residual) override {
     if (!options_.dumps("hidden")) return;
@@ -113,6 +124,8 @@ class Recorder : public StepObserver {
   }
 
   void write_to(std::vector<OutputTensor>& out, size_t prompt) const {
+    out.push_back(make_tensor(fmt::format("logits.{}", prompt), DType::kF32,
+                              {options_.last ? 1 : num_tokens_, vocab_size_}, logits_));
     const auto tensor = [&](const char* what, DType dtype, const auto& by_layer) {
       for (const auto& [layer, values] : by_layer) {
         if (layer == mtp_layer_) continue;
@@ -126,11 +139,15 @@ class Recorder : public StepObserver {
     tensor("topk", DType::kI32, selected_);
     tensor("router_experts", DType::kI32, experts_);
     tensor("router_weights", DType::kF32, weights_);
-    if (!options_.model.mtp || !options_.dumps("hidden")) return;
-    const auto mtp = hidden_.find(mtp_layer_);
-    out.push_back(make_tensor(fmt::format("mtp_hidden.{}", prompt), DType::kF32,
-                              {num_tokens_ - 1, hidden_size_},
-                              mtp == hidden_.end() ? std::vector<float>() : mtp->second));
+    if (!options_.model.mtp) return;
+    if (options_.dumps("hidden")) {
+      const auto mtp = hidden_.find(mtp_layer_);
+      out.push_back(make_tensor(fmt::format("mtp_hidden.{}", prompt), DType::kF32,
+                                {num_tokens_ - 1, hidden_size_},
+                                mtp == hidden_.end() ? std::vector<float>() : mtp->second));
+    }
+    out.push_back(make_tensor(fmt::format("mtp_logits.{}", prompt), DType::kF32,
+                              {num_tokens_ - 1, vocab_size_}, mtp_logits_));
   }
 
  private:
@@ -152,8 +169,11 @@ class Recorder : public StepObserver {
   const Backend& backend_;
   int mtp_layer_;
   int64_t hidden_size_;
+  int64_t vocab_size_;
   int64_t num_tokens_;
   int64_t topk_cols_;
+  std::vector<float> logits_;
+  std::vector<float> mtp_logits_;
   std::map<int, std::vector<float>> hidden_;
   std::map<int, std::vector<float>> scores_;
   std::map<int, std::vector<int32_t>> selected_;
@@ -214,55 +234,31 @@ std::map<int, InjectedSelection::Rows> read_injected(const Catalog& file, const 
   return by_layer;
 }
 
-/// Continues a sequence greedily for `count` tokens after its prompt, whose next token is `first`.
-std::vector<int64_t> continue_greedily(Session& session, int sequence, int32_t first, int64_t count) {
-  const SamplingParams greedy;
-  std::vector<int64_t> ids = {first};
-  for (int32_t next = first; static_cast<int64_t>(ids.size()) < count;) {
-    const Work work{.sequence = sequence, .tokens = std::span(&next, 1), .sampling = &greedy};
-    next = session.run(std::span(&work, 1)).front();
-    ids.push_back(next);
-  }
-  return ids;
-}
-
-void run_prompt(Session& session, const Options& options, size_t prompt, const std::vector<int32_t>& tokens,
+void run_prompt(Engine& engine, const Options& options, size_t prompt, const std::vector<int32_t>& tokens,
                 SelectionSource* selection, std::vector<OutputTensor>& out) {
-  const auto num_tokens = static_cast<int64_t>(tokens.size());
-  const int64_t index_topk = session.config().index_topk;
-  Recorder recorder(options, session, num_tokens,
+  StepRunner& runner = engine.runner();
+  const int64_t index_topk = runner.config().index_topk;
+  Recorder recorder(options, runner, static_cast<int64_t>(tokens.size()),
                     selection == nullptr ? index_topk : selection->width(index_topk));
-  session.set_observer(&recorder);
-  session.set_selection(selection);
-  const int sequence = session.open();
-  const SamplingParams greedy;
-  std::vector<float> logits;
-  std::vector<float> mtp_logits;
-  const auto append_to = [](std::vector<float>& all) {
-    return [&all](int, int64_t, Matrix<const float> rows) {
-      all.insert(all.end(), rows.data, rows.data + rows.rows * rows.cols);
-    };
+  runner.set_observer(&recorder);
+  runner.set_selection(selection);
+  const auto after_prompt = [&](const GeneratedToken&) {
+    runner.set_observer(nullptr);
+    if (!options.inject_topk.empty()) runner.set_selection(nullptr);  // what follows selects for itself
   };
-  const Work work{.sequence = sequence,
-                  .tokens = tokens,
-                  .logits = options.last ? Wanted::kLast : Wanted::kAll,
-                  .sampling = options.greedy > 0 ? &greedy : nullptr};
-  const LogitsSink mtp_sink = options.model.mtp ? LogitsSink(append_to(mtp_logits)) : nullptr;
-  const int32_t next = session.run(std::span(&work, 1), append_to(logits), mtp_sink).front();
-  session.set_observer(nullptr);
-  if (!options.inject_topk.empty()) session.set_selection(nullptr);  // what follows selects for itself
-  out.push_back(make_tensor(fmt::format("logits.{}", prompt), DType::kF32,
-                            {options.last ? 1 : num_tokens, session.config().vocab_size}, logits));
+  Request request{
+      .prompt = tokens, .max_tokens = options.greedy, .ignore_end_tokens = true, .on_token = after_prompt};
+  if (!options.last) {
+    request.on_prompt_logits = [&](int64_t, int64_t rows, const float* logits) {
+      recorder.logits(rows, logits);
+    };
+  }
+  const Completion completion = engine.submit(std::move(request)).wait();
+  runner.set_observer(nullptr);
   recorder.write_to(out, prompt);
-  if (options.model.mtp) {
-    out.push_back(make_tensor(fmt::format("mtp_logits.{}", prompt), DType::kF32,
-                              {num_tokens - 1, session.config().vocab_size}, mtp_logits));
-  }
-  if (options.greedy > 0) {
-    out.push_back(make_tensor(fmt::format("greedy.{}", prompt), DType::kI64, {options.greedy},
-                              continue_greedily(session, sequence, next, options.greedy)));
-  }
-  session.close(sequence);
+  if (options.greedy == 0) return;
+  out.push_back(make_tensor(fmt::format("greedy.{}", prompt), DType::kI64, {options.greedy},
+                            std::vector<int64_t>(completion.ids.begin(), completion.ids.end())));
 }
 
 /// OUT must not take the place of what it is made from.
@@ -311,25 +307,25 @@ int run_logits(const Options& options) {
   }
 
   const OpenedModel model = open_model(std::move(found), options.model, longest + options.greedy);
-  SessionOptions session_opts = session_options(options.model, model);
-  session_opts.step_tokens = options.chunk;
-  Session session(model.loaded, session_opts);
+  Engine engine = make_engine(options.model, model, nullptr,
+                              {.step_tokens = options.chunk, .max_running = 1, .prefix_cache = false});
   std::vector<OutputTensor> out;
   Progress progress("logits", "prompt");
   for (size_t i = 0; i < prompts.size(); ++i) {
     SelectionSource* selection = model.selection.get();
     if (injected) {
-      injection.set(read_injected(*injected, session.config(), i, static_cast<int64_t>(prompts[i].size())));
+      injection.set(
+          read_injected(*injected, model.loaded.config, i, static_cast<int64_t>(prompts[i].size())));
       selection = &injection;
     }
-    run_prompt(session, options, i, prompts[i], selection, out);
+    run_prompt(engine, options, i, prompts[i], selection, out);
     progress.update(i + 1, prompts.size());
   }
   std::vector<TensorToWrite> tensors;
   for (const OutputTensor& tensor : out)
     tensors.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes});
   write_safetensors(options.out, std::move(tensors));
-  if (options.model.profile) print_profile(session.profile());
+  if (options.model.profile) print_profile(engine.runner().profile());
   return kExitDone;
 }
 

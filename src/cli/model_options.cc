@@ -15,9 +15,7 @@
 #include "cli/threads_option.h"
 #include "model/config_sections.h"
 #include "runtime/memory_need.h"
-#include "runtime/scheduler.h"
 #include "runtime/selection.h"
-#include "runtime/step_runner.h"
 
 namespace fulgur::cli {
 namespace {
@@ -179,27 +177,19 @@ std::optional<Tokenizer> open_tokenizer(const FoundModel& found) {
   return Tokenizer::load(found.folder);
 }
 
-SessionOptions session_options(const ModelOptions& options, const OpenedModel& model) {
-  return {.threads = num_threads(options.threads),
-          .precision = options.precision,
-          .projection = options.projection,
-          .cache_tokens = model.cache_tokens,
-          .mtp = options.mtp,
-          .selection = model.selection.get(),
-          .profile = options.profile};
-}
-
-Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer) {
-  const auto num_pages = static_cast<int>((model.cache_tokens + kPageTokens - 1) / kPageTokens);
+Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer,
+                   SchedulerOptions scheduler) {
+  scheduler.num_pages = static_cast<int>((model.cache_tokens + kPageTokens - 1) / kPageTokens);
   return {model.loaded, tokenizer,
           RunnerOptions{.threads = num_threads(options.threads),
                         .precision = options.precision,
                         .projection = options.projection,
-                        .num_pages = num_pages,
+                        .num_pages = scheduler.num_pages,
+                        .mtp = options.mtp,
                         .num_drafts = static_cast<int>(options.speculate),
                         .selection = model.selection.get(),
                         .profile = options.profile},
-          SchedulerOptions{.num_pages = num_pages}};
+          scheduler};
 }
 
 void print_profile(const Profile& profile) {

@@ -10,7 +10,8 @@
 #include "cli/random_options.h"
 #include "fulgur/engine.h"
 #include "model/load.h"
-#include "runtime/session.h"
+#include "runtime/scheduler.h"
+#include "runtime/step_runner.h"
 #include "tokenizer/tokenizer.h"
 
 namespace fulgur::cli {
@@ -64,9 +65,9 @@ struct OpenedModel {
 OpenedModel open_model(FoundModel found, const ModelOptions& options, int64_t cache_tokens);
 /// The folder's tokenizer.json, if there is one.
 std::optional<Tokenizer> open_tokenizer(const FoundModel& found);
-SessionOptions session_options(const ModelOptions& options, const OpenedModel& model);
 /// An engine over the model, with caches for its cache_tokens; refers to model and tokenizer (or null).
-Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer);
+Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer,
+                   SchedulerOptions scheduler = {});
 
 /// The --profile table on stderr: cost by op.
 void print_profile(const Profile& profile);

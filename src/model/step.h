@@ -34,6 +34,12 @@ class StepObserver {
   virtual void scores(int /*layer*/, Matrix<const float> /*scores*/) {}
   virtual void selected(int /*layer*/, Matrix<const int32_t> /*selected*/) {}
   virtual void router(int /*layer*/, Matrix<const int32_t> /*experts*/, Matrix<const float> /*weights*/) {}
+  /// The main model's logits from which tokens are drawn, in the order of the batch, some rows at a time.
+  virtual void drawn_from(Matrix<const float> /*logits*/) {}
+  /// Whether the MTP layer's logits are wanted of all pairs: then mtp_logits gets them in the order of the
+  /// batch, some rows at a time.
+  [[nodiscard]] virtual bool wants_mtp_logits() const { return false; }
+  virtual void mtp_logits(Matrix<const float> /*logits*/) {}
 };
 
 /// Replaces the indexer's choice, for experiments.

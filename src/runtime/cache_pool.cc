@@ -1,7 +1,5 @@
 #include "runtime/cache_pool.h"
 
-#include <numeric>
-
 namespace fulgur {
 
 namespace {
@@ -24,9 +22,7 @@ LayerCache shape_of(const Config& config, size_t layer, DType dtype, int num_pag
 
 }  // namespace
 
-CachePool::CachePool(const Config& config, bool mtp, DType dtype, int num_pages, const Backend& backend)
-    : free_(static_cast<size_t>(num_pages)) {
-  std::iota(free_.rbegin(), free_.rend(), 0);  // page 0 is taken first
+CachePool::CachePool(const Config& config, bool mtp, DType dtype, int num_pages, const Backend& backend) {
   for (size_t i = 0; i < num_layers(config, mtp); ++i) {
     LayerCache& layer = layers_.emplace_back(shape_of(config, i, dtype, num_pages));
     layer.latents.data = buffers_.emplace_back(backend, layer.latents.bytes()).data();
@@ -41,12 +37,6 @@ size_t cache_page_bytes(const Config& config, bool mtp, DType dtype) {
     total += layer.latents.bytes() + layer.keys.bytes();
   }
   return total;
-}
-
-int CachePool::take() {
-  const int page = free_.back();
-  free_.pop_back();
-  return page;
 }
 
 }  // namespace fulgur

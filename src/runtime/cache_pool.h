@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -18,16 +17,10 @@ class CachePool {
   CachePool(const Config& config, bool mtp, DType dtype, int num_pages, const Backend& backend);
 
   [[nodiscard]] std::span<const LayerCache> layers() const { return layers_; }
-  [[nodiscard]] int num_free() const { return static_cast<int>(free_.size()); }
-
-  /// A page that nobody holds. There must be one.
-  int take();
-  void give_back(int page) { free_.push_back(page); }
 
  private:
   std::vector<BackendBuffer> buffers_;
   std::vector<LayerCache> layers_;
-  std::vector<int> free_;
 };
 
 /// Bytes of one page in all layers together.

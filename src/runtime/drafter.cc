@@ -1,10 +1,12 @@
 #include "runtime/drafter.h"
 
 #include <algorithm>
+#include <numeric>
 #include <span>
 
 #include "ops/backend.h"
 #include "ops/sample.h"
+#include "runtime/logits_rows.h"
 
 namespace fulgur {
 namespace {
@@ -15,6 +17,13 @@ size_t row_bytes(const Operand& hidden) {
 
 std::byte* row_of(const Operand& hidden, size_t row) {
   return static_cast<std::byte*>(hidden.data) + row * row_bytes(hidden);
+}
+
+/// Of each sequence, whether something was NaN.
+std::vector<uint32_t> faults_of(const Step& step) {
+  std::vector<uint32_t> fault(static_cast<size_t>(step.batch.num_sequences));
+  step.context.backend->download(fault.data(), step.batch.fault, fault.size() * sizeof(uint32_t));
+  return fault;
 }
 
 bool has_page(const PlannedChunk& chunk, int64_t position) {
@@ -73,6 +82,7 @@ Drafter::Pairs Drafter::pairs_of(const Operand& hidden, const BatchPlan& plan,
     std::vector<int32_t> known(chunk.tokens.begin(), chunk.tokens.end() - chunk.num_drafts);
     known.insert(known.end(), runs[i].drawn.begin(), runs[i].drawn.end());
     const size_t computed = known.size() - (chunk.draws ? 1 : 0);  // the last one drawn is yet to run
+    if (num_drafts_ == 0) known.resize(computed);
     Text& text = texts_[chunk.request];
     for (size_t j = 0; j < known.size(); ++j) {
       const int64_t position = chunk.first + static_cast<int64_t>(j);
@@ -90,26 +100,28 @@ Drafter::Pairs Drafter::pairs_of(const Operand& hidden, const BatchPlan& plan,
   return pairs;
 }
 
-/// Runs the pairs and draws a guess for each row that wants one; returns the pairs of these guesses.
-Drafter::Pairs Drafter::guess(const Step& main, const Operand& hidden, const Pairs& pairs,
-                              const BatchPlan& plan, std::vector<ChunkRun>& runs, Operand& out) {
-  Context& context = main.context;
-  const std::vector<uint32_t> no_fault(plan.chunks.size(), 0);
-  TokenBatch tokens = main.batch;
-  tokens.num_tokens = static_cast<int>(pairs.token.size());
-  tokens.max_context = *std::ranges::max_element(pairs.position) + 1;
-  tokens.first_position = Mtp::kFirstPosition;
-  tokens.token = context.arena->upload(pairs.token);
-  tokens.position = context.arena->upload(pairs.position);
-  tokens.sequence = context.arena->upload(pairs.sequence);
-  tokens.fault = context.arena->upload(no_fault);
-  Step step{.context = context,
-            .batch = tokens,
-            .rope = main.rope,
-            .caches = main.caches,
-            .operand_dtype = main.operand_dtype,
-            .projection = main.projection};
-  out = mtp_.forward(step, hidden, context.arena->upload(pairs.previous));
+/// The logits of all pairs for who looks on. What is NaN fails.
+void Drafter::show(Step& step, const Operand& out, StepObserver& observer,
+                   std::vector<ChunkRun>& runs) const {
+  Context& context = step.context;
+  std::vector<int32_t> all(static_cast<size_t>(out.rows));
+  std::iota(all.begin(), all.end(), 0);
+  for_logits_rows(std::span<const int32_t>(all), [&](std::span<const int32_t> rows) {
+    const ArenaScope scope(*context.arena);
+    const auto logits = context.arena->matrix<float>(static_cast<int64_t>(rows.size()), config_.vocab_size);
+    mtp_.lm_head(step, out, context.arena->upload(rows), logits);
+    observer.mtp_logits(logits);
+  });
+  const std::vector<uint32_t> fault = faults_of(step);
+  for (size_t i = 0; i < fault.size(); ++i) {
+    if (fault[i] != 0) runs[i].fault = ChunkFault::kNanScore;
+  }
+}
+
+/// Draws a guess for each row that wants one; returns the pairs of these guesses.
+Drafter::Pairs Drafter::guess(Step& step, const Operand& out, const Pairs& pairs, const BatchPlan& plan,
+                              std::vector<ChunkRun>& runs) const {
+  Context& context = step.context;
   Pairs next;
   if (pairs.wanted.empty()) return next;
 
@@ -126,12 +138,11 @@ Drafter::Pairs Drafter::guess(const Step& main, const Operand& hidden, const Pai
                       context.arena->upload(position), token});
   std::vector<int32_t> drawn(rows.size());
   context.backend->download(drawn.data(), token, drawn.size() * sizeof(int32_t));
-  std::vector<uint32_t> fault(plan.chunks.size());
-  context.backend->download(fault.data(), tokens.fault, fault.size() * sizeof(uint32_t));
+  const std::vector<uint32_t> fault = faults_of(step);
   for (size_t i = 0; i < drawn.size(); ++i) {
     const auto& [row, chunk, at] = pairs.wanted[i];
     const int64_t after = at + 1;
-    if (drawn[i] < 0 || fault[chunk] != 0 || after >= main.rope.cos.rows) continue;
+    if (drawn[i] < 0 || fault[chunk] != 0 || after >= step.rope.cos.rows) continue;
     runs[chunk].drafts.push_back(drawn[i]);
     if (!has_page(plan.chunks[chunk], after)) continue;
     next.wanted.push_back({static_cast<int32_t>(next.token.size()), chunk, after});
@@ -143,10 +154,28 @@ Drafter::Pairs Drafter::guess(const Step& main, const Operand& hidden, const Pai
 void Drafter::draft(const Step& main, const Operand& hidden, const BatchPlan& plan,
                     std::vector<ChunkRun>& runs) {
   Pairs pairs = pairs_of(hidden, plan, runs, main);
+  Arena& arena = *main.context.arena;
   Operand from = hidden;
-  for (int i = 0; i < num_drafts_ && !pairs.token.empty(); ++i) {
-    Operand out;
-    pairs = guess(main, from, pairs, plan, runs, out);
+  for (int i = 0; i < std::max(1, num_drafts_) && !pairs.token.empty(); ++i) {
+    const std::vector<uint32_t> no_fault(plan.chunks.size(), 0);
+    TokenBatch tokens = main.batch;
+    tokens.num_tokens = static_cast<int>(pairs.token.size());
+    tokens.max_context = *std::ranges::max_element(pairs.position) + 1;
+    tokens.first_position = Mtp::kFirstPosition;
+    tokens.token = arena.upload(pairs.token);
+    tokens.position = arena.upload(pairs.position);
+    tokens.sequence = arena.upload(pairs.sequence);
+    tokens.fault = arena.upload(no_fault);
+    Step step{.context = main.context,
+              .batch = tokens,
+              .rope = main.rope,
+              .caches = main.caches,
+              .operand_dtype = main.operand_dtype,
+              .projection = main.projection,
+              .observer = i == 0 ? main.observer : nullptr};
+    const Operand out = mtp_.forward(step, from, arena.upload(pairs.previous));
+    if (step.observer != nullptr && step.observer->wants_mtp_logits()) show(step, out, *step.observer, runs);
+    pairs = guess(step, out, pairs, plan, runs);
     from = out;
   }
 }

@@ -12,19 +12,20 @@
 
 namespace fulgur {
 
-/// Guesses with the MTP layer what follows the texts of a step, and keeps that layer's caches: after a step
-/// they hold the pair of every token that the main caches hold. Guesses change no answer (docs/design.md,
-/// section 5).
+/// Runs the MTP layer behind the decoder: after a step its caches hold the pair of every token that the main
+/// caches hold, and it has guessed what follows the texts. Guesses change no answer (docs/design.md, section
+/// 5).
 class Drafter {
  public:
-  /// `num_drafts` guesses at a time. The model was loaded with its MTP layer.
+  /// `num_drafts` guesses at a time, or none. The model was loaded with its MTP layer.
   Drafter(const LoadedModel& model, int num_drafts)
       : config_(model.config), mtp_(model.config, model.weights), num_drafts_(num_drafts) {}
 
   /// Before the step: row i of `hidden`, [chunks + tokens, d], becomes F of the token before chunk i; the
   /// main model writes those of the step's tokens behind.
   void place_earlier(const BatchPlan& plan, const Operand& hidden, const Backend& backend);
-  /// After its tokens were drawn: fills `drafts` of the runs. What NaN spoils loses its drafts alone.
+  /// After its tokens were drawn: fills `drafts` of the runs. What NaN spoils loses its drafts alone, unless
+  /// the observer wants to see these logits: then the run has failed.
   void draft(const Step& main, const Operand& hidden, const BatchPlan& plan, std::vector<ChunkRun>& runs);
   void forget(RequestId request) { texts_.erase(request); }
 
@@ -39,8 +40,9 @@ class Drafter {
 
   Pairs pairs_of(const Operand& hidden, const BatchPlan& plan, const std::vector<ChunkRun>& runs,
                  const Step& main);
-  Pairs guess(const Step& main, const Operand& hidden, const Pairs& pairs, const BatchPlan& plan,
-              std::vector<ChunkRun>& runs, Operand& out);
+  void show(Step& step, const Operand& out, StepObserver& observer, std::vector<ChunkRun>& runs) const;
+  Pairs guess(Step& step, const Operand& out, const Pairs& pairs, const BatchPlan& plan,
+              std::vector<ChunkRun>& runs) const;
 
   const Config& config_;
   Mtp mtp_;

@@ -23,8 +23,8 @@ namespace {
 constexpr int64_t kDefaultCacheTokens = 32768;
 
 /// The MTP layer's entries of a cached prefix's last page are made from F, which no cache holds.
-SchedulerOptions with_drafts(SchedulerOptions options, int num_drafts) {
-  options.recompute_hit = options.recompute_hit || num_drafts > 0;
+SchedulerOptions with_mtp(SchedulerOptions options, bool mtp) {
+  options.recompute_hit = options.recompute_hit || mtp;
   return options;
 }
 
@@ -37,7 +37,7 @@ class Engine::Impl {
        const SchedulerOptions& scheduler)
       : tokenizer_(tokenizer),
         runner_(model, runner),
-        scheduler_(with_drafts(scheduler, runner.num_drafts)),
+        scheduler_(with_mtp(scheduler, runner.runs_mtp())),
         num_pages_(scheduler.num_pages),
         thread_([this] {
           while (receive()) {

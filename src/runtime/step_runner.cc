@@ -5,15 +5,9 @@
 
 #include "ops/linear.h"
 #include "runtime/choose_backend.h"
+#include "runtime/logits_rows.h"
 
 namespace fulgur {
-namespace {
-
-/// Rows of logits computed at once: enough for matrix-matrix work, little memory with a vocabulary of
-/// 150,000.
-constexpr size_t kLogitsRows = 128;
-
-}  // namespace
 
 /// A token whose logits are wanted.
 struct StepRunner::Row {
@@ -33,11 +27,10 @@ StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
                .team = &team_,
                .arena = &arena_,
                .profile = options.profile ? &profile_ : nullptr},
-      pool_(model.config, options.num_drafts > 0, operand_dtype(options.precision), options.num_pages,
-            backend_),
+      pool_(model.config, options.runs_mtp(), operand_dtype(options.precision), options.num_pages, backend_),
       rope_(model.config, int64_t{options.num_pages} * kPageTokens, backend_),
       decoder_(model.config, model.weights) {
-  if (options.num_drafts > 0) drafter_.emplace(model, options.num_drafts);
+  if (options.runs_mtp()) drafter_.emplace(model, options.num_drafts);
 }
 
 TokenBatch StepRunner::upload_batch(const BatchPlan& plan) {
@@ -107,15 +100,14 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
     }
   }
   const auto for_logits = [&](std::span<const Row> all, const auto& use) {
-    for (size_t begin = 0; begin < all.size(); begin += kLogitsRows) {
+    for_logits_rows(all, [&](std::span<const Row> rows) {
       const ArenaScope logits_scope(arena_);
-      const auto rows = all.subspan(begin, std::min(kLogitsRows, all.size() - begin));
       std::vector<int32_t> in_step;
       for (const Row& of : rows) in_step.push_back(of.row);
       const auto logits = arena_.matrix<float>(static_cast<int64_t>(rows.size()), model_.config.vocab_size);
       decoder_.lm_head(step, hidden, arena_.upload(in_step), logits);
       use(logits, rows);
-    }
+    });
   };
   for_logits(handed_out,
              [&](Matrix<float> logits, std::span<const Row> rows) { hand_out(logits, rows, outputs); });
@@ -166,6 +158,7 @@ void StepRunner::hand_out(Matrix<const float> logits, std::span<const Row> rows,
 
 std::vector<int32_t> StepRunner::draw(Matrix<float> logits, std::span<const Row> rows,
                                       std::span<const ChunkOutput> outputs) {
+  if (options_.observer != nullptr) options_.observer->drawn_from(logits);
   std::vector<SamplingParams> params;
   std::vector<int32_t> position;
   std::vector<float> host;

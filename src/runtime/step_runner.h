@@ -28,11 +28,14 @@ struct RunnerOptions {
   Precision precision = Precision::kNative;
   IndexerProjection projection = IndexerProjection::kFused;
   int num_pages = 0;                     // of the caches
-  int num_drafts = 0;                    // guesses of the MTP layer at a time; the model was loaded with it
+  bool mtp = false;                      // run the MTP layer along; the model was loaded with it
+  int num_drafts = 0;                    // guesses of that layer at a time; more than 0: it runs along
   SelectionSource* selection = nullptr;  // outlives the runner
   StepObserver* observer = nullptr;      // outlives the runner
   bool profile = false;
   const Backend* backend = nullptr;  // null: choose_backend()
+
+  [[nodiscard]] bool runs_mtp() const { return mtp || num_drafts > 0; }
 };
 
 /// What a chunk of a plan is run for, besides its cache entries.

@@ -12,6 +12,8 @@
 #include "property/check_load.h"
 #include "property/oracle.h"
 #include "property/run_model.h"
+#include "runtime/scheduler.h"
+#include "runtime/step_runner.h"
 
 namespace fulgur::property {
 namespace {
@@ -27,19 +29,24 @@ void require_same(const std::string& what, const std::vector<float>& a, const st
     fail(what + " gives other bits");
 }
 
-/// Neither the projection mode nor the steps that the prompt is cut into change a bit.
-void require_same_however(Session& session, const std::vector<int32_t>& tokens,
-                          const std::vector<float>& expected) {
-  require_same("token by token", run_in_chunks(session, tokens, 1), expected);
-  if (!session.config().sparse()) return;
-  session.set_projection(IndexerProjection::kSeparate);
-  require_same("separate", run_in_chunks(session, tokens, tokens.size()), expected);
-  session.set_projection(IndexerProjection::kOverlapped);
-  require_same("overlapped", run_in_chunks(session, tokens, tokens.size()), expected);
+Engine engine(const LoadedModel& model, Precision precision, int threads, int64_t step_tokens = 512) {
+  return {model,
+          nullptr,
+          {.threads = threads, .precision = precision, .num_pages = 1},
+          {.num_pages = 1, .step_tokens = step_tokens}};
 }
 
-SessionOptions options(Precision precision, int threads) {
-  return {.threads = threads, .precision = precision, .cache_tokens = 64};
+/// Neither the projection mode nor the steps that the prompt is cut into change a bit.
+void require_same_however(const LoadedModel& model, Precision precision, int threads,
+                          const std::vector<int32_t>& tokens, const std::vector<float>& expected) {
+  Engine chunked = engine(model, precision, threads, 1);
+  require_same("token by token", run_logits(chunked, tokens), expected);
+  if (!model.config.sparse()) return;
+  Engine whole = engine(model, precision, threads);
+  whole.runner().set_projection(IndexerProjection::kSeparate);
+  require_same("separate", run_logits(whole, tokens), expected);
+  whole.runner().set_projection(IndexerProjection::kOverlapped);
+  require_same("overlapped", run_logits(whole, tokens), expected);
 }
 
 /// (b) and (c) for one attempt at values; false if a close call asks for another.
@@ -58,20 +65,20 @@ bool runs_as_the_oracle_says(const Draw& draw, int attempt) {
   require_weights(stored, folder.path(), kPlain);
 
   const LoadedModel model = load_model(folder.path(), Precision::kFull, kThreads);
-  Session session(model, options(Precision::kFull, kThreads));
-  const EngineRun run = run_engine(session, tokens);
+  Engine one = engine(model, Precision::kFull, kThreads);
+  const EngineRun run = run_engine(one, tokens);
   if (const std::string difference = oracle.difference(run); !difference.empty()) fail(difference);
-  require_same_however(session, tokens, run.logits);
+  require_same_however(model, Precision::kFull, kThreads, tokens, run.logits);
 
   const TemporaryFolder other;
   write_files(shard(stored, draw.other_shards), stored, other.path());
   for (const Precision precision : {Precision::kFull, Precision::kNative}) {
     const LoadedModel again = load_model(other.path(), precision, kThreads);
-    Session elsewhere(again, options(precision, 1));
-    const std::vector<float> logits = run_in_chunks(elsewhere, tokens, tokens.size());
+    Engine elsewhere = engine(again, precision, 1);
+    const std::vector<float> logits = run_logits(elsewhere, tokens);
     if (precision == Precision::kFull)
       require_same("another order in other shards, on one thread,", logits, run.logits);
-    if (precision == Precision::kNative) require_same_however(elsewhere, tokens, logits);
+    if (precision == Precision::kNative) require_same_however(again, precision, 1, tokens, logits);
   }
   return true;
 }

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "model/step.h"
+#include "runtime/step_runner.h"
+
 namespace fulgur::property {
 namespace {
 
@@ -43,27 +46,27 @@ class Recorder final : public StepObserver {
 
 }  // namespace
 
-EngineRun run_engine(Session& session, std::span<const int32_t> tokens) {
+EngineRun run_engine(Engine& engine, const std::vector<int32_t>& tokens) {
   EngineRun run;
-  Recorder recorder(run, static_cast<size_t>(session.config().num_hidden_layers));
-  session.set_observer(&recorder);
-  run.logits = run_in_chunks(session, tokens, tokens.size());
-  session.set_observer(nullptr);
+  StepRunner& runner = engine.runner();
+  Recorder recorder(run, static_cast<size_t>(runner.config().num_hidden_layers));
+  runner.set_observer(&recorder);
+  run.logits = run_logits(engine, tokens);
+  runner.set_observer(nullptr);
   return run;
 }
 
-std::vector<float> run_in_chunks(Session& session, std::span<const int32_t> tokens, size_t chunk) {
+std::vector<float> run_logits(Engine& engine, const std::vector<int32_t>& tokens) {
   std::vector<float> logits;
-  const int sequence = session.open();
-  for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
-    const Work work{.sequence = sequence,
-                    .tokens = tokens.subspan(begin, std::min(chunk, tokens.size() - begin)),
-                    .logits = Wanted::kAll};
-    session.run(std::span(&work, 1), [&](int, int64_t, Matrix<const float> rows) {
-      logits.insert(logits.end(), rows.data, rows.data + rows.rows * rows.cols);
-    });
-  }
-  session.close(sequence);
+  const int64_t vocab = engine.runner().config().vocab_size;
+  engine
+      .submit({.prompt = tokens,
+               .max_tokens = 0,
+               .on_prompt_logits =
+                   [&](int64_t, int64_t rows, const float* values) {
+                     logits.insert(logits.end(), values, values + rows * vocab);
+                   }})
+      .wait();
   return logits;
 }
 

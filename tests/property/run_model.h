@@ -1,10 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
-#include "runtime/session.h"
+#include "fulgur/engine.h"
 
 namespace fulgur::property {
 
@@ -19,9 +18,9 @@ struct EngineRun {
   std::vector<Choices> experts;            // per layer; none where it is dense
 };
 
-/// The whole prompt in one step.
-EngineRun run_engine(Session& session, std::span<const int32_t> tokens);
-/// The logits alone, `chunk` tokens a step.
-std::vector<float> run_in_chunks(Session& session, std::span<const int32_t> tokens, size_t chunk);
+/// The whole prompt, by an engine that runs it in one step.
+EngineRun run_engine(Engine& engine, const std::vector<int32_t>& tokens);
+/// The logits alone.
+std::vector<float> run_logits(Engine& engine, const std::vector<int32_t>& tokens);
 
 }  // namespace fulgur::property
