@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "kernels/cuda/indexer_tiles.h"
 
 namespace fulgur::cuda {
 
@@ -51,7 +52,6 @@ struct ProjectArguments {
   float* out;          // [num_tokens, outputs]; null where keys and head weights are made of it
   int64_t out_stride;
 };
-constexpr size_t kProjectBytes = size_t{kMostOwnTokens} * 4 * 192 * sizeof(float);
 
 /// From kw to the paged keys (LayerNorm, rope, Hadamard, rounding) and the head weights.
 struct KeyArguments {

@@ -8,6 +8,8 @@
 // same columns of its token: no shared memory, no ldmatrix. Lane l holds row (and token) l / 4 and the piece
 // l % 4 of a step.
 
+#include <cstddef>
+
 namespace fulgur::cuda {
 
 constexpr int kPieceBytes = 16;
@@ -35,6 +37,10 @@ constexpr int kProjectionColumnGroups = 4;  // clusters beside one another in co
 constexpr int kProjectionRowGroups = 4;
 constexpr int kProjectionClusters = kProjectionColumnGroups * kProjectionRowGroups;
 constexpr int kProjectionMostTokens = 128;
+constexpr int kProjectionMostOutputs = 192;
+/// Scratch for the column groups' parts of every output, f32.
+constexpr size_t kProjectBytes =
+    sizeof(float) * kProjectionColumnGroups * kProjectionMostTokens * kProjectionMostOutputs;
 constexpr int kProjectionStep = 32;  // columns of two mma.m16n8k16 in bf16: four pieces of eight
 
 /// The first column of a leaf of `steps` steps.

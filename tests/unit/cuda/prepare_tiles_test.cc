@@ -4,7 +4,6 @@
 #include <set>
 #include <vector>
 
-#include "kernels/cuda/indexer_prepare_tuned.h"
 #include "kernels/cuda/indexer_tiles.h"
 
 namespace fulgur::cuda {
