@@ -56,16 +56,7 @@ constexpr std::array<uint8_t, 16> bytes_of(const std::array<uint16_t, 16>& table
 struct alignas(16) ByteTable {
   std::array<uint8_t, 16> bytes;
 };
-inline constexpr ByteTable kE4m3RepairHigh{bytes_of(kE4m3Repair, 8)};
-inline constexpr ByteTable kE4m3RepairLow{bytes_of(kE4m3Repair, 0)};
 inline constexpr ByteTable kE2m1High{bytes_of(kE2m1Bits, 8)};
 inline constexpr ByteTable kE2m1Low{bytes_of(kE2m1Bits, 0)};
-/// The upper byte of a normal e4m3 value as bf16, by the code's upper four bits.
-inline constexpr ByteTable kE4m3High{[] {
-  std::array<uint8_t, 16> bytes{};
-  for (size_t i = 0; i < bytes.size(); ++i)
-    bytes[i] = static_cast<uint8_t>((i & 8) << 4 | ((i & 7) + (kE4m3Rebias >> 8)));
-  return bytes;
-}()};
 
 }  // namespace fulgur::cpu

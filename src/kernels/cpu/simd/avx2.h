@@ -106,7 +106,10 @@ inline VecQuad widen_bf16_pairs(__m256i first, __m256i second) {
 }
 
 /// What load_e4m3's values are multiplied by. A code's bits moved into an f32, without further ado, are its
-/// value times this: a normal f32 for a normal code, a subnormal one for a subnormal code.
+/// value times this: a normal f32 for a normal code, a subnormal one for a subnormal code. Published weights
+/// have about one of those in ten thousand; where many are (uniformly random codes), Intel's processors,
+/// which take a hundred cycles for such an operand, multiply dozens of times slower (docs/performance.md).
+/// Decoding by tables or by way of f16 avoids it and halves the speed of a single row on AMD's.
 constexpr float kE4m3Unit = 0x1p-120F;
 inline VecQuad load_e4m3(const uint8_t* p) {
   const auto widen = [p](int first) {
