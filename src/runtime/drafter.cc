@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <span>
+#include <utility>
 
 #include "ops/backend.h"
 #include "ops/sample.h"
@@ -11,12 +12,9 @@
 namespace fulgur {
 namespace {
 
-size_t row_bytes(const Operand& hidden) {
-  return static_cast<size_t>(hidden.cols) * size_bytes(hidden.dtype);
-}
-
 std::byte* row_of(const Operand& hidden, size_t row) {
-  return static_cast<std::byte*>(hidden.data) + row * row_bytes(hidden);
+  return static_cast<std::byte*>(hidden.data) +
+         row * static_cast<size_t>(hidden.cols) * size_bytes(hidden.dtype);
 }
 
 /// Of each sequence, whether something was NaN.
@@ -39,6 +37,7 @@ struct Drafter::Pairs {
     size_t chunk = 0;
     int64_t position = 0;  // of that row
   };
+  std::vector<End> ends;
   std::vector<int32_t> token;
   std::vector<int32_t> position;
   std::vector<int32_t> sequence;  // the chunk
@@ -53,51 +52,74 @@ struct Drafter::Pairs {
   }
 };
 
-void Drafter::place_earlier(const BatchPlan& plan, const Operand& hidden, const Backend& backend) {
-  for (const RequestId request : plan.preempted) forget(request);
+Drafter::Drafter(const LoadedModel& model, DType operand_dtype, int num_pages, int num_drafts)
+    : config_(model.config),
+      mtp_(model.config, model.weights),
+      num_drafts_(num_drafts),
+      row_bytes_(static_cast<size_t>(model.config.hidden_size) * size_bytes(operand_dtype)),
+      page_ends_(static_cast<size_t>(num_pages) * row_bytes_) {}
+
+void Drafter::place_earlier(const BatchPlan& plan, const Operand& hidden, const Backend& backend) const {
   for (size_t i = 0; i < plan.chunks.size(); ++i) {
     const PlannedChunk& chunk = plan.chunks[i];
-    Text& text = texts_[chunk.request];
-    if (text.next != chunk.first || text.last.empty()) {
-      // Behind a cached prefix F isn't known. The pair there is a makeshift, in a page that gives way to the
-      // one it repeats.
-      text = {.next = chunk.first, .paired = chunk.first, .last = std::vector<std::byte>(row_bytes(hidden))};
-    }
-    backend.upload(row_of(hidden, i), text.last.data(), row_bytes(hidden));
+    if (chunk.first < Mtp::kFirstPosition) continue;
+    const auto text = texts_.find(chunk.request);
+    const std::byte* const last = text != texts_.end() ? text->second.last.data()
+                                                       : page_ends_.data() + page_end(chunk, chunk.first - 1);
+    backend.upload(row_of(hidden, i), last, row_bytes_);
   }
 }
 
-Drafter::Pairs Drafter::pairs_of(const Operand& hidden, const BatchPlan& plan,
-                                 const std::vector<ChunkRun>& runs, const Step& main) {
+/// Where F of a page's last position is kept.
+size_t Drafter::page_end(const PlannedChunk& chunk, int64_t position) const {
+  return static_cast<size_t>(chunk.pages[static_cast<size_t>(position / kPageTokens)]) * row_bytes_;
+}
+
+Drafter::Pairs Drafter::pairs_of(const BatchPlan& plan, const std::vector<ChunkRun>& runs,
+                                 const Step& main) const {
   Pairs pairs;
   size_t first_row = plan.chunks.size();
   for (size_t i = 0; i < plan.chunks.size(); ++i) {
     const PlannedChunk& chunk = plan.chunks[i];
     const size_t row = first_row;
     first_row += chunk.tokens.size();
-    if (runs[i].fault != ChunkFault::kNone) {
-      forget(chunk.request);
-      continue;
-    }
+    if (runs[i].fault == ChunkFault::kNanScore) continue;
     std::vector<int32_t> known(chunk.tokens.begin(), chunk.tokens.end() - chunk.num_drafts);
     known.insert(known.end(), runs[i].drawn.begin(), runs[i].drawn.end());
     const size_t computed = known.size() - (chunk.draws ? 1 : 0);  // the last one drawn is yet to run
-    if (num_drafts_ == 0) known.resize(computed);
-    Text& text = texts_[chunk.request];
+    if (num_drafts_ == 0 || runs[i].fault != ChunkFault::kNone) known.resize(computed);
+    const auto text = texts_.find(chunk.request);
+    int64_t paired = text != texts_.end() ? text->second.paired : chunk.first;
     for (size_t j = 0; j < known.size(); ++j) {
       const int64_t position = chunk.first + static_cast<int64_t>(j);
-      if (position < std::max<int64_t>(text.paired, Mtp::kFirstPosition)) continue;
+      if (position < std::max<int64_t>(paired, Mtp::kFirstPosition)) continue;
       if (!has_page(chunk, position) || position >= main.rope.cos.rows) break;
       pairs.add(known[j], position, i, j == 0 ? i : row + j - 1);
-      text.paired = position + 1;
+      paired = position + 1;
       if (j == computed) {
         pairs.wanted.push_back({static_cast<int32_t>(pairs.token.size()) - 1, i, position});
       }
     }
-    text.next = chunk.first + static_cast<int64_t>(computed);
-    main.context.backend->download(text.last.data(), row_of(hidden, row + computed - 1), row_bytes(hidden));
+    pairs.ends.push_back({.chunk = i, .row = row, .computed = computed, .paired = paired});
   }
   return pairs;
+}
+
+/// Keeps what the next chunks need of this step's.
+void Drafter::keep(const std::vector<End>& ends, const BatchPlan& plan, const Operand& hidden,
+                   const Backend& backend) {
+  for (const auto& [i, row, computed, paired] : ends) {
+    const PlannedChunk& chunk = plan.chunks[i];
+    Text& text = texts_[chunk.request];
+    text.paired = paired;
+    text.last.resize(row_bytes_);
+    backend.download(text.last.data(), row_of(hidden, row + computed - 1), row_bytes_);
+    const int64_t end = chunk.first + static_cast<int64_t>(computed);
+    for (int64_t after = (chunk.first / kPageTokens + 1) * kPageTokens; after <= end; after += kPageTokens) {
+      backend.download(page_ends_.data() + page_end(chunk, after - 1),
+                       row_of(hidden, row + static_cast<size_t>(after - 1 - chunk.first)), row_bytes_);
+    }
+  }
 }
 
 /// The logits of all pairs for who looks on. What is NaN fails.
@@ -153,7 +175,8 @@ Drafter::Pairs Drafter::guess(Step& step, const Operand& out, const Pairs& pairs
 
 void Drafter::draft(const Step& main, const Operand& hidden, const BatchPlan& plan,
                     std::vector<ChunkRun>& runs) {
-  Pairs pairs = pairs_of(hidden, plan, runs, main);
+  Pairs pairs = pairs_of(plan, runs, main);
+  const std::vector<End> ends = std::move(pairs.ends);
   Arena& arena = *main.context.arena;
   Operand from = hidden;
   for (int i = 0; i < std::max(1, num_drafts_) && !pairs.token.empty(); ++i) {
@@ -178,6 +201,7 @@ void Drafter::draft(const Step& main, const Operand& hidden, const BatchPlan& pl
     pairs = guess(step, out, pairs, plan, runs);
     from = out;
   }
+  keep(ends, plan, hidden, *main.context.backend);  // in the end: a step that throws is run again
 }
 
 }  // namespace fulgur

@@ -22,12 +22,6 @@ namespace {
 /// Positions in the caches where nobody says.
 constexpr int64_t kDefaultCacheTokens = 32768;
 
-/// The MTP layer's entries of a cached prefix's last page are made from F, which no cache holds.
-SchedulerOptions with_mtp(SchedulerOptions options, bool mtp) {
-  options.recompute_hit = options.recompute_hit || mtp;
-  return options;
-}
-
 }  // namespace
 
 /// The engine's thread takes requests from the inbox and runs steps while there are any.
@@ -37,7 +31,7 @@ class Engine::Impl {
        const SchedulerOptions& scheduler)
       : tokenizer_(tokenizer),
         runner_(model, runner),
-        scheduler_(with_mtp(scheduler, runner.runs_mtp())),
+        scheduler_(scheduler),
         num_pages_(scheduler.num_pages),
         thread_([this] {
           while (receive()) {
@@ -122,8 +116,10 @@ class Engine::Impl {
     drop_cancelled();
     const BatchPlan plan = scheduler_.plan();
     if (plan.chunks.empty()) return;
-    for (const BatchPlan::Admission& admission : plan.admitted)
+    for (const BatchPlan::Admission& admission : plan.admitted) {
+      runner_.forget(admission.request);  // it may have been set back
       requests_.at(admission.request)->admitted(admission.cached_tokens);
+    }
     const std::vector<ChunkRun> runs = run(plan);
     std::vector<ChunkResult> results;
     for (const ChunkRun& run : runs) results.push_back({.drawn = run.drawn, .drafts = run.drafts});

@@ -59,10 +59,6 @@ bool Scheduler::admit(Sequence& sequence, BatchPlan& plan) {
   if (sequence.reuse_prefix) {
     // The last token is always computed: its logits are wanted.
     sequence.pages = pool_.take_prefix(sequence.tokens, (sequence.known() - 1) / kPageTokens);
-    if (options_.recompute_hit && !sequence.pages.empty()) {
-      pool_.release(std::span(sequence.pages).last(1));
-      sequence.pages.pop_back();
-    }
   }
   const auto cached = static_cast<int64_t>(sequence.pages.size());
   if (pages_for(sequence.known()) - cached > pool_.num_available()) {

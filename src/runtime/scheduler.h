@@ -13,10 +13,9 @@ namespace fulgur {
 
 struct SchedulerOptions {
   int num_pages = 0;
-  int64_t step_tokens = 512;   // most tokens of a step
-  int max_running = 256;       // requests that hold pages at once
-  bool prefix_cache = true;    // requests may share the pages of equal prefixes
-  bool recompute_hit = false;  // of a cached prefix the last page is computed anew (an MTP layer wants that)
+  int64_t step_tokens = 512;  // most tokens of a step
+  int max_running = 256;      // requests that hold pages at once
+  bool prefix_cache = true;   // requests may share the pages of equal prefixes
 };
 
 /// What a step made of a planned chunk.

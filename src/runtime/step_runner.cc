@@ -30,7 +30,8 @@ StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
       pool_(model.config, options.runs_mtp(), operand_dtype(options.precision), options.num_pages, backend_),
       rope_(model.config, int64_t{options.num_pages} * kPageTokens, backend_),
       decoder_(model.config, model.weights) {
-  if (options.runs_mtp()) drafter_.emplace(model, options.num_drafts);
+  if (options.runs_mtp())
+    drafter_.emplace(model, operand_dtype(options.precision), options.num_pages, options.num_drafts);
 }
 
 TokenBatch StepRunner::upload_batch(const BatchPlan& plan) {

@@ -66,7 +66,8 @@ class StepRunner {
   [[nodiscard]] const Config& config() const { return model_.config; }
   [[nodiscard]] const Backend& backend() const { return backend_; }
   [[nodiscard]] Profile& profile() { return profile_; }
-  /// It ended: nothing of its text is kept for drafts.
+  /// Before a request's first step, the first after it was set back too, and when it has ended: nothing of
+  /// its text is kept for drafts.
   void forget(RequestId request);
   /// For the steps to come.
   void set_projection(IndexerProjection projection) { options_.projection = projection; }

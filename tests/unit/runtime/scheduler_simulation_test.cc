@@ -93,8 +93,7 @@ class Simulation {
     return {.num_pages = between(2, 12),
             .step_tokens = chance(20) ? between(1, 8) : between(20, 300),
             .max_running = between(1, 8),
-            .prefix_cache = chance(85),
-            .recompute_hit = chance(25)};
+            .prefix_cache = chance(85)};
   }
 
   static void append(Request& request, int32_t token) {

@@ -93,14 +93,6 @@ TEST(Scheduler, BeginsAfterThePrefixThatIsCachedButAlwaysComputesTheLastToken) {
   EXPECT_EQ(scheduler.pages_of(4)[2], scheduler.pages_of(1)[2]);
 }
 
-TEST(Scheduler, ComputesTheLastPageOfAHitAnewWhereAskedTo) {
-  Scheduler scheduler({.num_pages = 20, .step_tokens = 1000, .recompute_hit = true});
-  scheduler.add(1, tokens(200));
-  step(scheduler);
-  scheduler.add(2, tokens(200));
-  EXPECT_EQ(shape(step(scheduler)), (std::vector<Shape>{{1, 200, 1}, {2, 128, 72}}));
-}
-
 TEST(Scheduler, FindsWhatWasGeneratedTooWhenAConversationGoesOn) {
   Scheduler scheduler({.num_pages = 20, .step_tokens = 1000});
   scheduler.add(1, tokens(60));

@@ -9,6 +9,7 @@
 
 #include "fulgur/engine.h"
 #include "model/load.h"
+#include "model/step.h"
 #include "runtime/scheduler.h"
 #include "runtime/step_runner.h"
 
@@ -30,7 +31,7 @@ class Speculation : public testing::TestWithParam<std::string> {
     return {model_, nullptr, {.num_pages = options.num_pages, .num_drafts = num_drafts}, options};
   }
 
-  /// Greedy and sampled ones, with penalties, some of which begin alike.
+  /// Greedy and sampled ones, with penalties and biases, some of which begin alike.
   std::vector<Request> requests(size_t count) {
     std::mt19937 random(7);
     const auto tokens = [&](size_t n) {
@@ -51,6 +52,9 @@ class Speculation : public testing::TestWithParam<std::string> {
       r.num_logprobs = static_cast<int>(model_.config.vocab_size);
       if (i % 3 == 1) r.sampling = {.temperature = 0.7F, .top_p = 0.9F, .seed = random()};
       if (i % 3 == 2) r.sampling.repetition_penalty = 1.3F;
+      if (i % 4 == 2) r.sampling.frequency_penalty = 0.4F;
+      if (i % 4 == 3) r.sampling.presence_penalty = 0.7F;
+      if (i % 5 == 4) r.sampling.logit_bias = {{3, 2.5F}, {9, -100.0F}};
     }
     return all;
   }
@@ -100,6 +104,55 @@ TEST_P(Speculation, GivesTheSameTextsAndLogprobsAsWithoutItInAnyCompany) {
   }
 }
 
+/// The MTP layer's logits of all pairs that run.
+class MtpLogits : public StepObserver {
+ public:
+  [[nodiscard]] bool wants_mtp_logits() const override { return true; }
+  void mtp_logits(Matrix<const float> logits) override {
+    values.insert(values.end(), logits.data, logits.data + logits.rows * logits.cols);
+  }
+  std::vector<float> values;
+};
+
+TEST_P(Speculation, MakesOfACachedPrefixWhatItMakesOfOneThatItComputes) {
+  for (const int num_drafts : {0, 1, 3}) {
+    SCOPED_TRACE(num_drafts);
+    const auto all_of = [&](bool prefix_cache) {
+      constexpr int kPages = 16;
+      return Engine(model_, nullptr, {.num_pages = kPages, .mtp = true, .num_drafts = num_drafts},
+                    {.num_pages = kPages, .step_tokens = 50, .prefix_cache = prefix_cache});
+    };
+    Engine cached = all_of(true);
+    Engine computed = all_of(false);
+    Request first = requests(6)[4];  // of more than three pages
+    first.max_tokens = 100;          // and a page and a half of text
+    first.num_logprobs = -1;
+    first.sampling = {};
+    const Completion text = cached.submit(first).wait();
+
+    Request next = first;
+    next.prompt.insert(next.prompt.end(), text.ids.begin(), text.ids.end());
+    const int64_t whole_pages = (std::ssize(next.prompt) - 1) / kPageTokens * kPageTokens;
+    next.max_tokens = 40;
+    MtpLogits after_hit;
+    MtpLogits without;
+    cached.runner().set_observer(&after_hit);
+    computed.runner().set_observer(&without);
+    const Completion hit = cached.submit(next).wait();
+    const Completion whole = computed.submit(next).wait();
+    EXPECT_EQ(hit.cached_tokens, whole_pages);
+    EXPECT_EQ(whole.cached_tokens, 0);
+    EXPECT_EQ(hit.ids, whole.ids);
+    EXPECT_EQ(hit.drafted, whole.drafted);
+    EXPECT_EQ(hit.accepted, whole.accepted);
+    // The pairs of the cached tokens, from position 1 on, did not run.
+    const auto skipped = static_cast<std::ptrdiff_t>((whole_pages - 1) * model_.config.vocab_size);
+    ASSERT_GT(std::ssize(without.values), skipped);
+    EXPECT_TRUE(after_hit.values ==
+                std::vector<float>(without.values.begin() + skipped, without.values.end()));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, Speculation,
                          testing::Values("tests/golden/data/glm-bf16", "tests/golden/data/v3-bf16"),
                          [](const auto& info) {
@@ -126,6 +179,39 @@ TEST_F(SpeculationOnMini, IsRightAboutMostNextWordsOfProse) {
     EXPECT_EQ(drafting.text, plain.text);
     EXPECT_EQ(drafting.ids, plain.ids);
     EXPECT_GT(drafting.accepted, drafting.drafted / 2) << num_drafts << " drafts of " << drafting.drafted;
+  }
+}
+
+TEST_F(SpeculationOnMini, EndsATextWhereItWouldEndWithoutDrafts) {
+  const auto completions = [](int num_drafts) {
+    Engine engine((kSource / "models/mini-v32").string(),
+                  {.threads = 2, .cache_tokens = 2048, .num_drafts = num_drafts});
+    const std::vector<int32_t> prompt =
+        engine.encode("<｜begin▁of▁sentence｜>And God said, Let there be light:");
+    std::vector<Generation> generations;
+    for (const float temperature : {0.0F, 0.8F}) {
+      const Sampling sampling{.temperature = temperature, .seed = 11};
+      for (const int64_t max_tokens : {1, 2, 3, 16, 17})
+        generations.push_back(
+            engine.submit({.prompt = prompt, .max_tokens = max_tokens, .sampling = sampling}));
+      for (const char* stop : {" the", "God", "and", "nd the ", "."})
+        generations.push_back(
+            engine.submit({.prompt = prompt, .max_tokens = 60, .sampling = sampling, .stop = {stop}}));
+      generations.push_back(engine.submit(
+          {.prompt = prompt, .max_tokens = 60, .sampling = sampling, .stop_tokens = {46, 300}}));
+    }
+    std::vector<Completion> all;
+    for (Generation& generation : generations) all.push_back(generation.wait());
+    return all;
+  };
+  const std::vector<Completion> plain = completions(0);
+  for (const int num_drafts : {1, 3}) {
+    const std::vector<Completion> drafting = completions(num_drafts);
+    for (size_t i = 0; i < plain.size(); ++i) {
+      EXPECT_EQ(drafting[i].ids, plain[i].ids) << i;
+      EXPECT_EQ(drafting[i].text, plain[i].text) << i;
+      EXPECT_EQ(drafting[i].finish, plain[i].finish) << i;
+    }
   }
 }
 
