@@ -30,7 +30,7 @@ struct Sampling {
       1;                        // divides the positive logits of tokens of prompt and text, multiplies others
   float frequency_penalty = 0;  // subtracted for each time that a token is in the text
   float presence_penalty = 0;   // subtracted once from the tokens of the text
-  std::vector<std::pair<int32_t, float>> logit_bias;  // added to a token's logit
+  std::vector<std::pair<int32_t, float>> logit_bias;  // added to a token's logit, before the penalties
 };
 
 struct TokenLogprob {

@@ -100,7 +100,10 @@ void print_summary(const OpenedModel& model, const Completion& result) {
   const auto per_second = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0.0; };
   const double decoded = static_cast<double>(result.ids.size()) - 1;
   const std::string drafts =
-      result.drafted > 0 ? fmt::format(", {} of {} drafts right", result.accepted, result.drafted) : "";
+      result.drafted > 0
+          ? fmt::format(", {} of {} drafts right ({:.0f}%)", result.accepted, result.drafted,
+                        100 * static_cast<double>(result.accepted) / static_cast<double>(result.drafted))
+          : "";
   print_log(
       "{} prompt tokens in {:.3f} s ({:.0f}/s), {} new tokens, {:.3f} s ({:.0f}/s), finish {}{}; loaded "
       "in {:.3f} s, peak "
@@ -151,7 +154,7 @@ int run_generate(const Options& options) {
                                        {"generated_tokens", result.ids.size()},
                                        {"decode_s", result.decode_s},
                                        {"peak_rss_bytes", peak_rss_bytes()}}}};
-    if (options.model.speculate > 0) {
+    if (model.num_drafts > 0) {
       object["timings"]["drafted"] = result.drafted;
       object["timings"]["accepted"] = result.accepted;
     }

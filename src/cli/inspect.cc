@@ -49,7 +49,7 @@ InspectReport report_of(const Inspection& inspection, const Options& options) {
   report.context = options.context > 0 ? options.context : inspection.config->max_position_embeddings;
   const int64_t pages = (report.context + kPageTokens - 1) / kPageTokens;
   report.memory = memory_need(*inspection.config, options.precision, *inspection.plan, *inspection.catalog,
-                              pages * kPageTokens * options.batch, /*with_mtp=*/false);
+                              pages * kPageTokens * options.batch, inspection.plan->mtp);
   return report;
 }
 

@@ -97,8 +97,10 @@ void add_model_options(Arguments& args, ModelOptions& options) {
 }
 
 void add_speculate_option(Arguments& args, ModelOptions& options) {
+  options.speculates = true;
   args.add_option("--speculate", options.speculate,
-                  "Tokens that the MTP layer guesses ahead; the text is the same (default: 0, none)")
+                  "Tokens that the MTP layer guesses ahead; the text is the same (default: 1 where the model "
+                  "has that layer; 0: none)")
       .integer_range(0, kMostDrafts)
       .type_name("N")
       .group("Model");
@@ -130,7 +132,9 @@ FoundModel find_model(const ModelOptions& options) {
     found.folder = model_folder(options);
   }
   found.planned = plan_loading(read_files(options, found.folder),
-                               {.precision = options.precision, .mtp = options.uses_mtp()});
+                               {.precision = options.precision,
+                                .mtp = options.mtp || options.speculate.value_or(0) > 0,
+                                .mtp_if_intact = options.speculates && !options.speculate});
   Config& config = found.planned.config;
   if (options.index_topk) override_index_topk(config, *options.index_topk);
   if (!config.sparse() && options.selection != "indexer") {
@@ -150,9 +154,12 @@ OpenedModel open_model(FoundModel found, const ModelOptions& options, int64_t ca
   const std::string name = found.planned.name;
   if (options.random.chosen()) {
     check_fits(memory_need(found.config(), options.precision, found.planned.plan, found.planned.catalog,
-                           cache_tokens, options.uses_mtp()));
+                           cache_tokens, found.planned.plan.mtp));
   }
-  OpenedModel opened{.selection = make_selection(options), .cache_tokens = cache_tokens};
+  const bool drafts = options.speculates && found.planned.plan.mtp;
+  OpenedModel opened{.selection = make_selection(options),
+                     .cache_tokens = cache_tokens,
+                     .num_drafts = drafts ? static_cast<int>(options.speculate.value_or(1)) : 0};
   {
     Progress progress("loading", "B");
     opened.loaded = load(std::move(found.planned), num_threads(options.threads),
@@ -186,7 +193,7 @@ Engine make_engine(const ModelOptions& options, const OpenedModel& model, const 
                         .projection = options.projection,
                         .num_pages = scheduler.num_pages,
                         .mtp = options.mtp,
-                        .num_drafts = static_cast<int>(options.speculate),
+                        .num_drafts = model.num_drafts,
                         .selection = model.selection.get(),
                         .profile = options.profile},
           scheduler};

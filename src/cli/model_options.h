@@ -26,15 +26,15 @@ struct ModelOptions {
   IndexerProjection projection = IndexerProjection::kFused;
   Precision precision = Precision::kNative;
   bool profile = false;
-  bool mtp = false;       // the command runs the MTP layer too
-  int64_t speculate = 0;  // drafts of the MTP layer at a time
-
-  [[nodiscard]] bool uses_mtp() const { return mtp || speculate > 0; }
-  RandomOptions random;  // instead of `model`
+  bool mtp = false;                  // the command runs the MTP layer too
+  bool speculates = false;           // the command has --speculate
+  std::optional<int64_t> speculate;  // drafts of the MTP layer at a time
+  RandomOptions random;              // instead of `model`
 };
 
 void add_model_options(Arguments& args, ModelOptions& options);
-/// Of commands that write texts.
+/// --speculate, of commands that write texts. By default an MTP layer that is there and intact guesses one
+/// token ahead.
 void add_speculate_option(Arguments& args, ModelOptions& options);
 
 /// --model, or the bundled mini-v32: the nearest models/mini-v32 in the folders above the program, or
@@ -57,6 +57,7 @@ struct OpenedModel {
   LoadedModel loaded;
   std::unique_ptr<SelectionSource> selection;  // null: the indexer's own choice
   int64_t cache_tokens = 0;
+  int num_drafts = 0;
   double load_s = 0;
 };
 

@@ -21,6 +21,22 @@ void add_sampling_options(Arguments& args, Sampling& sampling) {
       .number_range(0, 1)
       .type_name("P")
       .group(group);
+  args.add_option(
+          "--repetition-penalty", sampling.repetition_penalty,
+          "Divide the positive logits of tokens of prompt and text by R, multiply others (default: 1)")
+      .number_range(0.01, 100)
+      .type_name("R")
+      .group(group);
+  args.add_option("--frequency-penalty", sampling.frequency_penalty,
+                  "Subtract F from a token's logit for each time that it is in the text (default: 0)")
+      .number_range(-100, 100)
+      .type_name("F")
+      .group(group);
+  args.add_option("--presence-penalty", sampling.presence_penalty,
+                  "Subtract P once from the logits of the text's tokens (default: 0)")
+      .number_range(-100, 100)
+      .type_name("P")
+      .group(group);
   args.add_option("--seed", sampling.seed,
                   "Seed of the draws; the same seed gives the same text (default: 0)")
       .seed()

@@ -213,7 +213,11 @@ std::optional<ModelPlan> plan_files(ModelFiles& files, Precision precision, bool
 
 PlannedModel plan_loading(ModelFiles files, const LoadOptions& options) {
   try {
-    std::optional<ModelPlan> plan = plan_files(files, options.precision, options.mtp);
+    std::optional<ModelPlan> plan;
+    if (options.mtp_if_intact && files.config && files.catalog) {
+      plan = plan_model(*files.config, options.precision, *files.catalog, /*with_mtp=*/true);
+    }
+    if (!plan || !plan->load.problems.empty()) plan = plan_files(files, options.precision, options.mtp);
     if (!files.problems.empty()) throw Error(std::move(files.problems));
     if (options.mtp && !plan->mtp) throw Error(without_mtp(files));
     return {.name = files.name,

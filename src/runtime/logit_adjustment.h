@@ -11,7 +11,8 @@ namespace fulgur {
 /// What a request's penalties and biases do to its logits before a token is drawn. `text` is what was
 /// generated.
 ///
-///   l' = (l > 0 ? l / r : l * r) - frequency * count - presence * [count > 0] + bias
+///   b  = l + bias
+///   l' = (b > 0 ? b / r : b * r) - frequency * count - presence * [count > 0]
 ///
 /// r is the repetition penalty for tokens of prompt and text, 1 for others; count is how often a token is in
 /// the text.
@@ -23,9 +24,12 @@ class LogitAdjustment {
   [[nodiscard]] bool active() const { return penalizes_ || !bias_.empty(); }
   /// A token of the text.
   void add(int32_t token);
-  void apply(std::span<float> logits) const;
+  /// `drafts`: tokens of the text that may not stay there.
+  void apply(std::span<float> logits, std::span<const int32_t> drafts = {}) const;
 
  private:
+  [[nodiscard]] float penalized(float logit, int64_t count) const;
+
   float repetition_;
   float frequency_;
   float presence_;

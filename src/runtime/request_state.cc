@@ -62,9 +62,7 @@ ChunkOutput RequestState::output(const PlannedChunk& chunk) {
 bool RequestState::look_at_logits(std::span<const int32_t> drafts, std::span<float> logits) {
   if (request_.num_logprobs >= 0) own_logits_.emplace_back(logits.begin(), logits.end());
   if (!adjustment_.active()) return false;
-  LogitAdjustment with_drafts = adjustment_;
-  for (const int32_t token : drafts) with_drafts.add(token);
-  with_drafts.apply(logits);
+  adjustment_.apply(logits, drafts);
   return true;
 }
 

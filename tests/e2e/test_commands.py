@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from fulgur_cli import BINARY, MINI, ROOT, command, output, run
 
 COMMANDS = ["generate", "chat", "tokenize", "eval", "logits", "inspect", "demo", "info"]
+GOLDEN = ROOT / "tests" / "golden" / "data"
 WITH_MODEL = ["generate", "chat", "eval", "logits", "demo"]
 
 
@@ -189,7 +191,7 @@ def test_generate_streams_text_alone_to_stdout():
 
 def test_a_notice_is_one_line_on_stderr(tmp_path):
     """An index that omits tensors stops nothing (docs/spec/checkpoints.md, section 1)."""
-    golden = ROOT / "tests" / "golden" / "data" / "v32-bf16"
+    golden = GOLDEN / "v32-bf16"
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).symlink_to(golden / name)
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": "model.safetensors"}}')
@@ -212,7 +214,7 @@ def test_verbose_says_what_was_loaded_and_the_causes_of_an_error(tmp_path):
 
 
 def test_generate_json_has_what_the_contract_names():
-    answer = json.loads(output("generate", "In the beginning", max_tokens=5, json=True))
+    answer = json.loads(output("generate", "In the beginning", max_tokens=5, speculate=0, json=True))
     assert answer.keys() == {"text", "prompt_ids", "ids", "finish_reason", "timings"}
     assert answer["timings"].keys() == {"load_s", "prompt_tokens", "prompt_s", "generated_tokens", "decode_s", "peak_rss_bytes"}
     assert answer["prompt_ids"][0] == 0 and answer["prompt_ids"].count(0) == 1
@@ -224,14 +226,33 @@ def test_generate_json_has_what_the_contract_names():
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1, "seed": 7}])
 def test_speculation_changes_no_text_and_tells_what_it_guessed(sampling):
     options = {"max_tokens": 60, "json": True, **sampling}
-    plain = json.loads(output("generate", "In the beginning", **options))
-    for guesses in (1, 3):
+    plain = json.loads(output("generate", "In the beginning", speculate=0, **options))
+    for guesses in (None, 3):
         answer = json.loads(output("generate", "In the beginning", speculate=guesses, **options))
         assert answer["ids"] == plain["ids"] and answer["text"] == plain["text"]
         assert answer["timings"].keys() == plain["timings"].keys() | {"drafted", "accepted"}
         assert 0 < answer["timings"]["accepted"] < answer["timings"]["drafted"]
-    result = run("generate", "In the beginning", max_tokens=60, speculate=1, **sampling)
-    assert re.search(r"\d+ of \d+ drafts right", result.stderr), result.stderr
+    result = run("generate", "In the beginning", max_tokens=60, **sampling)
+    assert re.search(r"\d+ of \d+ drafts right \(\d+%\)", result.stderr), result.stderr
+
+
+def test_without_being_asked_a_model_whose_mtp_layer_is_missing_or_damaged_runs_without_it(tmp_path):
+    options = {"ids": "1,2,3", "max_tokens": 4, "json": True}
+    plain = json.loads(output("generate", model=GOLDEN / "v32-bf16", **options))
+    assert "drafted" not in plain["timings"]
+    shutil.copytree(GOLDEN / "glm-bf16", tmp_path / "model")
+    whole = json.loads(output("generate", model=tmp_path / "model", **options))
+    assert "drafted" in whole["timings"]
+    for file in (tmp_path / "model").glob("model*.safetensors"):
+        file.write_bytes(file.read_bytes().replace(b"eh_proj.weight", b"eh_prxj.weight"))
+    for index in (tmp_path / "model").glob("*.index.json"):
+        index.write_text(index.read_text().replace("eh_proj.weight", "eh_prxj.weight"))
+    result = run("generate", model=tmp_path / "model", **options)
+    assert result.returncode == 0 and "is damaged and left out" in result.stderr
+    damaged = json.loads(result.stdout)
+    assert damaged["ids"] == whole["ids"] and "drafted" not in damaged["timings"]
+    refused = run("generate", model=tmp_path / "model", speculate=1, **options)
+    assert refused.returncode == 1 and "eh_proj" in refused.stderr
 
 
 def test_the_same_prompt_by_argument_file_standard_input_and_ids(tmp_path):
@@ -267,7 +288,7 @@ def test_stop_text_ends_the_answer_before_itself():
 
 
 def test_a_model_without_a_tokenizer_takes_and_prints_ids():
-    model = ROOT / "tests" / "golden" / "data" / "v32-bf16"
+    model = GOLDEN / "v32-bf16"
     assert re.fullmatch(r"\d+([ ,]\d+){3}\s*", output("generate", model=model, ids="1,2,3", max_tokens=4))
     result = run("generate", "text", model=model, max_tokens=4)
     assert result.returncode == 1

@@ -12,15 +12,28 @@ namespace {
 
 TEST(LogitAdjustment, FollowsItsFormula) {
   const std::vector<int32_t> prompt = {0, 1};
-  LogitAdjustment adjustment(
-      {.repetition_penalty = 2, .frequency_penalty = 0.5F, .presence_penalty = 0.25F, .logit_bias = {{4, 3}}},
-      prompt);
+  LogitAdjustment adjustment({.repetition_penalty = 2,
+                              .frequency_penalty = 0.5F,
+                              .presence_penalty = 0.25F,
+                              .logit_bias = {{2, -5}, {4, 3}}},
+                             prompt);
   adjustment.add(1);
   adjustment.add(2);
   adjustment.add(2);
-  std::vector<float> logits = {4, -4, 4, 1, 1};
+  const std::vector<float> own = {4, -4, 4, 1, 1};
+  std::vector<float> logits = own;
   adjustment.apply(logits);
-  EXPECT_EQ(logits, (std::vector<float>{2, -8.75F, 0.75F, 1, 4}));
+  EXPECT_EQ(logits, (std::vector<float>{2, -8.75F, -3.25F, 1, 4}));
+
+  // Drafts count as the text until it is known whether they are.
+  logits = own;
+  const std::vector<int32_t> drafts = {3, 2, 3};
+  adjustment.apply(logits, drafts);
+  for (const int32_t token : drafts) adjustment.add(token);
+  std::vector<float> later = own;
+  adjustment.apply(later);
+  EXPECT_EQ(logits, later);
+  EXPECT_EQ(logits, (std::vector<float>{2, -8.75F, -3.75F, -0.75F, 4}));
 }
 
 TEST(LogitAdjustment, LeavesAloneWhatNobodyAsksFor) {
