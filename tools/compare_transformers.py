@@ -59,7 +59,7 @@ class Fulgur:
         self.threads = threads
 
     def generate(self, ids, max_tokens):
-        answer = json.loads(output("generate", ids=",".join(map(str, ids)), max_tokens=max_tokens, threads=self.threads, json=True))
+        answer = json.loads(output("generate", ids=",".join(map(str, ids)), max_tokens=max_tokens, threads=self.threads, speculate=0, json=True))
         if len(answer["ids"]) != max_tokens:
             sys.exit("compare_transformers.py: the model ended its answer early; the comparison needs a longer one")
         return answer

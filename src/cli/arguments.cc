@@ -143,6 +143,14 @@ Arguments Arguments::one_of_these(const std::string& heading, const std::string&
   return Arguments(*group);
 }
 
+Arguments Arguments::add_command(const std::string& name, const std::string& summary,
+                                 std::function<void()> chosen) {
+  app_->require_subcommand(1);
+  CLI::App* sub = app_->add_subcommand(name, summary);
+  sub->parse_complete_callback(std::move(chosen));
+  return Arguments(*sub);
+}
+
 Option Arguments::get_option(const std::string& name) { return Option(app_->get_option(name)); }
 
 void Arguments::footer(const std::string& text) { app_->footer(text); }

@@ -57,6 +57,8 @@ class Arguments {
   Option add_flag(const std::string& names, bool& value, const std::string& help);
   /// Options of which exactly one must be given.
   Arguments one_of_these(const std::string& heading, const std::string& help);
+  /// Adds a command of the command; exactly one of those added must be given. `chosen`: it was parsed.
+  Arguments add_command(const std::string& name, const std::string& summary, std::function<void()> chosen);
   /// One that was added before.
   Option get_option(const std::string& name);
 

@@ -128,20 +128,22 @@ int run_generate(const Options& options) {
   const int64_t max_tokens = new_tokens(options, found.config(), prompt_tokens);
   const OpenedModel model = open_model(std::move(found), options.model, prompt_tokens + max_tokens);
   Engine engine = make_engine(options.model, model, tokenizer ? &*tokenizer : nullptr);
-  Generation generation = engine.submit(
-      {.prompt = prompt, .max_tokens = max_tokens, .sampling = options.sampling, .stop = options.stops});
-  bool first = true;
-  while (const std::optional<GeneratedToken> token = generation.next()) {
-    if (options.json) continue;
-    if (tokenizer) {
-      write_out(token->text);
-    } else if (!model.loaded.config.is_eos(token->id)) {
-      print_out("{}{}", first ? "" : " ", token->id);
-    }
-    flush_output();
-    first = false;
+  Request request{
+      .prompt = prompt, .max_tokens = max_tokens, .sampling = options.sampling, .stop = options.stops};
+  if (!options.json) {
+    // On the engine's thread: to wake this one for each token would cost a small model more than the
+    // printing.
+    request.on_token = [&, first = true](const GeneratedToken& token) mutable {
+      if (tokenizer) {
+        write_out(token.text);
+      } else if (!model.loaded.config.is_eos(token.id)) {
+        print_out("{}{}", first ? "" : " ", token.id);
+      }
+      flush_output();
+      first = false;
+    };
   }
-  const Completion result = generation.wait();
+  const Completion result = engine.submit(std::move(request)).wait();
   if (options.json) {
     nlohmann::ordered_json object = {{"text", tokenizer ? nlohmann::json(result.text) : nlohmann::json()},
                                      {"prompt_ids", prompt},

@@ -31,7 +31,7 @@ constexpr std::array kCommands = {
     Command{"demo",
             "Find a number in 3,889 tokens with the bundled model, and compare the indexer projections",
             declare_demo},
-    Command{"bench", "Time the indexer's kernels on a GPU", declare_bench},
+    Command{"bench", "Time a model's requests, or the indexer's kernels on a GPU", declare_bench},
     Command{"info", "Show this machine as Fulgur sees it: CPU, instruction sets, memory, build",
             declare_info},
 };

@@ -52,10 +52,12 @@ struct Drafter::Pairs {
   }
 };
 
-Drafter::Drafter(const LoadedModel& model, DType operand_dtype, int num_pages, int num_drafts)
+Drafter::Drafter(const LoadedModel& model, DType operand_dtype, int num_pages, int num_drafts,
+                 ModelTime& time)
     : config_(model.config),
       mtp_(model.config, model.weights),
       num_drafts_(num_drafts),
+      time_(time),
       row_bytes_(static_cast<size_t>(model.config.hidden_size) * size_bytes(operand_dtype)),
       page_ends_(static_cast<size_t>(num_pages) * row_bytes_) {}
 
@@ -154,7 +156,8 @@ Drafter::Pairs Drafter::guess(Step& step, const Operand& out, const Pairs& pairs
     position.push_back(static_cast<int32_t>(wanted.position + 1));
   }
   const auto logits = context.arena->matrix<float>(static_cast<int64_t>(rows.size()), config_.vocab_size);
-  mtp_.lm_head(step, out, context.arena->upload(rows), logits);
+  const int32_t* const uploaded = context.arena->upload(rows);
+  time_.of([&] { mtp_.lm_head(step, out, uploaded, logits); });
   auto* token = context.arena->allocate_array<int32_t>(logits.rows);
   run(context, Sample{logits, context.arena->upload(std::vector<SamplingParams>(rows.size())),
                       context.arena->upload(position), token});
@@ -196,7 +199,8 @@ void Drafter::draft(const Step& main, const Operand& hidden, const BatchPlan& pl
               .operand_dtype = main.operand_dtype,
               .projection = main.projection,
               .observer = i == 0 ? main.observer : nullptr};
-    const Operand out = mtp_.forward(step, from, arena.upload(pairs.previous));
+    const int32_t* const previous = arena.upload(pairs.previous);
+    const Operand out = time_.of([&] { return mtp_.forward(step, from, previous); });
     if (step.observer != nullptr && step.observer->wants_mtp_logits()) show(step, out, *step.observer, runs);
     pairs = guess(step, out, pairs, plan, runs);
     from = out;

@@ -9,6 +9,7 @@
 #include "ops/paged_cache.h"
 #include "runtime/batch_plan.h"
 #include "runtime/chunk_run.h"
+#include "runtime/model_time.h"
 
 namespace fulgur {
 
@@ -18,7 +19,7 @@ namespace fulgur {
 class Drafter {
  public:
   /// `num_drafts` guesses at a time, or none. The model was loaded with its MTP layer.
-  Drafter(const LoadedModel& model, DType operand_dtype, int num_pages, int num_drafts);
+  Drafter(const LoadedModel& model, DType operand_dtype, int num_pages, int num_drafts, ModelTime& time);
 
   /// Before the step: row i of `hidden`, [chunks + tokens, d], becomes F of the token before chunk i; the
   /// main model writes those of the step's tokens behind.
@@ -55,6 +56,7 @@ class Drafter {
   const Config& config_;
   Mtp mtp_;
   int num_drafts_;
+  ModelTime& time_;
   const size_t row_bytes_;  // of F
   std::map<RequestId, Text> texts_;
   std::vector<std::byte> page_ends_;  // F of the last token of each page, for who finds it in the cache

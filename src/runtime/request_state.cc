@@ -114,16 +114,19 @@ std::string RequestState::text_of(int32_t token, bool last) {
 void RequestState::deliver(GeneratedToken token) {
   completion_.text += token.text;
   if (request_.on_token) return request_.on_token(token);
-  const std::lock_guard lock(mutex_);
-  tokens_.push_back(std::move(token));
-  changed_.notify_all();
+  {
+    const std::lock_guard lock(mutex_);
+    tokens_.push_back(std::move(token));
+  }
+  has_token_.notify_all();
 }
 
 void RequestState::end(const std::function<void()>& with) {
   const std::lock_guard lock(mutex_);
   with();
   ended_ = true;
-  changed_.notify_all();
+  has_token_.notify_all();
+  has_ended_.notify_all();
 }
 
 void RequestState::finish(FinishReason reason) {
@@ -145,7 +148,7 @@ void RequestState::fail(std::exception_ptr error) {
 
 std::optional<GeneratedToken> RequestState::next() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return ended_ || !tokens_.empty(); });
+  has_token_.wait(lock, [&] { return ended_ || !tokens_.empty(); });
   if (!tokens_.empty()) {
     GeneratedToken token = std::move(tokens_.front());
     tokens_.pop_front();
@@ -157,7 +160,7 @@ std::optional<GeneratedToken> RequestState::next() {
 
 Completion RequestState::wait() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return ended_; });
+  has_ended_.wait(lock, [&] { return ended_; });
   if (error_) std::rethrow_exception(error_);
   return completion_;
 }

@@ -76,8 +76,9 @@ class RequestState {
   int64_t num_admissions_ = 0;
   std::atomic<bool> cancelled_ = false;
 
-  std::mutex mutex_;  // guards what follows
-  std::condition_variable changed_;
+  std::mutex mutex_;                   // guards what follows
+  std::condition_variable has_token_;  // or has ended
+  std::condition_variable has_ended_;  // whoever waits for that alone isn't woken by each token
   std::deque<GeneratedToken> tokens_;  // not taken yet
   Completion completion_;
   std::exception_ptr error_;

@@ -31,7 +31,8 @@ StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
       rope_(model.config, int64_t{options.num_pages} * kPageTokens, backend_),
       decoder_(model.config, model.weights) {
   if (options.runs_mtp())
-    drafter_.emplace(model, operand_dtype(options.precision), options.num_pages, options.num_drafts);
+    drafter_.emplace(model, operand_dtype(options.precision), options.num_pages, options.num_drafts,
+                     model_time_);
 }
 
 TokenBatch StepRunner::upload_batch(const BatchPlan& plan) {
@@ -63,6 +64,7 @@ TokenBatch StepRunner::upload_batch(const BatchPlan& plan) {
 }
 
 std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const ChunkOutput> outputs) {
+  model_time_.count_step();
   const ArenaScope scope(arena_);
   const TokenBatch tokens = upload_batch(plan);
   Step step{.context = context_,
@@ -82,7 +84,7 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
   hidden.data = static_cast<std::byte*>(all.data) +
                 static_cast<size_t>(num_earlier * all.stride) * size_bytes(all.dtype);
   if (drafter_) drafter_->place_earlier(plan, all, backend_);
-  decoder_.forward(step, hidden);
+  model_time_.of([&] { decoder_.forward(step, hidden); });
   std::vector<ChunkRun> runs(plan.chunks.size());
   check_ran(plan, tokens, runs);
 
@@ -106,7 +108,8 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
       std::vector<int32_t> in_step;
       for (const Row& of : rows) in_step.push_back(of.row);
       const auto logits = arena_.matrix<float>(static_cast<int64_t>(rows.size()), model_.config.vocab_size);
-      decoder_.lm_head(step, hidden, arena_.upload(in_step), logits);
+      const int32_t* const uploaded = arena_.upload(in_step);
+      model_time_.of([&] { decoder_.lm_head(step, hidden, uploaded, logits); });
       use(logits, rows);
     });
   };

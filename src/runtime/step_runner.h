@@ -19,6 +19,7 @@
 #include "runtime/cache_pool.h"
 #include "runtime/chunk_run.h"
 #include "runtime/drafter.h"
+#include "runtime/model_time.h"
 
 namespace fulgur {
 
@@ -66,6 +67,8 @@ class StepRunner {
   [[nodiscard]] const Config& config() const { return model_.config; }
   [[nodiscard]] const Backend& backend() const { return backend_; }
   [[nodiscard]] Profile& profile() { return profile_; }
+  /// Of all steps so far.
+  [[nodiscard]] const ModelTime& model_time() const { return model_time_; }
   /// Before a request's first step, the first after it was set back too, and when it has ended: nothing of
   /// its text is kept for drafts.
   void forget(RequestId request);
@@ -90,6 +93,7 @@ class StepRunner {
   ThreadTeam team_;
   Arena arena_;
   Profile profile_;
+  ModelTime model_time_;
   Context context_;
   CachePool pool_;
   PlacedRope rope_;

@@ -529,3 +529,21 @@ def test_eval_refuses_max_tokens_for_rows_of_ids(tmp_path):
     result = run("eval", tmp_path / "rows.jsonl", max_tokens=64)
     assert (result.returncode, result.stdout) == (1, "")
     assert "--max-tokens" in a_sentence(result.stderr)
+
+
+def test_bench_engine_times_requests_with_and_without_drafts_and_the_first_token(tmp_path):
+    rows = MINI / "eval" / "kjv.jsonl"
+    small = dict(requests="1,3", rounds=1, new_tokens=8, prefix_tokens=130)
+    first, *lines = map(json.loads, output("bench", "engine", rows=rows, json=True, **small).splitlines())
+    assert first["prompt_tokens"] == 146
+    assert all(first[key]["median"] > 0 for key in ("first_token_ms", "first_token_ms_cached"))
+    assert [(line["requests"], line["speculate"]) for line in lines] == [(1, 0), (1, 1), (3, 0), (3, 1)]
+    for line in lines:
+        assert line["tokens_per_s"]["median"] > 0 and 0 < line["outside_model"]["median"] < 1
+        assert (line["drafted"] > 0) == (line["speculate"] > 0)
+    text = output("bench", "engine", model=GOLDEN / "v32-bf16", **small)
+    assert "% outside model" in text and "drafts right" not in text
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    refused = run("bench", "engine", rows=tmp_path / "rows.jsonl", **small)
+    assert refused.returncode == 1 and "rows.jsonl:1" in refused.stderr
+    assert run("bench").returncode == 2 and run("bench", "engine", tokens=3).returncode == 2

@@ -1,0 +1,192 @@
+// fulgur bench engine: tokens/s at many requests, with and without drafts, and the time to the first token.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/text_file.h"
+#include "cli/bench.h"
+#include "cli/command.h"
+#include "cli/model_options.h"
+#include "cli/streams.h"
+#include "cli/token_lists.h"
+#include "runtime/engine_bench.h"
+
+namespace fulgur::cli {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  EngineBench bench;
+  std::string rows;
+  int64_t prompt_tokens = 48;
+  int64_t prefix_tokens = 2000;
+  bool json = false;
+};
+
+/// The first ids of each row of an evaluation file.
+std::vector<std::vector<int32_t>> read_prompts(const std::string& file, int64_t prompt_tokens) {
+  const std::string text = read_text_file(file);
+  std::vector<std::vector<int32_t>> prompts;
+  size_t line = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string name = fmt::format("{}:{}", file, ++line);
+    const Json row =
+        parse_json(std::string_view(text).substr(begin, end - begin), ErrorKind::kBadRequest, name);
+    begin = end + 1;
+    if (!row.is_object() || !row.contains("ids") || row["ids"].empty()) {
+      throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                          .file = name,
+                          .message = "This line holds no prompt.",
+                          .expected = "an object with token ids in an array `ids`",
+                          .todo = "give a file of such rows, as models/mini-v32/eval/kjv.jsonl"});
+    }
+    prompts.push_back(token_list(row["ids"], name));
+    if (std::ssize(prompts.back()) > prompt_tokens) prompts.back().resize(static_cast<size_t>(prompt_tokens));
+  }
+  if (prompts.empty()) throw Error(ErrorKind::kBadRequest, fmt::format("{} holds no row.", file));
+  return prompts;
+}
+
+std::vector<std::vector<int32_t>> draw_prompts(int count, int64_t prompt_tokens, int64_t vocab) {
+  std::mt19937 random(0);
+  std::vector<std::vector<int32_t>> prompts(static_cast<size_t>(count));
+  for (std::vector<int32_t>& prompt : prompts) {
+    prompt.resize(static_cast<size_t>(prompt_tokens));
+    for (int32_t& id : prompt) id = static_cast<int32_t>(random() % static_cast<uint32_t>(vocab));
+  }
+  return prompts;
+}
+
+std::string text(const Spread& spread, int digits) {
+  return fmt::format("{:.{}f} ({:.{}f}-{:.{}f})", spread.median, digits, spread.least, digits, spread.most,
+                     digits);
+}
+
+nlohmann::ordered_json json_of(const Spread& spread) {
+  return {{"median", spread.median}, {"least", spread.least}, {"most", spread.most}};
+}
+
+void print_line(const ThroughputLine& line, int drafts, bool json) {
+  if (json) {
+    print_out("{}\n", nlohmann::ordered_json{{"requests", line.requests},
+                                             {"speculate", drafts},
+                                             {"tokens_per_s", json_of(line.tokens_per_s)},
+                                             {"step_us", json_of(line.step_us)},
+                                             {"outside_model", json_of(line.outside_model)},
+                                             {"drafted", line.drafted},
+                                             {"accepted", line.accepted}}
+                          .dump());
+  } else {
+    const Spread percent{100 * line.outside_model.median, 100 * line.outside_model.least,
+                         100 * line.outside_model.most};
+    print_out("{:>8}{:>11}  {:<24}{:<28}{:<18}{}\n", line.requests, drafts, text(line.tokens_per_s, 0),
+              text(line.step_us, 1), text(percent, 1),
+              line.drafted > 0 ? fmt::format("{} of {}", line.accepted, line.drafted) : "");
+  }
+  flush_output();
+}
+
+void print_first_token(const FirstTokenTimes& times, int64_t prefix, bool json) {
+  if (json) {
+    print_out("{}\n", nlohmann::ordered_json{{"prompt_tokens", prefix + kTailTokens},
+                                             {"first_token_ms", json_of(times.computed)},
+                                             {"first_token_ms_cached", json_of(times.cached)}}
+                          .dump());
+  } else {
+    print_out("\nfirst token of a prompt of {} tokens: {} ms; with its first {} cached: {} ms\n",
+              prefix + kTailTokens, text(times.computed, 2), prefix / kPageTokens * kPageTokens,
+              text(times.cached, 2));
+  }
+}
+
+int run_bench(const Options& options) {
+  EngineBench bench = options.bench;
+  const int most = *std::ranges::max_element(bench.requests);
+  FoundModel found = find_model(options.model);
+  const int64_t vocab = found.config().vocab_size;
+  bench.prompts = options.rows.empty() ? draw_prompts(most, options.prompt_tokens, vocab)
+                                       : read_prompts(options.rows, options.prompt_tokens);
+  const auto whole_pages = [](int64_t tokens) {
+    return (tokens + kPageTokens - 1) / kPageTokens * kPageTokens;
+  };
+  const int64_t decoding = most * whole_pages(options.prompt_tokens + bench.new_tokens);
+  const int64_t reading = 2 * whole_pages(options.prefix_tokens + kTailTokens + 1);
+  OpenedModel model = open_model(std::move(found), options.model, std::max(decoding, reading));
+  const int drafts = std::exchange(model.num_drafts, 0);
+  {
+    // Each has caches of its own, so the reading engine goes before the others come.
+    model.cache_tokens = reading;
+    Engine engine = make_engine(options.model, model, nullptr);
+    print_first_token(bench_first_token(engine, options.prefix_tokens, bench.rounds), options.prefix_tokens,
+                      options.json);
+  }
+  model.cache_tokens = decoding;
+  Engine plain = make_engine(options.model, model, nullptr, {.prefix_cache = false});
+  if (!options.json) {
+    print_out("\n{:>8}{:>11}  {:<24}{:<28}{:<18}{}\n", "requests", "speculate", "tokens/s", "us a step",
+              "% outside model", drafts > 0 ? "drafts right" : "");
+  }
+  const auto time = [&](const std::vector<Engine*>& engines) {
+    bench_throughput(engines, bench, [&](const ThroughputLine& line) {
+      print_line(line, line.engine == 0 ? 0 : drafts, options.json);
+    });
+  };
+  if (drafts == 0) {
+    time({&plain});
+  } else {
+    model.num_drafts = drafts;
+    Engine drafting = make_engine(options.model, model, nullptr, {.prefix_cache = false});
+    time({&plain, &drafting});
+  }
+  return kExitDone;
+}
+
+}  // namespace
+
+std::function<int()> declare_bench_engine(Arguments& args) {
+  auto options = std::make_shared<Options>();
+  args.add_option("--requests", options->bench.requests, "Requests at once (default: 1,4,16,64)")
+      .comma_separated()
+      .integer_range(1, 4096);
+  args.add_option("--rows", options->rows,
+                  "JSON lines with `ids` to begin with, as of fulgur eval (default: ids drawn at random)")
+      .path()
+      .type_name("FILE");
+  args.add_option("--prompt-tokens", options->prompt_tokens, "Tokens of a prompt (default: 48)")
+      .integer_range(1, 1 << 20)
+      .type_name("N");
+  args.add_option("--new-tokens", options->bench.new_tokens, "Tokens that follow it, greedily (default: 64)")
+      .integer_range(2, 1 << 20)
+      .type_name("N");
+  args.add_option("--prefix-tokens", options->prefix_tokens,
+                  "Tokens of the prompt whose first token is waited for, less 16 (default: 2000)")
+      .integer_range(kPageTokens, 1 << 20)
+      .type_name("N");
+  args.add_option("--rounds", options->bench.rounds, "Measurements of each figure (default: 5)")
+      .integer_range(1, 1000)
+      .type_name("N");
+  args.add_flag("--json", options->json, "Print one JSON object a line");
+  add_model_options(args, options->model);
+  add_speculate_option(args, options->model);
+  args.footer(
+      "Prints the median (least-most) of the rounds: the time to the first token of a prompt, computed and "
+      "with\n"
+      "its prefix cached; then tokens/s of requests that decode at once, without drafts and with them, "
+      "taking\n"
+      "turns. 'outside model' is the share of a step that is scheduling, sampling and bookkeeping.\n\n"
+      "Examples:\n"
+      "  fulgur bench engine --rows models/mini-v32/eval/kjv.jsonl\n"
+      "  fulgur bench engine --requests 1,64 --rounds 3 --threads 1 --json");
+  return [options] { return run_bench(*options); };
+}
+
+}  // namespace fulgur::cli

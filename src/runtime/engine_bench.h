@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "fulgur/engine.h"
+
+namespace fulgur {
+
+struct EngineBench {
+  std::vector<int> requests = {1, 4, 16, 64};  // at once
+  std::vector<std::vector<int32_t>> prompts;   // taken in turn
+  int64_t new_tokens = 64;                     // greedy, end tokens not honoured
+  int rounds = 5;
+};
+
+/// Over the rounds.
+struct Spread {
+  double median = 0;
+  double least = 0;
+  double most = 0;
+};
+
+struct ThroughputLine {
+  int requests = 0;
+  size_t engine = 0;
+  Spread tokens_per_s;   // of all requests together, while all of them decode
+  Spread step_us;        // wall time of a step then
+  Spread outside_model;  // its share that is scheduling, sampling and bookkeeping (runtime/model_time.h)
+  int64_t drafted = 0;   // in all rounds
+  int64_t accepted = 0;
+};
+
+/// Decoding on engines that take turns, without a prefix cache. Each line is handed over when it is measured.
+void bench_throughput(const std::vector<Engine*>& engines, const EngineBench& bench,
+                      const std::function<void(const ThroughputLine&)>& take);
+
+/// Milliseconds from submit() to the first token of prompts of `prefix` + kTailTokens tokens, drawn at
+/// random.
+struct FirstTokenTimes {
+  Spread computed;
+  Spread cached;  // where all whole pages of the prefix are found in the cache
+};
+constexpr int64_t kTailTokens = 16;
+/// On an engine with a prefix cache for at least two such prompts.
+FirstTokenTimes bench_first_token(Engine& engine, int64_t prefix, int rounds);
+
+}  // namespace fulgur
