@@ -27,7 +27,7 @@ void write_all(std::span<const std::byte> bytes, const std::filesystem::path& sh
 OutputFile::OutputFile(const std::filesystem::path& path, std::filesystem::path shown)
     : shown_(std::move(shown)),
       descriptor_(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {
-  if (descriptor_ < 0) refuse_to_write(shown_, "no file can be made in its folder", errno);
+  if (descriptor_ < 0) refuse_to_write(shown_, "no file can be made there", errno);
 }
 
 OutputFile::~OutputFile() {

@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 [[noreturn]] void refuse(const fs::path& path, std::string_view reason, std::string found) {
   throw Error(Problem{.kind = ErrorKind::kIoError,
                       .file = path.string(),
-                      .message = fmt::format("'{}' can't be written: {}.", path.string(), reason),
+                      .message = fmt::format("This can't be written: {}.", reason),
                       .expected = "a name that is not taken, or an empty folder",
                       .found = std::move(found),
                       .todo = "name another folder, or move this one away"});

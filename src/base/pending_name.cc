@@ -137,11 +137,12 @@ void sync_folder(const std::filesystem::path& folder) {
 }
 
 void refuse_to_write(const std::filesystem::path& path, std::string_view what, int error) {
-  throw Error(Problem{.kind = ErrorKind::kIoError,
-                      .file = path.filename().string(),
-                      .message = fmt::format("'{}' can't be written: {}: {}.", path.string(), what,
-                                             std::generic_category().message(error)),
-                      .todo = error == ENOSPC ? "make room on the disk" : ""});
+  throw Error(Problem{
+      .kind = ErrorKind::kIoError,
+      .file = path.string(),
+      .message = fmt::format("This can't be written: {}: {}.", what, std::generic_category().message(error)),
+      .todo =
+          error == ENOSPC ? "make room on the disk" : "name a folder that is there and may be written to"});
 }
 
 }  // namespace fulgur

@@ -45,10 +45,12 @@ std::string read_text_file(const std::filesystem::path& path, size_t most_bytes)
   if (file == nullptr) refuse_unreadable(name, errno);
   std::string text;
   std::vector<char> buffer(size_t{1} << 16);  // not on the stack, which may be smaller
-  while (const size_t got = std::fread(buffer.data(), 1, buffer.size(), file)) {
+  size_t got = 0;
+  do {  // a short read is the end: another one would ask a terminal for a second Ctrl-D
+    got = std::fread(buffer.data(), 1, buffer.size(), file);
     if (got > most_bytes - text.size()) refuse_too_long(name, "This file", most_bytes);
     text.append(buffer.data(), got);
-  }
+  } while (got == buffer.size());
   if (std::ferror(file) != 0) refuse_unreadable(name, errno);
   return text;
 }

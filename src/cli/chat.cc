@@ -25,6 +25,9 @@ namespace {
 
 /// Where --context doesn't say, and the model has so many positions.
 constexpr int64_t kDefaultContext = 8192;
+constexpr const char* kHelp =
+    "One line a message; /clear begins anew, /help shows this, /exit or Ctrl-D ends, Ctrl-C stops an "
+    "answer.\n";
 
 struct Options {
   ModelOptions model;
@@ -34,6 +37,13 @@ struct Options {
   int64_t max_tokens = 512;
   std::optional<int64_t> context;
 };
+
+/// Without the blanks around it.
+std::string trimmed(const std::string& line) {
+  constexpr const char* kBlanks = " \t\r";
+  const size_t begin = line.find_first_not_of(kBlanks);
+  return begin == std::string::npos ? "" : line.substr(begin, line.find_last_not_of(kBlanks) - begin + 1);
+}
 
 /// Set by Ctrl-C: ends the answer, or the chat where none is being given.
 volatile std::sig_atomic_t interrupted = 0;
@@ -148,7 +158,14 @@ int64_t context_tokens(const Options& options, const Config& config) {
 int run_chat(const Options& options) {
   FoundModel found = find_model(options.model);
   const std::optional<Tokenizer> tokenizer = open_tokenizer(found);
-  if (!tokenizer) throw Error(ErrorKind::kBadRequest, "This model has no tokenizer.json, so it can't chat.");
+  if (!tokenizer) {
+    throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                        .file = found.folder.string(),
+                        .message = "A chat needs the model's tokenizer.",
+                        .expected = "tokenizer.json in the model's folder",
+                        .found = "none",
+                        .todo = "fetch it, or use fulgur generate --ids"});
+  }
   const std::string system =
       options.system_file.empty() ? options.system : read_text_file(options.system_file);
   const int64_t context = context_tokens(options, found.config());
@@ -157,8 +174,7 @@ int run_chat(const Options& options) {
   Conversation conversation(engine, model.loaded.config, *tokenizer, options, context, system);
 
   const bool terminal = isatty(STDIN_FILENO) == 1;
-  if (terminal)
-    print_log("One line a message; /clear begins anew, /exit or Ctrl-D ends, Ctrl-C stops an answer.\n");
+  if (terminal) print_log("{}", kHelp);
   const InterruptGuard guard;
   bool failed = false;
   while (true) {
@@ -166,10 +182,16 @@ int run_chat(const Options& options) {
     interrupted = 0;
     std::optional<std::string> line = read_input_line();
     if (line && line->ends_with('\r')) line->pop_back();  // lines of a file that was written on Windows
-    if (!line || line == "/exit") break;
-    if (line->find_first_not_of(" \t\r") == std::string::npos) continue;
-    if (line == "/clear") {
+    if (!line) break;
+    const std::string word = trimmed(*line);
+    if (word.empty()) continue;
+    if (word == "/exit") break;
+    if (word == "/clear") {
       conversation.clear();
+      continue;
+    }
+    if (word == "/help") {
+      print_log("{}", kHelp);
       continue;
     }
     try {

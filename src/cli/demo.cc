@@ -222,9 +222,7 @@ bool compare_projections(Engine& engine, const Question& question, int64_t step_
               fmt::format("{:.1f} us", run.prepare_decode_us),
               fmt::format("{:.0f} us", run.prepare_prompt_us), same ? "same bits" : "DIFFER");
   }
-  print_out("\n{}\n", all_same
-                          ? "All three give the same bits."
-                          : "The three projections differ: this is a mistake in Fulgur, please report it.");
+  if (all_same) print_out("\nAll three give the same bits.\n");
   return all_same;
 }
 
@@ -232,7 +230,13 @@ int run_demo(const ModelOptions& options) {
   FoundModel found = find_model(options);
   const std::optional<Tokenizer> tokenizer = open_tokenizer(found);
   if (!tokenizer || !found.config().sparse())
-    throw Error(ErrorKind::kBadRequest, "The demo needs mini-v32 or a model like it.");
+    throw Error(
+        Problem{.kind = ErrorKind::kBadRequest,
+                .file = found.folder.string(),
+                .message = "The demo can't be shown with this model.",
+                .expected = "mini-v32, or a model with an indexer, tokenizer.json and eval/retrieval.jsonl",
+                .found = tokenizer ? "a model without an indexer" : "a model without tokenizer.json",
+                .todo = "leave --model away"});
   const std::filesystem::path folder = found.folder;
   const Question question = read_question(folder, *tokenizer);
   const auto prompt_tokens = static_cast<int64_t>(question.ids.size());
@@ -266,6 +270,10 @@ int run_demo(const ModelOptions& options) {
   if (options.selection == "indexer") {
     print_out("\nWhat if something else chose what is read? fulgur demo --selection recent, random or all\n");
   }
+  flush_output();
+  if (!same) print_log("The three projections differ: this is a mistake in Fulgur, please report it.\n");
+  if (!right)
+    print_log("The answer is wrong: the number is {}, the model said {}.\n", question.answer, answer.text);
   return right && same ? kExitDone : kExitFailed;
 }
 

@@ -90,9 +90,9 @@ std::vector<int32_t> read_ids(const Json& value, const std::string& file, size_t
 /// The ids of a prompt, which must leave a position for an answer.
 std::vector<int32_t> read_prompt(const Json& object, const std::string& file, size_t line,
                                  const Config& config, const Tokenizer* tokenizer) {
-  const auto is_string = [&](const char* key) { return object.contains(key) && object[key].is_string(); };
-  if (!is_string("prompt") || !is_string("answer")) {
-    refuse(file, line, "neither `prompt` and `answer` nor `ids`");
+  for (const char* key : {"prompt", "answer"}) {
+    if (!object.contains(key)) refuse(file, line, fmt::format("neither `ids` nor `{}`", key));
+    if (!object[key].is_string()) refuse(file, line, fmt::format("`{}` that is no string", key));
   }
   if (tokenizer == nullptr) refuse(file, line, "a text prompt, but the model has no tokenizer.json");
   std::vector<int32_t> ids = tokenizer->encode(object["prompt"].get_ref<const std::string&>());
@@ -314,6 +314,7 @@ std::function<int()> declare_eval(Arguments& args) {
       .type_name("N");
   args.add_flag("--json", options->json, "Print one JSON object");
   add_model_options(args, options->model);
+  add_random_model_options(args, options->model);
   add_speculate_option(args, options->model);
   args.footer(
       "Examples:\n"

@@ -196,6 +196,7 @@ std::function<int()> declare_generate(Arguments& args) {
       .type_name("TEXT");
   args.add_flag("--json", options->json, "Print one JSON object with text, ids and timings");
   add_model_options(args, options->model);
+  add_random_model_options(args, options->model);
   add_speculate_option(args, options->model);
   args.footer(
       "Examples:\n"

@@ -296,7 +296,8 @@ int run_logits(const Options& options) {
         .kind = ErrorKind::kBadRequest,
         .message = "A prompt and its continuation are longer than the model's positions.",
         .expected = fmt::format("at most max_position_embeddings = {}", config.max_position_embeddings),
-        .found = fmt::format("{} tokens and --greedy {}", longest, options.greedy),
+        .found = options.greedy > 0 ? fmt::format("{} tokens and --greedy {}", longest, options.greedy)
+                                    : fmt::format("{} tokens", longest),
         .todo = "shorten the prompt or the continuation"});
   }
   std::optional<Catalog> injected;
@@ -354,6 +355,7 @@ std::function<int()> declare_logits(Arguments& args) {
       .type_name("C");
   args.add_flag("--mtp", options->model.mtp, "Also the logits of the layer for multi-token prediction");
   add_model_options(args, options->model);
+  add_random_model_options(args, options->model);
   inject.excludes(args.get_option("--selection"));
   args.footer(
       "Examples:\n"

@@ -1,5 +1,7 @@
 // The fulgur program: a table of commands, and what every command does with errors.
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
@@ -9,6 +11,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -36,6 +39,19 @@ constexpr std::array kCommands = {
             declare_info},
 };
 
+/// What is wrong with arguments that no option took.
+std::string unexpected(const CLI::App& app) {
+  const std::vector<std::string> extra = app.remaining(true);
+  const std::string command = "fulgur " + app.get_subcommands().front()->get_name();
+  const auto option =
+      std::ranges::find_if(extra, [](const std::string& text) { return text.size() > 1 && text[0] == '-'; });
+  if (option != extra.end())
+    return fmt::format("{0} has no option {1}; {0} --help lists what it has.\n", command, *option);
+  return fmt::format(
+      "{} takes no more arguments: '{}' is one too many. Put a text of several words in quotes.\n", command,
+      extra.front());
+}
+
 /// Parses and runs; `verbose` is known as soon as it is parsed.
 int run(int argc, char** argv, bool& verbose) {
   CLI::App app{
@@ -59,10 +75,17 @@ int run(int argc, char** argv, bool& verbose) {
     print_log("There is no command '{}'; fulgur --help lists what there is.\n", argv[1]);
     return kExitUsage;
   }
+  if (argc == 1) {
+    write_log(app.help());
+    return kExitUsage;
+  }
   try {
     app.parse(argc, argv);
     set_log_details(verbose);
     return chosen();
+  } catch (const CLI::ExtrasError&) {
+    write_log(unexpected(app));
+    return kExitUsage;
   } catch (const CLI::ParseError& error) {  // --help and --version too
     std::ostringstream out;
     std::ostringstream err;

@@ -64,9 +64,10 @@ std::unique_ptr<SelectionSource> make_selection(const ModelOptions& options) {
 
 void add_model_options(Arguments& args, ModelOptions& options) {
   const char* group = "Model";
-  Option folder =
-      args.add_option("--model", options.model, "Folder of the checkpoint (default: the bundled mini-v32)");
-  folder.path().type_name("DIR").group(group);
+  args.add_option("--model", options.model, "Folder of the checkpoint (default: the bundled mini-v32)")
+      .path()
+      .type_name("DIR")
+      .group(group);
   add_threads_option(args, options.threads, "Threads to compute on (default: one for each CPU it may use)")
       .group(group);
   args.add_option("--index-topk", options.index_topk,
@@ -88,12 +89,16 @@ void add_model_options(Arguments& args, ModelOptions& options) {
       "native: weights as stored, bf16 activations and caches; full: everything in f32 (default: native)",
       group);
   args.add_flag("--profile", options.profile, "Print the cost of each op to stderr").group(group);
-  add_random_options(args, options.random, &folder);
   args.finally([&options] {
     if (options.selection_seed && options.selection != "random") {
       usage_error("--selection-seed", "is for --selection random alone");
     }
   });
+}
+
+void add_random_model_options(Arguments& args, ModelOptions& options) {
+  const Option folder = args.get_option("--model");
+  add_random_options(args, options.random, &folder);
 }
 
 void add_speculate_option(Arguments& args, ModelOptions& options) {

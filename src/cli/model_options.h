@@ -33,6 +33,8 @@ struct ModelOptions {
 };
 
 void add_model_options(Arguments& args, ModelOptions& options);
+/// --random-weights in place of --model, for commands that do without a tokenizer.
+void add_random_model_options(Arguments& args, ModelOptions& options);
 /// --speculate, of commands that write texts. By default an MTP layer that is there and intact guesses one
 /// token ahead.
 void add_speculate_option(Arguments& args, ModelOptions& options);

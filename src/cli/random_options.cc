@@ -16,7 +16,7 @@ void add_random_options(Arguments& args, RandomOptions& options, const Option* f
                       "In place of a checkpoint: the model of this config.json, its weights drawn at random");
   random.path().type_name("CONFIG.json").group(group);
   if (folder != nullptr) random.excludes(*folder);
-  args.add_option("--layers", options.layers, "Only so many layers")
+  args.add_option("--layers", options.layers, "So many layers, fewer or more than the config has")
       .integer_range(1, kMostLayers)
       .type_name("N")
       .needs(random)

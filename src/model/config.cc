@@ -10,7 +10,6 @@
 namespace fulgur {
 namespace {
 
-constexpr IntegerRange kLayerRange{1, 1000};
 constexpr IntegerRange kExpertRange{1, 65536};
 constexpr int64_t kMostRows = INT32_MAX;  // of one weight: kernels count rows in an int
 
@@ -278,7 +277,7 @@ Config read_config(const std::filesystem::path& folder) {
                         .file = folder.string(),
                         .message = "There is no such folder.",
                         .expected = "a checkpoint's folder, with config.json in it",
-                        .found = "nothing there, or no folder",
+                        .found = std::filesystem::exists(folder, ignored) ? "a file" : "nothing",
                         .todo = "name the folder that holds the model's files"});
   }
   const std::filesystem::path path = folder / "config.json";

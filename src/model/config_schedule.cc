@@ -90,11 +90,11 @@ std::vector<bool> read_full_indexers(ConfigFields& config, int64_t num_layers) {
 std::vector<bool> read_moe_layers(ConfigFields& config, int64_t num_layers) {
   const auto types = read_list(config, "mlp_layer_types", config.nullable_strings("mlp_layer_types"),
                                num_layers, "sparse", "dense");
-  constexpr IntegerRange kLayerRange{0, 1000};
+  const IntegerRange layers{0, num_layers > 0 ? num_layers : kLayerRange.most};
   const int64_t num_dense = config.has("mlp_layer_types")
-                                ? config.integer("first_k_dense_replace", kLayerRange, 0)
-                                : config.integer("first_k_dense_replace", kLayerRange);
-  const int64_t freq = config.integer("moe_layer_freq", {1, 1000}, 1);
+                                ? config.integer("first_k_dense_replace", {0, kLayerRange.most}, 0)
+                                : config.integer("first_k_dense_replace", layers);
+  const int64_t freq = config.integer("moe_layer_freq", kLayerRange, 1);
   if (types) return *types;
   std::vector<bool> moe;
   for (int64_t i = 0; i < num_layers; ++i) moe.push_back(i >= num_dense && i % freq == 0);

@@ -12,6 +12,7 @@ namespace fulgur {
 
 /// Widths, counts of heads and tokens (docs/spec/model.md, section 10).
 constexpr IntegerRange kSizeRange{1, int64_t{1} << 24};
+inline constexpr IntegerRange kLayerRange{1, 1000};
 
 /// rope_theta, rope_scaling and rope_parameters (section 2): both spellings are checked, rope_parameters
 /// wins.

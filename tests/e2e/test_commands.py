@@ -83,6 +83,22 @@ def test_options_that_come_with_the_runtime_are_unknown_until_then(option):
     assert option in result.stderr
 
 
+@pytest.mark.parametrize("arguments, said", [
+    (["generate", "In", "the", "beginning"], "fulgur generate takes no more arguments: 'the' is one too many."),
+    (["generate", "x", "--max-token", "5"], "fulgur generate has no option --max-token;"),
+    (["generate", "--no-such-option", "bf16", "x"], "fulgur generate has no option --no-such-option;"),
+    (["chat", "--random-weights", "c.json"], "fulgur chat has no option --random-weights;")])
+def test_what_no_option_takes_is_called_by_its_name(arguments, said):
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(said), result.stderr
+
+
+def test_without_a_command_help_goes_to_stderr():
+    result = run()
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", output("--help"))
+
+
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["generate", "--max-tokens", "many", "x"], ["generate", "--max-tokens", "-1", "x"],
                                        ["generate", "--precision", "half", "x"], ["generate", "--selection", "best", "x"],
                                        ["generate", "--indexer-projection", "sideways", "x"], ["generate", "--threads", "0", "x"],
@@ -474,6 +490,14 @@ class Terminal:
         pytest.fail("did not end in time")
 
 
+def test_one_ctrl_d_ends_input_from_a_terminal():
+    terminal = Terminal(str(BINARY), "generate", "-", "--max-tokens", "3", "--threads", "1")
+    time.sleep(0.5)
+    terminal.type("In the\n\x04")
+    terminal.read_until("tokens")
+    assert terminal.status() == 0
+
+
 def test_chat_answers_a_question_and_ends_with_the_input():
     row = json.loads((MINI / "eval" / "arithmetic.jsonl").read_text(encoding="utf-8").splitlines()[0])
     terminal = Terminal(*command("chat"))
@@ -495,6 +519,12 @@ def test_chat_reads_piped_questions():
 def test_chat_knows_its_commands_in_lines_that_end_as_on_windows():
     result = run("chat", stdin="What is 2?\r\n/exit\r\nHello\r\n", max_tokens=5)
     assert result.returncode == 0 and result.stdout.count("\n") == 1, result.stdout
+
+
+def test_chat_lists_its_commands_and_takes_them_with_blanks_around():
+    result = run("chat", stdin="/help\n /exit \nHello\n")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert all(word in result.stderr for word in ("/clear", "/exit", "Ctrl-D"))
 
 
 def test_chat_says_that_it_cut_an_answer():
