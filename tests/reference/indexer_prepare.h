@@ -47,7 +47,8 @@ struct IndexerPrepared {
   Table keys;          // [T, dI], what goes to the cache
 };
 
-inline IndexerPrepared indexer_prepare(const IndexerPrepare& op) {
+/// With `q_latent` in place of the operand's.
+inline IndexerPrepared indexer_prepare(const IndexerPrepare& op, const Table& q_latent) {
   const IndexerShape& shape = op.shape;
   const Table cos = values_of(op.rope.cos);
   const Table sin = values_of(op.rope.sin);
@@ -68,7 +69,7 @@ inline IndexerPrepared indexer_prepare(const IndexerPrepare& op) {
 
   result.keys =
       layer_norm(k0, values_of(op.weights.k_norm_gain).row(0), values_of(op.weights.k_norm_bias).row(0));
-  result.q = linear(values_of(op.q_latent), values_of(op.weights.wq_b));
+  result.q = linear(q_latent, values_of(op.weights.wq_b));
   for (int64_t t = 0; t < kw.rows; ++t) {
     const int32_t position = op.batch.position[t];
     rotate(result.keys.row(t).first(rope_width), cos.row(position), sin.row(position), shape.rope_interleave);
@@ -82,6 +83,10 @@ inline IndexerPrepared indexer_prepare(const IndexerPrepare& op) {
   result.q = as_operand(result.q, op.q.dtype);
   result.keys = as_operand(result.keys, op.keys.dtype);
   return result;
+}
+
+inline IndexerPrepared indexer_prepare(const IndexerPrepare& op) {
+  return indexer_prepare(op, values_of(op.q_latent));
 }
 
 }  // namespace fulgur::reference

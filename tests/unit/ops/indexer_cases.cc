@@ -7,6 +7,7 @@
 #include "reference/indexer_prepare.h"
 #include "reference/indexer_scores.h"
 #include "reference/indexer_select.h"
+#include "unit/ops/indexer_outputs.h"
 #include "unit/ops/mla_weights.h"
 #include "unit/ops/op_table.h"
 
@@ -21,55 +22,29 @@ class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
         projection_(projection),
         batch_(machine, random, dims.batch),
         rope_(machine, dims, batch_.max_context()),
-        wk_weights_proj_(
-            machine.add_weight(random, form, dims.index_dim + dims.index_heads, dims.hidden, aligned)),
-        k_norm_gain_(machine.add_gain(random, form, dims.index_dim)),
-        k_norm_bias_(
-            machine.add(stored_dtype(plain_beside(form)), 1, dims.index_dim).fill_normal(random, 0.5)),
-        wq_b_(machine.add_weight(random, form, int64_t{dims.index_heads} * dims.index_dim, dims.q_lora)),
+        weights_(machine, random, dims, {form, aligned}, {form}),
         x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = aligned ? 8 : 4})
                .fill_normal(random, 1)
                .comes_late()),
         q_latent_(machine.add(operand, batch_.num_tokens(), dims.q_lora, {.padding = 2})
                       .fill_normal(random, 1)
                       .comes_late()),
-        q_(machine.add_output(operand, batch_.num_tokens(), int64_t{dims.index_heads} * dims.index_dim)),
-        head_weights_(machine.add_output(DType::kF32, batch_.num_tokens(), dims.index_heads)),
-        pool_(machine, batch_, operand, dims.index_dim) {
-    for (int row = 0; row < batch_.num_tokens(); ++row) {
-      written_.push_back(batch_.pool_token(batch_.sequence(row), batch_.position(row)));
-    }
-    pool_.may_change(written_);
-  }
+        outputs_(machine, batch_, shape_, operand) {}
 
   [[nodiscard]] int num_rows() const override { return batch_.num_tokens(); }
   void check() override {
-    reference::IndexerPrepared twin;
     with_op(Side::kHost, 0, num_rows(),
-            [&](const IndexerPrepare& op) { twin = reference::indexer_prepare(op); });
-    expect_close(twin.q, q_, "q");
-    expect_close(twin.head_weights, head_weights_, "head_weights");
-    expect_close(
-        twin.keys,
-        [this](int64_t row, int64_t dim) {
-          return pool_.after(written_[static_cast<size_t>(row)], static_cast<int>(dim));
-        },
-        "keys");
-    if (shape_.head_dim % 2 != 0) {
-      for (const int64_t token : written_)
-        EXPECT_EQ(pool_.after(token, shape_.head_dim), 0) << "the last pair's padding";
-    }
+            [&](const IndexerPrepare& op) { outputs_.expect(reference::indexer_prepare(op)); });
   }
 
   template <typename F>
   void with_op(Side side, int first, int count, F f) {
     const TokenBatch batch = batch_.rows(side, first, count);
     const RopeTable rope = rope_.table(side);
-    const IndexerWeights weights{wk_weights_proj_.weight(side), k_norm_gain_.weight(side),
-                                 k_norm_bias_.weight(side), wq_b_.weight(side)};
+    const IndexerWeights weights = weights_.weights(side);
     f(IndexerPrepare{x_.operand(side, first, count), q_latent_.operand(side, first, count), weights, shape_,
-                     projection_, rope, batch, q_.operand(side, first, count),
-                     head_weights_.matrix<float>(side, first, count), pool_.keys(side)});
+                     projection_, rope, batch, outputs_.q(side, first, count),
+                     outputs_.head_weights(side, first, count), outputs_.keys(side)});
   }
 
  private:
@@ -77,16 +52,10 @@ class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
   IndexerProjection projection_;
   Batch batch_;
   RopeBuffers rope_;
-  WeightBuffer& wk_weights_proj_;
-  Buffer& k_norm_gain_;
-  Buffer& k_norm_bias_;
-  WeightBuffer& wq_b_;
+  IndexerWeightBuffers weights_;
   Buffer& x_;
   Buffer& q_latent_;
-  Buffer& q_;
-  Buffer& head_weights_;
-  KeyPool pool_;
-  std::vector<int64_t> written_;
+  IndexerOutputs outputs_;
 };
 
 /// Scores and selection of the same inputs.

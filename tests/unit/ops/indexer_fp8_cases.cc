@@ -1,12 +1,8 @@
 // indexer_prepare into an FP8 cache: scales and codes, Hadamard or not.
 
-#include <gtest/gtest.h>
-
-#include <algorithm>
-
 #include "ops/indexer_prepare.h"
-#include "reference/fp8_group.h"
 #include "reference/indexer_prepare.h"
+#include "unit/ops/indexer_outputs.h"
 #include "unit/ops/mla_weights.h"
 #include "unit/ops/op_table.h"
 
@@ -21,97 +17,41 @@ class IndexerPrepareFp8Case : public OpCase<IndexerPrepareFp8Case> {
         projection_(projection),
         batch_(machine, random, dims.batch),
         rope_(machine, dims, batch_.max_context()),
-        wk_weights_proj_(machine.add_weight(random, form, dims.index_dim + dims.index_heads, dims.hidden,
-                                            /*aligned=*/as_published)),
-        k_norm_gain_(machine.add_gain(random, form, dims.index_dim)),
-        k_norm_bias_(
-            machine.add(stored_dtype(plain_beside(form)), 1, dims.index_dim).fill_normal(random, 0.5)),
-        wq_b_(machine.add_weight(random, as_published ? WeightForm::kFp8 : form,
-                                 int64_t{dims.index_heads} * dims.index_dim, dims.q_lora,
-                                 /*aligned=*/as_published)),
+        weights_(machine, random, dims, {form, as_published},
+                 {as_published ? WeightForm::kFp8 : form, as_published}),
         x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = as_published ? 8 : 4})
                .fill_normal(random, 1)
                .comes_late()),
         q_latent_(machine.add(operand, batch_.num_tokens(), dims.q_lora, {.padding = as_published ? 8 : 2})
                       .fill_normal(random, 1)
                       .comes_late()),
-        q_(machine.add_output(DType::kF8E4M3, batch_.num_tokens(),
-                              int64_t{dims.index_heads} * dims.index_dim)),
-        head_weights_(machine.add_output(DType::kF32, batch_.num_tokens(), dims.index_heads)),
-        pool_(machine, batch_, DType::kF8E4M3, dims.index_dim) {
-    for (int row = 0; row < batch_.num_tokens(); ++row)
-      written_.push_back(batch_.pool_token(batch_.sequence(row), batch_.position(row)));
-    pool_.may_change(written_);
-  }
+        outputs_(machine, batch_, shape, DType::kF8E4M3) {}
 
   [[nodiscard]] int num_rows() const override { return batch_.num_tokens(); }
   void check() override {
-    reference::IndexerPrepared twin;
     with_op(Side::kHost, 0, num_rows(),
-            [&](const IndexerPrepare& op) { twin = reference::indexer_prepare(op); });
-    for (int t = 0; t < num_rows(); ++t) {
-      const int64_t token = written_[static_cast<size_t>(t)];
-      const double scale = pool_.scale_after(token);
-      EXPECT_TRUE(std::ranges::any_of(reference::group_scales(twin.keys.row(t), shape_.power_of_two_scales),
-                                      [&](const reference::Real& allowed) {
-                                        return allowed.lower() <= scale && scale <= allowed.upper();
-                                      }))
-          << "the scale " << scale << " of key " << t;
-      for (int i = 0; i < shape_.head_dim; ++i) {
-        EXPECT_TRUE(reference::may_be_code(twin.keys.at(t, i), scale, pool_.after(token, i)))
-            << "key " << t << " component " << i << ": " << pool_.after(token, i) << " for "
-            << twin.keys.at(t, i).value / scale;
-      }
-      for (int h = 0; h < shape_.num_heads; ++h) check_head(twin, t, h);
-      if (testing::Test::HasFailure()) return;
-    }
+            [&](const IndexerPrepare& op) { outputs_.expect(reference::indexer_prepare(op)); });
   }
 
   template <typename F>
   void with_op(Side side, int first, int count, F f) {
     const TokenBatch batch = batch_.rows(side, first, count);
     const RopeTable rope = rope_.table(side);
-    const IndexerWeights weights{wk_weights_proj_.weight(side), k_norm_gain_.weight(side),
-                                 k_norm_bias_.weight(side), wq_b_.weight(side)};
+    const IndexerWeights weights = weights_.weights(side);
     f(IndexerPrepare{x_.operand(side, first, count), q_latent_.operand(side, first, count), weights, shape_,
-                     projection_, rope, batch, q_.operand(side, first, count),
-                     head_weights_.matrix<float>(side, first, count), pool_.keys(side)});
+                     projection_, rope, batch, outputs_.q(side, first, count),
+                     outputs_.head_weights(side, first, count), outputs_.keys(side)});
   }
 
  private:
-  /// The head's own scale is seen in its weight alone.
-  void check_head(const reference::IndexerPrepared& twin, int t, int h) {
-    const auto dim = static_cast<size_t>(shape_.head_dim);
-    const reference::Row q = twin.q.row(t).subspan(static_cast<size_t>(h) * dim, dim);
-    const double weight = head_weights_.after(t, h);
-    const bool fits = std::ranges::any_of(
-        reference::group_scales(q, shape_.power_of_two_scales), [&](const reference::Real& scale) {
-          const reference::Real folded = twin.head_weights.at(t, h) * scale;
-          if (!(folded.lower() <= weight && weight <= folded.upper())) return false;
-          for (size_t i = 0; i < dim; ++i) {
-            const auto column = static_cast<int64_t>(static_cast<size_t>(h) * dim + i);
-            const float code = e4m3_to_float(static_cast<uint8_t>(q_.after(t, column)));
-            if (!reference::may_be_code(q[i], scale, code)) return false;
-          }
-          return true;
-        });
-    EXPECT_TRUE(fits) << "row " << t << " head " << h << ", weight " << weight;
-  }
-
   IndexerShape shape_;
   IndexerProjection projection_;
   Batch batch_;
   RopeBuffers rope_;
-  WeightBuffer& wk_weights_proj_;
-  Buffer& k_norm_gain_;
-  Buffer& k_norm_bias_;
-  WeightBuffer& wq_b_;
+  IndexerWeightBuffers weights_;
   Buffer& x_;
   Buffer& q_latent_;
-  Buffer& q_;
-  Buffer& head_weights_;
-  KeyPool pool_;
-  std::vector<int64_t> written_;
+  IndexerOutputs outputs_;
 };
 
 /// The indexers of V3.2 and GLM-5 as they are, which have kernels of their own.

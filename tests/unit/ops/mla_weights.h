@@ -82,4 +82,34 @@ class MlaWeightBuffers {
   WeightBuffer& o_;
 };
 
+/// A form, and whether it lies aligned to 64 bytes.
+struct MatrixKind {
+  WeightForm form;
+  bool aligned = false;
+};
+
+class IndexerWeightBuffers {
+ public:
+  IndexerWeightBuffers(Machine& machine, Random& random, const Dims& dims, MatrixKind wk_weights_proj,
+                       MatrixKind wq_b)
+      : wk_weights_proj_(machine.add_weight(random, wk_weights_proj.form, dims.index_dim + dims.index_heads,
+                                            dims.hidden, wk_weights_proj.aligned)),
+        k_norm_gain_(machine.add_gain(random, wk_weights_proj.form, dims.index_dim)),
+        k_norm_bias_(machine.add(stored_dtype(plain_beside(wk_weights_proj.form)), 1, dims.index_dim)
+                         .fill_normal(random, 0.5)),
+        wq_b_(machine.add_weight(random, wq_b.form, int64_t{dims.index_heads} * dims.index_dim, dims.q_lora,
+                                 wq_b.aligned)) {}
+
+  [[nodiscard]] IndexerWeights weights(Side side) const {
+    return {wk_weights_proj_.weight(side), k_norm_gain_.weight(side), k_norm_bias_.weight(side),
+            wq_b_.weight(side)};
+  }
+
+ private:
+  WeightBuffer& wk_weights_proj_;
+  Buffer& k_norm_gain_;
+  Buffer& k_norm_bias_;
+  WeightBuffer& wq_b_;
+};
+
 }  // namespace fulgur::test

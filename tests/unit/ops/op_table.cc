@@ -169,6 +169,7 @@ std::vector<TableRow> rows_of(const Backend& backend) {
       {backend.linear != nullptr, linear_rows},
       {backend.mla_prepare != nullptr, mla_prepare_rows},
       {backend.indexer_prepare != nullptr, indexer_prepare_rows},
+      {backend.mla_prepare != nullptr && backend.indexer_prepare != nullptr, attention_prepare_rows},
       {backend.indexer_select != nullptr, indexer_select_rows},
       {backend.sparse_mla != nullptr, mla_attention_rows},
       {backend.mla_output != nullptr, mla_output_rows},
