@@ -52,6 +52,8 @@ BatchPlan Scheduler::plan() {
     if (!admit(sequence, plan)) break;
     budget -= plan_chunk(sequence, budget, plan);
   }
+  // Else it would wait for ever: nobody is left who could give pages back.
+  if (plan.chunks.empty() && !waiting_.empty()) throw std::logic_error("scheduler: pages that nobody holds");
   return plan;
 }
 
