@@ -92,7 +92,7 @@ class Generation {
   std::optional<GeneratedToken> next();
   /// Waits for the end. Throws the Error that ended the request.
   Completion wait();
-  /// Ends it soon, with kCancelled; from any thread, at any time.
+  /// Ends it soon, with kCancelled; from any thread, at any time. From its on_token: no token comes after.
   void cancel();
 
  private:

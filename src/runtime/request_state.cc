@@ -95,6 +95,10 @@ bool RequestState::take(std::span<const int32_t> drawn) {
       finish(stopped ? FinishReason::kStop : FinishReason::kLength);
       return true;
     }
+    if (cancelled_) {  // by its on_token say, which then hears of no draft that was right behind it
+      finish(FinishReason::kCancelled);
+      return true;
+    }
   }
   return false;
 }
