@@ -33,7 +33,7 @@ check: packages-check $(VENV)/.stamp format-check check-release check-goldens-as
 
 check-long: check check-bits check-asan check-tsan check-fuzz tidy  ## And the long ones: all under sanitizers, whole evaluation sets, every string, drawn checkpoints, fuzzing, clang-tidy
 	FULGUR_SCHEDULES=10000 build/release/tests/unit/runtime/scheduler_test --gtest_brief=1
-	FULGUR_REQUESTS=200 build/release/tests/unit/runtime/engine_test --gtest_brief=1 --gtest_filter='*Beside*'
+	FULGUR_REQUESTS=200 build/release/tests/unit/runtime/engine_test --gtest_brief=1 --gtest_filter='*Company*'
 	RC_PARAMS="max_success=2000" build/release/tests/property/property_test
 	$(PYTEST) tests --long
 	$(VENV)/bin/python tools/eval_mini.py

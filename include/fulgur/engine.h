@@ -101,12 +101,21 @@ class Generation {
   std::shared_ptr<RequestState> state_;
 };
 
+/// What caches hold their entries as. kByPrecision: bf16, or f32 in full precision.
+enum class CacheForm { kByPrecision, kBf16, kFp8, kF32 };
+struct CacheForms {
+  CacheForm latents = CacheForm::kByPrecision;
+  CacheForm index_keys = CacheForm::kByPrecision;
+};
+
 struct EngineOptions {
   int threads = 0;              // 0: one for each CPU that the process may use
   bool full_precision = false;  // weights dequantized, activations and caches in f32
+  CacheForms cache_forms;       // smaller ones cost accuracy (docs/performance.md)
   int64_t cache_tokens = 0;     // that all requests together may hold; 0: 32768, or one sequence of the model
-  int64_t step_tokens = 512;    // most tokens computed at once
-  int max_running = 256;        // most requests computed at once
+  int64_t index_scratch_bytes = int64_t{64} << 20;  // that index scores may take, whatever the context
+  int64_t step_tokens = 512;                        // most tokens computed at once
+  int max_running = 256;                            // most requests computed at once
   int num_drafts = 0;        // tokens that the model's MTP layer guesses ahead; 0: none. Texts are the same
   bool prefix_cache = true;  // keep the caches of prompts and texts for those that begin alike
 };

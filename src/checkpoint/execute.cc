@@ -56,6 +56,12 @@ void transpose(const std::byte* from, int64_t rows, int64_t cols, std::byte* to)
   }
 }
 
+/// Whether a task's rows are held as they are stored, so that they can be drawn where they go.
+bool held_as_stored(const Task& task) {
+  return !is_plain(task.held) ||
+         (task.held == task.from.form && task.parameter->arrangement != Arrangement::kUkTransposed);
+}
+
 /// What a thread needs beside sources and results.
 struct Scratch {
   std::vector<std::byte> drawn;  // a task's rows as they are stored
@@ -78,7 +84,7 @@ void place_rows(const Task& task, const Weight& from, Scratch& scratch) {
 void perform(const Task& task, const Catalog& catalog, Scratch& scratch) {
   if (task.drawn == nullptr) return place_rows(task, task.from, scratch);
   const auto bytes = stored_bytes(task.from);
-  if (!is_plain(task.held)) {  // stays as it is stored
+  if (held_as_stored(task)) {
     catalog.read(*task.drawn, task.begin, {task.to, bytes});
     return;
   }
@@ -168,7 +174,7 @@ class Executor {
     if (entry.drawn) {
       task.drawn = &entry;
       task.begin = static_cast<uint64_t>(row * row_bytes(task.from.form, task.from.cols));
-      drawn_bytes_ = std::max(drawn_bytes_, stored_bytes(task.from));
+      if (!held_as_stored(task)) drawn_bytes_ = std::max(drawn_bytes_, stored_bytes(task.from));
     }
     tasks_.push_back(task);
   }

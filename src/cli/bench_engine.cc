@@ -120,7 +120,11 @@ int run_bench(const Options& options) {
   };
   const int64_t decoding = most * whole_pages(options.prompt_tokens + bench.new_tokens);
   const int64_t reading = 2 * whole_pages(options.prefix_tokens + kTailTokens + 1);
-  OpenedModel model = open_model(std::move(found), options.model, std::max(decoding, reading));
+  OpenedModel model = open_model(
+      std::move(found), options.model,
+      {.cache_tokens = std::max(decoding, reading),
+       .context = std::max(options.prompt_tokens + bench.new_tokens, options.prefix_tokens + kTailTokens + 1),
+       .sequences = most});
   const int drafts = std::exchange(model.num_drafts, 0);
   {
     // Each has caches of its own, so the reading engine goes before the others come.

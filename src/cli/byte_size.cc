@@ -12,7 +12,7 @@ struct Unit {
   std::string_view name;
   double bytes;
 };
-constexpr std::array<Unit, 10> kUnits = {{{"", 1},
+constexpr std::array<Unit, 14> kUnits = {{{"", 1},
                                           {"B", 1},
                                           {"KB", 1e3},
                                           {"MB", 1e6},
@@ -21,7 +21,11 @@ constexpr std::array<Unit, 10> kUnits = {{{"", 1},
                                           {"KIB", 0x1p10},
                                           {"MIB", 0x1p20},
                                           {"GIB", 0x1p30},
-                                          {"TIB", 0x1p40}}};
+                                          {"TIB", 0x1p40},
+                                          {"K", 0x1p10},
+                                          {"M", 0x1p20},
+                                          {"G", 0x1p30},
+                                          {"T", 0x1p40}}};
 
 char upper(char c) { return static_cast<char>(c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c); }
 

@@ -169,7 +169,7 @@ int run_chat(const Options& options) {
   const std::string system =
       options.system_file.empty() ? options.system : read_text_file(options.system_file);
   const int64_t context = context_tokens(options, found.config());
-  const OpenedModel model = open_model(std::move(found), options.model, context);
+  const OpenedModel model = open_model(std::move(found), options.model, {.cache_tokens = context});
   Engine engine = make_engine(options.model, model, &*tokenizer);
   Conversation conversation(engine, model.loaded.config, *tokenizer, options, context, system);
 

@@ -1,12 +1,8 @@
 // fulgur generate: continues a prompt.
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
-#include <cinttypes>
-#include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -14,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/process_memory.h"
 #include "base/text_file.h"
 #include "cli/command.h"
 #include "cli/model_options.h"
@@ -41,19 +38,6 @@ struct Options {
   std::vector<std::string> stops;
   bool json = false;
 };
-
-/// The most memory that this program has held. getrusage begins with what its parent held when it was forked,
-/// so it is asked only where there is no /proc.
-uint64_t peak_rss_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    uint64_t kibibytes = 0;
-    if (std::sscanf(line.c_str(), "VmHWM: %" SCNu64 " kB", &kibibytes) == 1) return kibibytes * 1024;
-  }
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
-}
 
 std::vector<int32_t> prompt_ids(const Options& options, const Config& config, const Tokenizer* tokenizer) {
   if (!options.ids.empty()) {
@@ -107,11 +91,11 @@ void print_summary(const OpenedModel& model, const Completion& result) {
   print_log(
       "{} prompt tokens in {:.3f} s ({:.0f}/s), {} new tokens, {:.3f} s ({:.0f}/s), finish {}{}; loaded "
       "in {:.3f} s, peak "
-      "memory {} MiB\n",
+      "memory {} MiB of {} predicted\n",
       result.prompt_tokens, result.prompt_s,
       per_second(static_cast<double>(result.prompt_tokens), result.prompt_s), result.ids.size(),
       result.decode_s, per_second(decoded, result.decode_s), name(result.finish), drafts, model.load_s,
-      peak_rss_bytes() >> 20);
+      peak_rss_bytes() >> 20, model.memory.total() >> 20);
 }
 
 int run_generate(const Options& options) {
@@ -126,7 +110,9 @@ int run_generate(const Options& options) {
   const std::vector<int32_t> prompt = prompt_ids(options, found.config(), tokenizer ? &*tokenizer : nullptr);
   const auto prompt_tokens = static_cast<int64_t>(prompt.size());
   const int64_t max_tokens = new_tokens(options, found.config(), prompt_tokens);
-  const OpenedModel model = open_model(std::move(found), options.model, prompt_tokens + max_tokens);
+  const OpenedModel model = open_model(
+      std::move(found), options.model,
+      {.cache_tokens = prompt_tokens + max_tokens, .step_tokens = std::min(prompt_tokens, kStepTokens)});
   Engine engine = make_engine(options.model, model, tokenizer ? &*tokenizer : nullptr);
   Request request{
       .prompt = prompt, .max_tokens = max_tokens, .sampling = options.sampling, .stop = options.stops};

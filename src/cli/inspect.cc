@@ -13,11 +13,13 @@
 #include "checkpoint/verify.h"
 #include "cli/command.h"
 #include "cli/inspect_report.h"
+#include "cli/model_options.h"
 #include "cli/progress.h"
 #include "cli/random_options.h"
 #include "cli/streams.h"
 #include "cli/threads_option.h"
 #include "ops/token_batch.h"
+#include "runtime/choose_backend.h"
 
 namespace fulgur::cli {
 namespace {
@@ -27,6 +29,7 @@ struct Options {
   RandomOptions random;  // instead of the folder
   std::string parameter = "*";
   Precision precision = Precision::kNative;
+  CacheForms cache_forms;
   int64_t context = 0;  // 0: all that the model has positions for
   int64_t batch = 1;
   int threads = 0;
@@ -48,8 +51,16 @@ InspectReport report_of(const Inspection& inspection, const Options& options) {
   report.lines = parameter_lines(inspection, options.parameter);
   report.context = options.context > 0 ? options.context : inspection.config->max_position_embeddings;
   const int64_t pages = (report.context + kPageTokens - 1) / kPageTokens;
-  report.memory = memory_need(*inspection.config, options.precision, *inspection.plan, *inspection.catalog,
-                              pages * kPageTokens * options.batch, inspection.plan->mtp);
+  report.cache_dtypes =
+      cache_dtypes(options.cache_forms, *inspection.config, options.precision, choose_backend());
+  report.memory = memory_need(*inspection.config, *inspection.plan, *inspection.catalog,
+                              {.threads = num_threads(options.threads),
+                               .precision = options.precision,
+                               .cache_forms = options.cache_forms,
+                               .num_drafts = inspection.plan->mtp ? 1 : 0},
+                              {.cache_tokens = pages * kPageTokens * options.batch,
+                               .context = report.context,
+                               .sequences = options.batch});
   return report;
 }
 
@@ -114,7 +125,9 @@ std::function<int()> declare_inspect(Arguments& args) {
   args.add_option("--batch", options->batch, "Sequences at once, for the memory (default: 1)")
       .integer_range(1, int64_t{1} << 16)
       .type_name("N");
-  add_threads_option(args, options->threads, "Threads of --verify (default: all)");
+  add_precision_options(args, options->precision, options->cache_forms);
+  add_threads_option(args, options->threads,
+                     "Threads of --verify, and of a run for the memory (default: all)");
   args.add_flag("--json", options->json, "Print one JSON object");
   args.footer(
       "Examples:\n"

@@ -82,12 +82,30 @@ void append_error(std::string& text, const Problem& problem) {
   text += '}';
 }
 
+/// One kind of cache, where the model has it.
+void append_cache(std::string& text, std::string_view key, DType dtype, uint64_t bytes) {
+  if (bytes == 0) return;
+  append_key(text, key);
+  text += '{';
+  append_field(text, "dtype", cache_form_name(dtype));
+  append_field(text, "bytes", bytes);
+  text += '}';
+}
+
 void append_memory(std::string& text, const InspectReport& report) {
   const MemoryNeed& memory = *report.memory;
   text += '{';
   append_field(text, "weights_mapped", memory.weights.mapped);
   append_field(text, "weights_copied", memory.weights.copied);
-  append_field(text, "cache", memory.cache);
+  append_field(text, "cache", memory.cache());
+  append_key(text, "caches");
+  text += '{';
+  append_cache(text, "latents", report.cache_dtypes.latents, memory.latents);
+  append_cache(text, "index_keys", report.cache_dtypes.index_keys, memory.index_keys);
+  text += '}';
+  append_field(text, "tables", memory.tables);
+  append_field(text, "scratch", memory.scratch + memory.host);
+  append_field(text, "process", memory.process);
   append_field(text, "total", memory.total());
   append_field(text, "context", static_cast<uint64_t>(report.context));
   append_field(text, "batch", static_cast<uint64_t>(report.batch));

@@ -23,6 +23,7 @@ struct InspectReport {
   const Inspection& inspection;
   std::vector<ParameterLine> lines;  // of the parameters that were asked for
   std::optional<MemoryNeed> memory;  // where there is a plan
+  CacheDTypes cache_dtypes;          // that the memory is for
   int64_t context = 0;               // tokens of a sequence that the memory is for
   int64_t batch = 1;
 };

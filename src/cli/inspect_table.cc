@@ -116,9 +116,18 @@ void print_table(const InspectReport& report) {
     print_out("{:<10}  {} tensors: {}\n", std::exchange(label, ""), count, rule);
   }
   const MemoryNeed& memory = *report.memory;
-  print_out("memory      {}: weights {} mapped and {} copied, caches {} for {} x {} tokens\n",
-            gibibytes(memory.total()), gibibytes(memory.weights.mapped), gibibytes(memory.weights.copied),
-            gibibytes(memory.cache), report.batch, report.context);
+  print_out(
+      "memory      {}: weights {} mapped and {} copied, caches {} for {} x {} tokens, "
+      "steps {}, the program itself {}\n",
+      gibibytes(memory.total()), gibibytes(memory.weights.mapped), gibibytes(memory.weights.copied),
+      gibibytes(memory.cache()), report.batch, report.context,
+      gibibytes(memory.tables + memory.scratch + memory.host), gibibytes(memory.process));
+  print_out("caches      latents {} {}{}\n", cache_form_name(report.cache_dtypes.latents),
+            gibibytes(memory.latents),
+            memory.index_keys == 0
+                ? ""
+                : fmt::format(", index keys {} {}", cache_form_name(report.cache_dtypes.index_keys),
+                              gibibytes(memory.index_keys)));
   for (const std::string& notice : inspection.plan->notices) print_out("notice      {}\n", notice);
   if (!report.lines.empty()) print_parameters(report.lines, *inspection.catalog);
 }

@@ -307,7 +307,10 @@ int run_logits(const Options& options) {
     injected = read_safetensors(options.inject_topk);
   }
 
-  const OpenedModel model = open_model(std::move(found), options.model, longest + options.greedy);
+  const OpenedModel model = open_model(std::move(found), options.model,
+                                       {.cache_tokens = longest + options.greedy,
+                                        .step_tokens = options.chunk,
+                                        .prompt_logits = options.chunk});
   Engine engine = make_engine(options.model, model, nullptr,
                               {.step_tokens = options.chunk, .max_running = 1, .prefix_cache = false});
   std::vector<OutputTensor> out;

@@ -10,10 +10,12 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "cli/byte_size.h"
 #include "cli/progress.h"
 #include "cli/streams.h"
 #include "cli/threads_option.h"
 #include "model/config_sections.h"
+#include "runtime/choose_backend.h"
 #include "runtime/memory_need.h"
 #include "runtime/selection.h"
 
@@ -30,6 +32,9 @@ const std::map<std::string, IndexerProjection> kProjections = {{"separate", Inde
                                                                {"fused", IndexerProjection::kFused}};
 const std::map<std::string, Precision> kPrecisions = {{"native", Precision::kNative},
                                                       {"full", Precision::kFull}};
+
+const std::map<std::string, CacheForm> kCacheForms = {
+    {"bf16", CacheForm::kBf16}, {"fp8", CacheForm::kFp8}, {"f32", CacheForm::kF32}};
 
 /// An option that takes one of the names.
 template <typename T>
@@ -84,10 +89,16 @@ void add_model_options(Arguments& args, ModelOptions& options) {
       .group(group);
   add_choice(args, "--indexer-projection", options.projection, kProjections,
              "How wk and weights_proj run (default: fused)", group);
-  add_choice(
-      args, "--precision", options.precision, kPrecisions,
-      "native: weights as stored, bf16 activations and caches; full: everything in f32 (default: native)",
-      group);
+  add_precision_options(args, options.precision, options.cache_forms);
+  args.add_option(
+          "--index-scratch",
+          [&options](const std::string& text) {
+            options.index_scratch_bytes = static_cast<int64_t>(parse_byte_size(text).value());
+          },
+          "Memory for index scores, whatever the context, such as 16MiB; changes no result (default: 64MiB)")
+      .byte_size()
+      .type_name("SIZE")
+      .group(group);
   args.add_flag("--profile", options.profile, "Print the cost of each op to stderr").group(group);
   args.finally([&options] {
     if (options.selection_seed && options.selection != "random") {
@@ -99,6 +110,18 @@ void add_model_options(Arguments& args, ModelOptions& options) {
 void add_random_model_options(Arguments& args, ModelOptions& options) {
   const Option folder = args.get_option("--model");
   add_random_options(args, options.random, &folder);
+}
+
+void add_precision_options(Arguments& args, Precision& precision, CacheForms& forms) {
+  const char* group = "Model";
+  add_choice(
+      args, "--precision", precision, kPrecisions,
+      "native: weights as stored, bf16 activations and caches; full: everything in f32 (default: native)",
+      group);
+  add_choice(args, "--kv-dtype", forms.latents, kCacheForms,
+             "What the caches hold latents as (default: bf16, f32 in full precision)", group);
+  add_choice(args, "--index-dtype", forms.index_keys, kCacheForms,
+             "What they hold the indexer's keys as (default: the same)", group);
 }
 
 void add_speculate_option(Arguments& args, ModelOptions& options) {
@@ -149,22 +172,49 @@ FoundModel find_model(const ModelOptions& options) {
                 .found = fmt::format("model_type {}", name(config.model_type)),
                 .todo = "leave --selection away, or choose a deepseek_v32 or glm_moe_dsa model"});
   }
+  check_index_scratch(options.index_scratch_bytes, config, num_threads(options.threads), choose_backend());
+  (void)cache_dtypes(options.cache_forms, config, options.precision, choose_backend());
   found.plan_s = seconds_since(start);
   return found;
 }
 
-OpenedModel open_model(FoundModel found, const ModelOptions& options, int64_t cache_tokens) {
+namespace {
+
+RunnerOptions runner_options(const ModelOptions& options, int num_drafts) {
+  return {.threads = num_threads(options.threads),
+          .precision = options.precision,
+          .projection = options.projection,
+          .cache_forms = options.cache_forms,
+          .index_scratch_bytes = options.index_scratch_bytes,
+          .mtp = options.mtp,
+          .num_drafts = num_drafts,
+          .profile = options.profile};
+}
+
+void log_memory(const MemoryNeed& need) {
+  const auto mb = [](uint64_t bytes) { return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6); };
+  log_detail(
+      fmt::format("memory: {} predicted: weights {} mapped and {} copied, latents {}, index keys {}, tables "
+                  "{}, steps {}, "
+                  "the program itself {}",
+                  mb(need.total()), mb(need.weights.mapped), mb(need.weights.copied), mb(need.latents),
+                  mb(need.index_keys), mb(need.tables), mb(need.scratch + need.host), mb(need.process)));
+}
+
+}  // namespace
+
+OpenedModel open_model(FoundModel found, const ModelOptions& options, const RunSize& size) {
   const auto start = std::chrono::steady_clock::now();
   const double plan_s = found.plan_s;
   const std::string name = found.planned.name;
-  if (options.random.chosen()) {
-    check_fits(memory_need(found.config(), options.precision, found.planned.plan, found.planned.catalog,
-                           cache_tokens, found.planned.plan.mtp));
-  }
   const bool drafts = options.speculates && found.planned.plan.mtp;
   OpenedModel opened{.selection = make_selection(options),
-                     .cache_tokens = cache_tokens,
+                     .cache_tokens = size.cache_tokens,
                      .num_drafts = drafts ? static_cast<int>(options.speculate.value_or(1)) : 0};
+  opened.memory = memory_need(found.config(), found.planned.plan, found.planned.catalog,
+                              runner_options(options, opened.num_drafts), size);
+  check_fits(opened.memory);
+  log_memory(opened.memory);
   {
     Progress progress("loading", "B");
     opened.loaded = load(std::move(found.planned), num_threads(options.threads),
@@ -192,16 +242,11 @@ std::optional<Tokenizer> open_tokenizer(const FoundModel& found) {
 Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer,
                    SchedulerOptions scheduler) {
   scheduler.num_pages = static_cast<int>((model.cache_tokens + kPageTokens - 1) / kPageTokens);
-  return {model.loaded, tokenizer,
-          RunnerOptions{.threads = num_threads(options.threads),
-                        .precision = options.precision,
-                        .projection = options.projection,
-                        .num_pages = scheduler.num_pages,
-                        .mtp = options.mtp,
-                        .num_drafts = model.num_drafts,
-                        .selection = model.selection.get(),
-                        .profile = options.profile},
-          scheduler};
+  RunnerOptions runner = runner_options(options, model.num_drafts);
+  runner.num_pages = scheduler.num_pages;
+  runner.scratch_bytes = model.memory.scratch;
+  runner.selection = model.selection.get();
+  return {model.loaded, tokenizer, runner, scheduler};
 }
 
 void print_profile(const Profile& profile) {

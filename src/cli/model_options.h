@@ -10,6 +10,7 @@
 #include "cli/random_options.h"
 #include "fulgur/engine.h"
 #include "model/load.h"
+#include "runtime/memory_need.h"
 #include "runtime/scheduler.h"
 #include "runtime/step_runner.h"
 #include "tokenizer/tokenizer.h"
@@ -25,6 +26,8 @@ struct ModelOptions {
   std::optional<uint64_t> selection_seed;
   IndexerProjection projection = IndexerProjection::kFused;
   Precision precision = Precision::kNative;
+  CacheForms cache_forms;
+  int64_t index_scratch_bytes = kDefaultIndexScratchBytes;
   bool profile = false;
   bool mtp = false;                  // the command runs the MTP layer too
   bool speculates = false;           // the command has --speculate
@@ -35,6 +38,8 @@ struct ModelOptions {
 void add_model_options(Arguments& args, ModelOptions& options);
 /// --random-weights in place of --model, for commands that do without a tokenizer.
 void add_random_model_options(Arguments& args, ModelOptions& options);
+/// Those among them that say what weights and caches take in memory.
+void add_precision_options(Arguments& args, Precision& precision, CacheForms& forms);
 /// --speculate, of commands that write texts. By default an MTP layer that is there and intact guesses one
 /// token ahead.
 void add_speculate_option(Arguments& args, ModelOptions& options);
@@ -60,12 +65,13 @@ struct OpenedModel {
   std::unique_ptr<SelectionSource> selection;  // null: the indexer's own choice
   int64_t cache_tokens = 0;
   int num_drafts = 0;
+  MemoryNeed memory;  // what the process takes, predicted before it was loaded
   double load_s = 0;
 };
 
-/// Loads with a progress bar; notices go to stderr. Weights drawn at random that don't fit in memory with
-/// caches for `cache_tokens` are refused before any is drawn.
-OpenedModel open_model(FoundModel found, const ModelOptions& options, int64_t cache_tokens);
+/// Loads with a progress bar; notices go to stderr. What doesn't fit in memory for a run of this size is
+/// refused before anything is allocated.
+OpenedModel open_model(FoundModel found, const ModelOptions& options, const RunSize& size);
 /// The folder's tokenizer.json, if there is one.
 std::optional<Tokenizer> open_tokenizer(const FoundModel& found);
 /// An engine over the model, with caches for its cache_tokens; refers to model and tokenizer (or null).

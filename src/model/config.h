@@ -84,6 +84,8 @@ struct Config {
   }
 
   [[nodiscard]] bool sparse() const { return index_topk > 0; }
+  /// scale_fmt "ue8m0": scales of FP8 that are made here are powers of two.
+  [[nodiscard]] bool power_of_two_scales() const { return quantization && quantization->fp8.u8_scales; }
   /// (dn + dr)^-1/2, times m(mscale_all_dim)^2 with yarn.
   [[nodiscard]] double softmax_scale() const;
 };

@@ -59,4 +59,25 @@ WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog, bool wit
   return bytes;
 }
 
+ModelWeights weight_shapes(const ModelPlan& plan) {
+  static constexpr std::byte kPresent{};
+  for (size_t i = 0; i < plan.slots.size(); ++i) {
+    const Parameter& parameter = plan.parameters[i];
+    const PlannedParameter& planned = plan.load.parameters[i];
+    Weight& weight = *plan.slots[i];
+    weight = {.form = planned.held,
+              .rows = parameter.rows,
+              .cols = parameter.cols,
+              .data = &kPresent,
+              .scales = &kPresent};
+    if (planned.sources.empty()) continue;
+    weight.block_rows = planned.sources.front().block_rows;
+    weight.block_cols = planned.sources.front().block_cols;
+  }
+  ModelWeights shapes = *plan.weights;
+  for (Weight* slot : plan.slots) *slot = {};  // as it was: loading fills them
+  share_weights(shapes);
+  return shapes;
+}
+
 }  // namespace fulgur

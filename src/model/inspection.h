@@ -36,4 +36,8 @@ struct WeightBytes {
 };
 WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog, bool with_mtp);
 
+/// The weights that the plan will fill, in their forms and shapes but without values: what an op that only
+/// allocates looks at. The plan has no problems.
+ModelWeights weight_shapes(const ModelPlan& plan);
+
 }  // namespace fulgur

@@ -1,6 +1,7 @@
 #include "model/layer.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "ops/attention_prepare.h"
 #include "ops/ffn.h"
@@ -40,7 +41,18 @@ Indexer::Indexer(const Config& config, int layer, const IndexerWeights& weights)
       shape_{.num_heads = static_cast<int>(config.index_n_heads),
              .head_dim = static_cast<int>(config.index_head_dim),
              .rope = static_cast<int>(config.qk_rope_head_dim),
-             .rope_interleave = config.indexer_rope_interleave} {}
+             .rope_interleave = config.indexer_rope_interleave},
+      fp8_shape_(shape_) {
+  // DeepSeek's own code rotates before it quantizes; for GLM no published code does
+  // (docs/spec/model.md, 11.3).
+  fp8_shape_.hadamard = config.model_type == ModelType::kDeepseekV32 &&
+                        std::has_single_bit(static_cast<uint64_t>(config.index_head_dim));
+  fp8_shape_.power_of_two_scales = config.power_of_two_scales();
+}
+
+const IndexerShape& Indexer::shape_for(const PagedKeys& keys) const {
+  return keys.dtype == DType::kF8E4M3 ? fp8_shape_ : shape_;
+}
 
 Indexer::Queries Indexer::allocate_queries(Step& step) const {
   Arena& arena = *step.context.arena;
@@ -52,26 +64,21 @@ Indexer::Queries Indexer::allocate_queries(Step& step) const {
 
 IndexerPrepare Indexer::prepare(Step& step, const Operand& x, const Operand& q_latent,
                                 const Queries& queries) const {
-  return {x,
-          q_latent,
-          weights_,
-          shape_,
-          step.projection,
-          step.rope,
-          step.batch,
-          queries.q,
-          queries.head_weights,
-          step.caches[static_cast<size_t>(layer_)].keys};
+  const PagedKeys& keys = step.caches[static_cast<size_t>(layer_)].keys;
+  return {x,         q_latent,   weights_,  shape_for(keys),      step.projection,
+          step.rope, step.batch, queries.q, queries.head_weights, keys};
 }
 
 void Indexer::select(Step& step, const Queries& queries) const {
   const ArenaScope scope(*step.context.arena);
   const PagedKeys& keys = step.caches[static_cast<size_t>(layer_)].keys;
-  run(step.context, IndexerSelect{queries.q, queries.head_weights, keys, shape_, step.batch, step.selected});
+  run(step.context,
+      IndexerSelect{queries.q, queries.head_weights, keys, shape_for(keys), step.batch, step.selected});
 
   if (step.observer != nullptr && step.observer->wants_scores()) {
     const auto scores = step.context.arena->matrix<float>(step.batch.num_tokens, step.batch.max_context);
-    run(step.context, IndexerScores{queries.q, queries.head_weights, keys, shape_, step.batch, scores});
+    run(step.context,
+        IndexerScores{queries.q, queries.head_weights, keys, shape_for(keys), step.batch, scores});
     step.observer->scores(layer_, scores);
   }
   if (step.selection != nullptr) step.selection->select(layer_, step.batch, step.context, step.selected);

@@ -27,9 +27,12 @@ class Indexer {
   void select(Step& step, const Queries& queries) const;
 
  private:
+  [[nodiscard]] const IndexerShape& shape_for(const PagedKeys& keys) const;
+
   int layer_;
   const IndexerWeights& weights_;
   IndexerShape shape_;
+  IndexerShape fp8_shape_;  // of FP8 keys
 };
 
 /// Who chooses what a layer attends to.

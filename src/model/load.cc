@@ -1,6 +1,7 @@
 #include "model/load.h"
 
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <iterator>
@@ -239,6 +240,9 @@ LoadedModel load(PlannedModel planned, int num_threads, const LoadProgress& prog
     for (size_t i = 0; i < plan.slots.size(); ++i) *plan.slots[i] = model.memory.weights[i];
     model.weights = std::move(*plan.weights);
     share_weights(model.weights);
+#ifdef __GLIBC__
+    malloc_trim(0);  // what loading took and freed is the system's again, so that memory_need() holds
+#endif
     return model;
   } catch (Error& error) {
     error.add_context(fmt::format("loading {}", planned.name));

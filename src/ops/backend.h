@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 
 namespace fulgur {
@@ -23,19 +24,25 @@ struct MlaOutput;
 struct Ffn;
 struct Moe;
 struct Sample;
+struct IndexerShape;
 
 /// What a back end must do: a line an op (the op's header is its contract) and its memory. run() is the way
 /// in; nothing else calls through the table.
 struct Backend {
   std::string_view name;  // "cpu avx2"
 
-  bool fp8_keys = false;     // whether index keys may be e4m3 (ops/paged_cache.h)
-  bool later_start = false;  // whether attention may begin behind position 0 (TokenBatch::first_position)
+  bool fp8_keys = false;      // whether index keys may be e4m3 (ops/paged_cache.h)
+  bool mixed_caches = false;  // whether latents may be e4m3, and entries of another dtype than the operands
+  bool later_start = false;   // whether attention may begin behind position 0 (TokenBatch::first_position)
 
   void* (*allocate)(size_t bytes);  // 64-byte aligned; throws std::bad_alloc, on a GPU `device`
   void (*release)(void* data);
   void (*upload)(void* to, const void* from_host, size_t bytes);
   void (*download)(void* to_host, const void* from, size_t bytes);
+
+  /// The least Context::index_scratch_bytes that IndexerSelect can do with on so many threads, whatever the
+  /// context. Null: its scratch is of a size of its own.
+  int64_t (*least_index_scratch)(const IndexerShape&, int64_t topk, int threads) = nullptr;
 
   // Null where a back end has no kernel for the op (yet): run() then throws.
   void (*embed)(Context&, const Embed&);

@@ -19,8 +19,8 @@ struct Context;
 /// of a sum of FP8 products.) Higher score first, then the lower position, exactly, of the scores this kernel
 /// computes (-0 equals 0): the set does not depend on batch or threads. A row with at most index_topk
 /// candidates takes them all, unscored. A NaN score gives a row of -1 and the sequence's fault bit. Scratch
-/// is bounded: it grows with neither the batch times the context nor the context alone beyond one tile of
-/// rows. (DeepSeek-V3.2 report, section 2.1; docs/spec/model.md, sections 4 and 5.)
+/// for scores and their search is at most Context::index_scratch_bytes, whatever the context, and changes no
+/// bit. (DeepSeek-V3.2 report, section 2.1; docs/spec/model.md, sections 4 and 5.)
 struct IndexerSelect {
   Operand q;                         // [num_tokens, nI*dI], in the form of the keys
   Matrix<const float> head_weights;  // [num_tokens, nI]

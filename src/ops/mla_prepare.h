@@ -36,8 +36,9 @@ struct MlaShape {
 ///   qr = RMS(x W_qa^T; 1e-6)    Q = qr W_qb^T    q[t,h] = [ UK_h^T qn ; rope(qp) ]
 ///   kv = x W_kva^T              entry = [ RMS(kv[:r]; 1e-6) ; rope(kv[r:]) ]    -> latents
 ///
-/// qr, qn and q are operands: rounded once to the dtype of `q` (bf16 or f32). The softmax scale is not
-/// applied here.
+/// qr, qn and q are operands: rounded once to the dtype of `q` (bf16 or f32). Entries are rounded once to the
+/// form of the latents; e4m3: sigma = max |c| / 448 of each group, at least the smallest normal number, codes
+/// e4m3(c / sigma). The softmax scale is not applied here.
 struct MlaPrepare {
   Operand x;  // [num_tokens, hidden]
   const MlaWeights& weights;
@@ -45,7 +46,7 @@ struct MlaPrepare {
   const RopeTable& rope;
   const TokenBatch& batch;
   Operand q_latent;      // out: qr [num_tokens, q], for the indexer; rows = 0 where q_lora_rank is null
-  Operand q;             // out: [num_tokens, h*(r+dr)]
+  Operand q;             // out: [num_tokens, h*(r+dr)], x's dtype
   PagedLatents latents;  // out: the entries of the step's tokens
 };
 void run(Context&, const MlaPrepare&);

@@ -54,6 +54,18 @@ void require_start(const Context& context, const TokenBatch& batch) {
 
 bool is_operand(const Operand& x) { return x.dtype == DType::kBf16 || x.dtype == DType::kF32; }
 
+/// Entries in the dtype of the operands, or any form where the back end reads all.
+void require_latents(const Context& context, const PagedLatents& latents, DType operand,
+                     const MlaShape& shape) {
+  const bool fp8 = latents.dtype == DType::kF8E4M3;
+  require(latents.width == shape.kv_lora + shape.rope, "mla: cache entries of r+dr");
+  require(!fp8 || latents.rope == shape.rope, "mla: FP8 cache entries that know dr");
+  require(
+      latents.dtype == operand || (context.backend->mixed_caches &&
+                                   (fp8 || latents.dtype == DType::kBf16 || latents.dtype == DType::kF32)),
+      "mla: cache entries of a form that the back end reads");
+}
+
 void require_keys(const Context& context, const PagedKeys& keys, const Operand& q,
                   const IndexerShape& shape) {
   require(q.dtype == keys.dtype && keys.width == shape.head_dim, "indexer: q in the form of the keys");
@@ -136,8 +148,8 @@ void run(Context& context, const MlaPrepare& op) {
   const MlaShape& s = op.shape;
   require(op.x.rows == op.batch.num_tokens && op.q.rows == op.x.rows, "mla_prepare: a row for every token");
   require(op.q.cols == int64_t{s.num_heads} * (s.kv_lora + s.rope), "mla_prepare: q is [T, h*(r+dr)]");
-  require(op.latents.width == s.kv_lora + s.rope, "mla_prepare: cache entries of r+dr");
-  require(op.q.dtype == op.x.dtype && op.latents.dtype == op.x.dtype, "mla_prepare: one dtype of operands");
+  require(op.q.dtype == op.x.dtype, "mla_prepare: one dtype of operands");
+  require_latents(context, op.latents, op.x.dtype, s);
   require(op.weights.kv_a.rows == s.kv_lora + s.rope && op.weights.kv_a.cols == op.x.cols,
           "mla_prepare: kv_a");
   require(op.weights.uk.rows == int64_t{s.num_heads} * s.kv_lora && op.weights.uk.cols == s.nope,
@@ -191,7 +203,8 @@ void run(Context& context, const IndexerScores& op) {
 void run(Context& context, const SparseMla& op) {
   require(op.q.rows == op.batch.num_tokens && op.u.rows == op.q.rows, "sparse_mla: a row for every token");
   require(op.u.cols == int64_t{op.shape.num_heads} * op.shape.kv_lora, "sparse_mla: u is [T, h*r]");
-  require(op.q.dtype == op.latents.dtype && op.u.dtype == op.q.dtype, "sparse_mla: one dtype of operands");
+  require(op.u.dtype == op.q.dtype, "sparse_mla: one dtype of operands");
+  require_latents(context, op.latents, op.q.dtype, op.shape);
   require(op.selected.rows == op.q.rows, "sparse_mla: a selection for every token");
   call(context, OpKind::kSparseMla, context.backend->sparse_mla, op);
 }
@@ -199,7 +212,8 @@ void run(Context& context, const SparseMla& op) {
 void run(Context& context, const DenseMla& op) {
   require(op.q.rows == op.batch.num_tokens && op.u.rows == op.q.rows, "dense_mla: a row for every token");
   require(op.u.cols == int64_t{op.shape.num_heads} * op.shape.kv_lora, "dense_mla: u is [T, h*r]");
-  require(op.q.dtype == op.latents.dtype && op.u.dtype == op.q.dtype, "dense_mla: one dtype of operands");
+  require(op.u.dtype == op.q.dtype, "dense_mla: one dtype of operands");
+  require_latents(context, op.latents, op.q.dtype, op.shape);
   require_start(context, op.batch);
   call(context, OpKind::kDenseMla, context.backend->dense_mla, op);
 }

@@ -6,6 +6,7 @@
 #include "model/config.h"
 #include "model/step.h"
 #include "ops/buffer.h"
+#include "runtime/cache_dtypes.h"
 
 namespace fulgur {
 
@@ -14,7 +15,7 @@ namespace fulgur {
 /// (docs/design.md, section 5).
 class CachePool {
  public:
-  CachePool(const Config& config, bool mtp, DType dtype, int num_pages, const Backend& backend);
+  CachePool(const Config& config, bool mtp, const CacheDTypes& dtypes, int num_pages, const Backend& backend);
 
   [[nodiscard]] std::span<const LayerCache> layers() const { return layers_; }
 
@@ -23,7 +24,15 @@ class CachePool {
   std::vector<LayerCache> layers_;
 };
 
+/// The caches of all layers, of so many pages, without their memory.
+std::vector<LayerCache> cache_shapes(const Config& config, bool mtp, const CacheDTypes& dtypes,
+                                     int num_pages);
+
 /// Bytes of one page in all layers together.
-size_t cache_page_bytes(const Config& config, bool mtp, DType dtype);
+struct CachePageBytes {
+  size_t latents = 0;
+  size_t index_keys = 0;
+};
+CachePageBytes cache_page_bytes(const Config& config, bool mtp, const CacheDTypes& dtypes);
 
 }  // namespace fulgur

@@ -9,6 +9,8 @@
 
 #include "base/available_cpus.h"
 #include "model/load.h"
+#include "runtime/choose_backend.h"
+#include "runtime/memory_need.h"
 #include "runtime/prompt.h"
 #include "runtime/request_check.h"
 #include "runtime/request_state.h"
@@ -243,21 +245,34 @@ Engine::Engine(const std::string& folder, const EngineOptions& options) {
   }
   const int threads = options.threads > 0 ? options.threads : available_cpus();
   const Precision precision = options.full_precision ? Precision::kFull : Precision::kNative;
+  PlannedModel planned =
+      plan_loading(read_model_files(folder), {.precision = precision, .mtp = options.num_drafts > 0});
   auto owned = std::make_unique<Impl::Owned>();
-  owned->model =
-      load_model(folder, LoadOptions{.precision = precision, .mtp = options.num_drafts > 0}, threads);
   if (std::filesystem::exists(std::filesystem::path(folder) / "tokenizer.json")) {
     owned->tokenizer = Tokenizer::load(folder);
   }
+  const Config& config = planned.config;
   const int64_t tokens = options.cache_tokens > 0
                              ? options.cache_tokens
-                             : std::min(kDefaultCacheTokens, owned->model.config.max_position_embeddings);
+                             : std::min(kDefaultCacheTokens, config.max_position_embeddings);
   const int num_pages = static_cast<int>((tokens + kPageTokens - 1) / kPageTokens);
-  impl_ = std::make_unique<Impl>(std::move(owned),
-                                 RunnerOptions{.threads = threads,
-                                               .precision = precision,
-                                               .num_pages = num_pages,
-                                               .num_drafts = options.num_drafts},
+  RunnerOptions runner{.threads = threads,
+                       .precision = precision,
+                       .cache_forms = options.cache_forms,
+                       .index_scratch_bytes = options.index_scratch_bytes,
+                       .num_pages = num_pages,
+                       .num_drafts = options.num_drafts};
+  check_index_scratch(runner.index_scratch_bytes, config, threads, choose_backend());
+  const MemoryNeed need = memory_need(config, planned.plan, planned.catalog, runner,
+                                      {.cache_tokens = tokens,
+                                       .context = std::min(tokens, config.max_position_embeddings),
+                                       .step_tokens = options.step_tokens,
+                                       .sequences = std::min<int64_t>(options.max_running, num_pages),
+                                       .prompt_logits = options.step_tokens});
+  check_fits(need);
+  runner.scratch_bytes = need.scratch;
+  owned->model = load(std::move(planned), threads);
+  impl_ = std::make_unique<Impl>(std::move(owned), runner,
                                  SchedulerOptions{.num_pages = num_pages,
                                                   .step_tokens = options.step_tokens,
                                                   .max_running = options.max_running,

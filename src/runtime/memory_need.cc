@@ -2,12 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "base/available_memory.h"
 #include "base/error.h"
+#include "base/process_memory.h"
+#include "ops/indexer_prepare.h"
 #include "ops/paged_cache.h"
 #include "runtime/cache_pool.h"
+#include "runtime/choose_backend.h"
+#include "runtime/logits_rows.h"
 
 namespace fulgur {
 namespace {
@@ -16,26 +21,64 @@ std::string gigabytes(uint64_t bytes) { return fmt::format("{:.2f} GB", static_c
 
 }  // namespace
 
-MemoryNeed memory_need(const Config& config, Precision precision, const ModelPlan& plan,
-                       const Catalog& catalog, int64_t cache_tokens, bool with_mtp) {
-  const DType dtype = operand_dtype(precision);
-  const auto pages = static_cast<uint64_t>((cache_tokens + kPageTokens - 1) / kPageTokens);
-  return {.weights = weight_bytes(plan, catalog, with_mtp),
-          .cache = pages * cache_page_bytes(config, with_mtp, dtype)};
+MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalog& catalog,
+                       const RunnerOptions& options, const RunSize& size) {
+  const Backend& backend = options.backend != nullptr ? *options.backend : choose_backend();
+  const bool mtp = options.runs_mtp();
+  const auto pages = static_cast<uint64_t>((size.cache_tokens + kPageTokens - 1) / kPageTokens);
+  const CachePageBytes page =
+      cache_page_bytes(config, mtp, cache_dtypes(options.cache_forms, config, options.precision, backend));
+  const auto positions =
+      std::min<uint64_t>(pages * kPageTokens, static_cast<uint64_t>(config.max_position_embeddings));
+  MemoryNeed need{
+      .weights = weight_bytes(plan, catalog, mtp),
+      .latents = pages * page.latents,
+      .index_keys = pages * page.index_keys,
+      .tables = positions * static_cast<uint64_t>(config.qk_rope_head_dim) * sizeof(float),
+      .host = static_cast<uint64_t>(std::min<int64_t>(size.prompt_logits, static_cast<int64_t>(kLogitsRows)) *
+                                    config.vocab_size) *
+              sizeof(float),
+      .process = rss_bytes()};
+  if (mtp) {  // F of each page's last token
+    need.tables +=
+        pages * static_cast<uint64_t>(config.hidden_size) * size_bytes(operand_dtype(options.precision));
+  }
+  if (plan.load.problems.empty()) {
+    need.scratch = step_scratch_bytes(config, weight_shapes(plan), options, size);
+  }
+  return need;
+}
+
+void check_index_scratch(int64_t bytes, const Config& config, int threads, const Backend& backend) {
+  if (!config.sparse() || backend.least_index_scratch == nullptr) return;
+  const IndexerShape shape{.num_heads = static_cast<int>(config.index_n_heads),
+                           .head_dim = static_cast<int>(config.index_head_dim),
+                           .rope = static_cast<int>(config.qk_rope_head_dim),
+                           .rope_interleave = config.indexer_rope_interleave};
+  const int64_t topk = std::min(config.index_topk, config.max_position_embeddings);
+  const int64_t least = backend.least_index_scratch(shape, topk, threads);
+  if (bytes >= least) return;
+  throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                      .message = "The scratch for index scores (--index-scratch) is too small.",
+                      .expected = fmt::format("at least {} bytes for {} threads and index_topk {}", least,
+                                              threads, config.index_topk),
+                      .found = fmt::format("{} bytes", bytes),
+                      .todo = "give it more, or use fewer threads"});
 }
 
 void check_fits(const MemoryNeed& need) {
   const std::optional<uint64_t> available = available_memory_bytes();
-  const uint64_t wanted = need.weights.copied + need.cache;
+  const uint64_t wanted = need.allocated();
   if (!available || wanted <= *available) return;
   throw Error(
       Problem{.kind = ErrorKind::kBadRequest,
               .message = fmt::format("The model takes {}, but {} of memory are available.", gigabytes(wanted),
                                      gigabytes(*available)),
               .expected = fmt::format("at most {} bytes", *available),
-              .found = fmt::format("{} bytes of weights and {} of caches", need.weights.copied, need.cache),
-              .todo = "ask for less of it: --layers N, --set n_routed_experts=N, a smaller --weights-form, "
-                      "fewer tokens"});
+              .found = fmt::format("{} bytes of weights, {} of caches and {} for the steps",
+                                   need.weights.copied, need.cache(), need.tables + need.scratch + need.host),
+              .todo = "ask for less of it: fewer tokens, --kv-dtype fp8; of random weights --layers N, "
+                      "--set n_routed_experts=N, a smaller --weights-form"});
 }
 
 }  // namespace fulgur

@@ -4,22 +4,36 @@
 
 #include "model/inspection.h"
 #include "model/load.h"
+#include "runtime/step_scratch.h"
 
 namespace fulgur {
 
-/// What running a model takes in memory, the scratch of its steps aside.
+/// What the process takes in memory that runs a model: its peak resident set, with the weights that are used
+/// where they lie in files (they are read at load, and are the page cache's: the system may take them back).
 struct MemoryNeed {
   WeightBytes weights;
-  uint64_t cache = 0;  // paged caches
-  [[nodiscard]] uint64_t total() const { return weights.mapped + weights.copied + cache; }
+  uint64_t latents = 0;     // of the paged caches
+  uint64_t index_keys = 0;  // likewise
+  uint64_t tables = 0;      // rotary angles; with the MTP layer F of each page's end
+  uint64_t scratch = 0;     // the arena of steps: activations, what ops work in, logits
+  uint64_t host = 0;        // logits that are handed out
+  uint64_t process = 0;     // that it holds already: program, tokenizer, plan
+  [[nodiscard]] uint64_t cache() const { return latents + index_keys; }
+  /// What has to be allocated yet.
+  [[nodiscard]] uint64_t allocated() const { return weights.copied + cache() + tables + scratch + host; }
+  [[nodiscard]] uint64_t total() const { return weights.mapped + allocated() + process; }
 };
 
-/// With caches for `cache_tokens` tokens, in whole pages; `with_mtp`: what the MTP layer takes is in it.
-MemoryNeed memory_need(const Config& config, Precision precision, const ModelPlan& plan,
-                       const Catalog& catalog, int64_t cache_tokens, bool with_mtp);
+/// Of a plan, before it is loaded. What the MTP layer takes is in it where the options run it. Where the plan
+/// has problems, steps aren't looked at: scratch is 0.
+MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalog& catalog,
+                       const RunnerOptions& options, const RunSize& size);
 
-/// Throws bad_request where what can't be mapped, copied weights and caches, is more than the memory that is
-/// available; nothing has been allocated by then.
+/// Throws bad_request where selecting on so many threads takes more than `bytes` even in the smallest pieces.
+void check_index_scratch(int64_t bytes, const Config& config, int threads, const Backend& backend);
+
+/// Throws bad_request where what has to be allocated is more than the memory that is available; none of it
+/// has been by then.
 void check_fits(const MemoryNeed& need);
 
 }  // namespace fulgur

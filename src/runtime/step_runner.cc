@@ -6,6 +6,7 @@
 #include "ops/linear.h"
 #include "runtime/choose_backend.h"
 #include "runtime/logits_rows.h"
+#include "runtime/memory_need.h"
 
 namespace fulgur {
 
@@ -26,10 +27,15 @@ StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
       context_{.backend = &backend_,
                .team = &team_,
                .arena = &arena_,
-               .profile = options.profile ? &profile_ : nullptr},
-      pool_(model.config, options.runs_mtp(), operand_dtype(options.precision), options.num_pages, backend_),
+               .profile = options.profile ? &profile_ : nullptr,
+               .index_scratch_bytes = options.index_scratch_bytes},
+      pool_(model.config, options.runs_mtp(),
+            cache_dtypes(options.cache_forms, model.config, options.precision, backend_), options.num_pages,
+            backend_),
       rope_(model.config, int64_t{options.num_pages} * kPageTokens, backend_),
       decoder_(model.config, model.weights) {
+  check_index_scratch(options.index_scratch_bytes, model.config, options.threads, backend_);
+  if (options.scratch_bytes > 0) arena_.reserve(options.scratch_bytes);
   if (options.runs_mtp())
     drafter_.emplace(model, operand_dtype(options.precision), options.num_pages, options.num_drafts,
                      model_time_);

@@ -28,9 +28,12 @@ struct RunnerOptions {
   int threads = 1;
   Precision precision = Precision::kNative;
   IndexerProjection projection = IndexerProjection::kFused;
-  int num_pages = 0;                     // of the caches
-  bool mtp = false;                      // run the MTP layer along; the model was loaded with it
-  int num_drafts = 0;                    // guesses of that layer at a time; more than 0: it runs along
+  CacheForms cache_forms;
+  int64_t index_scratch_bytes = kDefaultIndexScratchBytes;
+  size_t scratch_bytes = 0;  // of steps, asked for at once (runtime/memory_need.h); 0: as they come
+  int num_pages = 0;         // of the caches
+  bool mtp = false;          // run the MTP layer along; the model was loaded with it
+  int num_drafts = 0;        // guesses of that layer at a time; more than 0: it runs along
   SelectionSource* selection = nullptr;  // outlives the runner
   StepObserver* observer = nullptr;      // outlives the runner
   bool profile = false;
@@ -57,7 +60,8 @@ struct ChunkOutput {
 /// that are wanted, a token drawn where the plan says so. Knows pages and positions, not requests.
 class StepRunner {
  public:
-  /// Refers to the model. Throws `device` for an instruction set that isn't there.
+  /// Refers to the model. Throws `device` for an instruction set that isn't there, bad_request for a form of
+  /// the caches that model or back end don't have, and for too little index_scratch_bytes.
   StepRunner(const LoadedModel& model, const RunnerOptions& options);
 
   /// `outputs` and the result are parallel to the plan's chunks. Throws what ops throw, and io_error for a

@@ -76,13 +76,6 @@ def test_unknown_options_are_usage_errors(arguments):
     assert "--no-such-option" in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--kv-dtype", "--index-dtype", "--batch"])
-def test_options_that_come_with_the_runtime_are_unknown_until_then(option):
-    result = run("generate", "x", option, "1")
-    assert result.returncode == 2
-    assert option in result.stderr
-
-
 @pytest.mark.parametrize("arguments, said", [
     (["generate", "In", "the", "beginning"], "fulgur generate takes no more arguments: 'the' is one too many."),
     (["generate", "x", "--max-token", "5"], "fulgur generate has no option --max-token;"),
@@ -100,7 +93,8 @@ def test_without_a_command_help_goes_to_stderr():
 
 
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["generate", "--max-tokens", "many", "x"], ["generate", "--max-tokens", "-1", "x"],
-                                       ["generate", "--precision", "half", "x"], ["generate", "--selection", "best", "x"],
+                                       ["generate", "--precision", "half", "x"], ["generate", "--kv-dtype", "int8", "x"],
+                                       ["eval", "--index-dtype", "f16", "x.jsonl"], ["generate", "--selection", "best", "x"],
                                        ["generate", "--indexer-projection", "sideways", "x"], ["generate", "--threads", "0", "x"],
                                        ["generate", "--temperature", "-1", "x"], ["generate", "--top-p", "2", "x"],
                                        ["logits", "--tokens", "a.json"], ["logits", "--out", "a.safetensors"],
@@ -222,7 +216,8 @@ def test_verbose_says_what_was_loaded_and_the_causes_of_an_error(tmp_path):
     ids = {"ids": "1,2,3", "max_tokens": 2}
     quiet, loud = run("generate", **ids), run("generate", verbose=True, **ids)
     assert loud.stdout == quiet.stdout
-    first, summary = loud.stderr.splitlines()
+    memory, first, summary = loud.stderr.splitlines()
+    assert re.match(r"memory: [\d.]+ MB predicted: weights [\d.]+ MB mapped", memory), memory
     assert len(quiet.stderr.splitlines()) == 1 and "tokens" in summary
     assert re.match(r".*models/mini-v32: \d+ parameters, [\d.]+ MB mapped from 1 file and [\d.]+ MB copied, in \d+ ms$", first), first
     quiet, loud = (run("generate", model=tmp_path, verbose=verbose, **ids) for verbose in (False, True))

@@ -21,10 +21,10 @@ inline double nearest_e4m3(double x) {
   return std::clamp(std::nearbyint(x / ulp) * ulp, -kMost, kMost);
 }
 
-/// The scales that a kernel may give a group (docs/spec/model.md, section 4): one, or both sides of a power
-/// of two that its amax may fall on either side of.
-inline std::vector<Real> group_scales(Row group, bool power_of_two) {
-  Real amax(1e-4);
+/// The scales that a kernel may give a group (docs/spec/model.md, sections 4 and 12): one, or both sides of a
+/// power of two that its amax, at least `least`, may fall on either side of.
+inline std::vector<Real> group_scales(Row group, bool power_of_two, double least_amax = 1e-4) {
+  Real amax(least_amax);
   double lower = amax.value;
   double upper = amax.value;
   for (const Real& x : group) {

@@ -15,7 +15,7 @@ constexpr double kLatentEps = 1e-6;
 struct MlaPrepared {
   Table q_latent;  // [T, q]; no rows where q_lora_rank is null
   Table q;         // [T, h*(r+dr)]
-  Table entries;   // [T, r+dr], what goes to the cache
+  Table entries;   // [T, r+dr], what goes to the cache; of FP8 entries the latent before it is rounded
 };
 
 inline MlaPrepared mla_prepare(const MlaPrepare& op) {
@@ -67,6 +67,11 @@ inline MlaPrepared mla_prepare(const MlaPrepare& op) {
            shape.rope_interleave);
   }
   result.entries = as_operand(result.entries, op.latents.dtype);
+  if (op.latents.dtype == DType::kF8E4M3) {
+    for (int64_t t = 0; t < x.rows; ++t) {
+      for (Real& value : result.entries.row(t).last(rope_width)) value = as_operand(value, DType::kBf16);
+    }
+  }
   return result;
 }
 

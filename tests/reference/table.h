@@ -102,6 +102,23 @@ inline std::vector<Real> cached_latent(const PagedLatents& latents, const TokenB
                                        int64_t s) {
   const int64_t token = int64_t{page_of(batch, t, s)} * kPageTokens + s % kPageTokens;
   std::vector<Real> entry(static_cast<size_t>(latents.width));
+  if (latents.dtype == DType::kF8E4M3) {
+    const auto r = static_cast<size_t>(latents.width - latents.rope);
+    const size_t num_scales = (r + 127) / 128;
+    const size_t bytes = r + 4 * num_scales + 2 * static_cast<size_t>(latents.rope);
+    const auto* codes = static_cast<const uint8_t*>(latents.data) + static_cast<size_t>(token) * bytes;
+    for (size_t i = 0; i < r; ++i) {
+      float scale = 0;
+      std::memcpy(&scale, codes + r + 4 * (i / 128), sizeof scale);
+      entry[i] = Real(e4m3_to_float(codes[i])) * Real(scale);
+    }
+    for (size_t i = r; i < entry.size(); ++i) {
+      Bf16 value;
+      std::memcpy(&value, codes + r + 4 * num_scales + 2 * (i - r), sizeof value);
+      entry[i] = to_float(value);
+    }
+    return entry;
+  }
   for (int i = 0; i < latents.width; ++i) {
     entry[static_cast<size_t>(i)] = element(latents.data, latents.dtype, token * latents.width + i);
   }

@@ -24,6 +24,13 @@ inline constexpr std::array<float, 256> kE4m3Values = [] {
   return values;
 }();
 
+/// The same as bf16, exact too.
+inline constexpr std::array<uint16_t, 256> kE4m3Bits = [] {
+  std::array<uint16_t, 256> bits{};
+  for (size_t code = 0; code < bits.size(); ++code) bits[code] = bf16_bits(kE4m3Values[code]);
+  return bits;
+}();
+
 /// An e4m3 code becomes bf16 by moving its bits and adding this to the exponent: (code << 4) + it, the sign
 /// aside ...
 inline constexpr uint16_t kE4m3Rebias = (127 - 7) << 7;

@@ -27,9 +27,11 @@ struct Crew {
 /// begun.
 constexpr int64_t kMinBytesPerRegion = 64 << 10;
 
-/// body(Crew) on the whole team, or on the caller alone where the op's work, `bytes`, is small.
+/// body(Crew) on the whole team, or on the caller alone where the op's work, `bytes`, is small. All that an
+/// op computes is in one, all that it allocates before.
 template <typename Body>
 void run_region(Context& context, int64_t bytes, Body&& body) {
+  if (context.only_allocates) return;
   const int size = context.team->size();
   if (size == 1 || bytes < kMinBytesPerRegion) {
     body(Crew{context.team, 0, 1});

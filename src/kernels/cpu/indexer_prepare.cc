@@ -9,6 +9,7 @@
 // bound).
 
 #include "kernels/cpu/entries.h"
+#include "kernels/cpu/fp8_group.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/kernel.h"
 #include "kernels/cpu/rope.h"
@@ -18,6 +19,7 @@ namespace fulgur::cpu::FULGUR_CPU_ISA {
 namespace {
 
 constexpr float kLayerNormEps = 1e-6F;  // docs/spec/model.md, section 4
+constexpr float kLeastAmax = 1e-4F;     // of a group that becomes FP8, likewise
 constexpr int64_t kTileTokens = 512;
 constexpr int64_t kHeadTokens = 48;  // whole groups of tokens of every register block
 static_assert(kHeadTokens % kTokenGrain == 0);
@@ -51,6 +53,7 @@ class Tile {
     x_ = allocate_packed(arena, count, op.x.cols, op.x.dtype, w.wk_weights_proj.form);
     q_latent_ = allocate_packed(arena, count, op.q_latent.cols, op.q_latent.dtype, w.wq_b.form);
     key_weights_ = arena.matrix<float>(count, w.wk_weights_proj.rows);
+    if (fp8()) query_scales_ = arena.matrix<float>(count, op.shape.num_heads);
     queries_ = arena.allocate_array<Matrix<float>>(context.team->size());
     for (int member = 0; member < context.team->size(); ++member) {
       queries_[member] = arena.matrix<float>(std::min(count, kHeadTokens), op.shape.head_dim);
@@ -79,7 +82,7 @@ class Tile {
     const Share items = crew.share(op_.shape.num_heads * blocks);
     for (int64_t item = items.begin; item < items.end; ++item) {
       const int64_t begin = item % blocks * kHeadTokens;
-      with_operand(op_.q.dtype, [&](auto element) {
+      with_key(op_.q.dtype, [&](auto element) {
         make_query<decltype(element)>(queries_[crew.member], item / blocks,
                                       {begin, std::min(begin + kHeadTokens, count_)});
       });
@@ -90,11 +93,14 @@ class Tile {
     const Share rows = crew.share(count_);
     for (int64_t t = rows.begin; t < rows.end; ++t) {
       finish_head_weights(t);
-      with_operand(op_.keys.dtype, [&](auto element) { finish_key<decltype(element)>(t); });
+      make_key(t);
+      with_key(op_.keys.dtype, [&](auto element) { store_key(t, element); });
     }
   }
 
  private:
+  [[nodiscard]] bool fp8() const { return op_.keys.dtype == DType::kF8E4M3; }
+
   void pack_part(const Crew& crew, const PackedRows& packed, const Operand& x) const {
     with_operand(x.dtype, [&](auto element) {
       const Share rows = crew.share(count_);
@@ -104,9 +110,20 @@ class Tile {
     });
   }
 
+  /// What a key and a head's query go through before they are rounded.
   void rotate_at(float* x, int32_t position) const {
     rotate(x, op_.shape.rope / 2, op_.shape.rope_interleave, op_.rope.cos.row(position),
            op_.rope.sin.row(position));
+    if (op_.shape.hadamard) hadamard(x, op_.shape.head_dim);
+  }
+
+  /// Rounds a key or a head's query to FP8. Returns its scale.
+  float encode(const float* x, uint8_t* codes) const {
+    const int64_t dim = op_.shape.head_dim;
+    float scale = std::max(largest_magnitude(x, dim), kLeastAmax) / kMostE4m3;
+    if (op_.shape.power_of_two_scales) scale = power_of_two_from(scale);
+    encode_e4m3(x, dim, scale, codes);
+    return scale;
   }
 
   template <typename T>
@@ -116,7 +133,12 @@ class Tile {
     for (int64_t t = tokens.begin; t < tokens.end; ++t) {
       float* row = query.row(t - tokens.begin);
       rotate_at(row, op_.batch.position[first_ + t]);
-      round_row(row, dim, op_.q.row<T>(first_ + t) + head * dim);
+      T* out = op_.q.row<T>(first_ + t) + head * dim;
+      if constexpr (std::is_same_v<T, E4m3>) {
+        query_scales_.row(t)[head] = encode(row, &out->code);
+      } else {
+        round_row(row, dim, out);
+      }
     }
   }
 
@@ -126,18 +148,33 @@ class Tile {
     const float* weights = key_weights_.row(t) + shape.head_dim;
     float* out = op_.head_weights.row(first_ + t);
     for (int h = 0; h < shape.num_heads; ++h) out[h] = weights[h] * scale;
+    if (!fp8()) return;
+    for (int h = 0; h < shape.num_heads; ++h) out[h] *= query_scales_.row(t)[h];
+  }
+
+  void make_key(int64_t t) {
+    float* key = key_weights_.row(t);
+    layer_norm(key, op_.shape.head_dim, op_.weights.k_norm_gain, op_.weights.k_norm_bias, key);
+    rotate_at(key, op_.batch.position[first_ + t]);
+  }
+
+  [[nodiscard]] int32_t page_of(int64_t t) const {
+    const TokenBatch& batch = op_.batch;
+    return batch.pages.row(batch.sequence[first_ + t])[batch.position[first_ + t] / kPageTokens];
+  }
+
+  void store_key(int64_t t, E4m3 /*element*/) {
+    const int64_t slot = op_.batch.position[first_ + t] % kPageTokens;
+    const int32_t page = page_of(t);
+    op_.keys.scales(page)[slot] = encode(key_weights_.row(t), op_.keys.codes(page) + slot * op_.keys.width);
   }
 
   template <typename T>
-  void finish_key(int64_t t) {
+  void store_key(int64_t t, T /*element*/) {
     const int dim = op_.shape.head_dim;
-    const TokenBatch& batch = op_.batch;
-    const int32_t position = batch.position[first_ + t];
-    float* key = key_weights_.row(t);
-    layer_norm(key, dim, op_.weights.k_norm_gain, op_.weights.k_norm_bias, key);
-    rotate_at(key, position);
-    const int32_t page = batch.pages.row(batch.sequence[first_ + t])[position / kPageTokens];
-    T* out = op_.keys.page<T>(page) + PagedKeys::offset(0, position % kPageTokens);
+    const float* key = key_weights_.row(t);
+    T* out =
+        op_.keys.page<T>(page_of(t)) + PagedKeys::offset(0, op_.batch.position[first_ + t] % kPageTokens);
     constexpr int64_t kPairStride = 2 * kPageTokens;
     for (int d = 0; d < dim; d += 2) {
       out[d / 2 * kPairStride] = from_float<T>(key[d]);
@@ -150,7 +187,8 @@ class Tile {
   int64_t count_;
   PackedRows x_;
   PackedRows q_latent_;
-  Matrix<float> key_weights_;  // [count, dI + nI]
+  Matrix<float> key_weights_;   // [count, dI + nI]
+  Matrix<float> query_scales_;  // [count, nI], of FP8 queries
   Matrix<float>* queries_ = nullptr;
 };
 

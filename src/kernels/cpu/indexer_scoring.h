@@ -10,6 +10,9 @@
 // get the same bits. kHeadsAtOnce x kVecsAtOnce sums stay in registers; the bf16 of a page become f32 by one
 // shift or mask each. A page costs 64 * nI * dI multiply-adds a row and is read from L1 for every row of a
 // tile but the first.
+//
+// A page of FP8 keys becomes one of bf16, which hold every code, once for all rows of a tile; the scores are
+// then multiplied by the keys' scales.
 
 namespace fulgur::cpu::FULGUR_CPU_ISA {
 
@@ -32,7 +35,7 @@ class IndexerQueries {
     return rows * shape.num_heads * ((shape.head_dim + 1) / 2 * 2);
   }
   void load_row(int row, const Operand& q, int64_t q_row) const {
-    with_operand(q.dtype, [&](auto element) { widen(row, q.row<decltype(element)>(q_row)); });
+    with_key(q.dtype, [&](auto element) { widen(row, q.row<decltype(element)>(q_row)); });
   }
   [[nodiscard]] const float* row(int row) const { return data_ + int64_t{row} * heads_ * head_stride_; }
   [[nodiscard]] int heads() const { return heads_; }
@@ -45,7 +48,9 @@ class IndexerQueries {
     for (int h = 0; h < heads_; ++h, q += dim_, out += head_stride_) {
       out[head_stride_ - 1] = 0;
       int d = 0;
-      for (; d + kLanes <= dim_; d += kLanes) store(out + d, load(q + d));
+      if constexpr (!std::is_same_v<T, E4m3>) {
+        for (; d + kLanes <= dim_; d += kLanes) store(out + d, load(q + d));
+      }
       for (; d < dim_; ++d) out[d] = cpu::to_float(q[d]);
     }
   }
@@ -109,6 +114,43 @@ inline void score_page(const IndexerQueries& queries, int row, const float* head
     }
     for (; h < heads; ++h)
       add_heads<1>(q + h * head_stride, head_stride, head_weights + h, keys, scores + slot);
+  }
+}
+
+/// A page of FP8 keys as one of bf16: page_elements() of them.
+inline void decode_page(const PagedKeys& keys, int page, Bf16* out) {
+  constexpr int64_t kPairStride = 2 * kPageTokens;
+  const uint8_t* code = keys.codes(page);
+  for (int slot = 0; slot < kPageTokens; ++slot, out += 2) {
+    Bf16* pair = out;
+    int d = 0;
+    for (; d + 2 <= keys.width; d += 2, code += 2, pair += kPairStride) {
+      pair[0] = {kE4m3Bits[code[0]]};
+      pair[1] = {kE4m3Bits[code[1]]};
+    }
+    if (d == keys.width) continue;
+    pair[0] = {kE4m3Bits[*code++]};
+    pair[1] = {};
+  }
+}
+
+/// The scores of a page's codes become those of its keys.
+inline void scale_scores(const float* key_scales, float* scores) {
+  for (int slot = 0; slot < kPageTokens; slot += kLanes) {
+    store(scores + slot, load(scores + slot) * load(key_scales + slot));
+  }
+}
+
+/// f(page, finish) with page `page` of the keys as score_page takes it; finish(scores) makes what that leaves
+/// the scores. `decoded` is room for a page of bf16, of FP8 keys alone. `element` is of the dtype of the
+/// keys.
+template <typename T, typename F>
+inline void with_page(const PagedKeys& keys, T /*element*/, int page, Bf16* decoded, F&& f) {
+  if constexpr (std::is_same_v<T, E4m3>) {
+    decode_page(keys, page, decoded);
+    f(static_cast<const Bf16*>(decoded), [&](float* scores) { scale_scores(keys.scales(page), scores); });
+  } else {
+    f(keys.page<const T>(page), [](float* /*scores*/) {});
   }
 }
 

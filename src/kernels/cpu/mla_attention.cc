@@ -7,8 +7,9 @@
 // depends on positions or on the list alone, so a row has the same roundings in any batch, chunk or thread.
 // Rows go through a block four at a time, sharing each entry that is loaded: kSums dot products, then kSums
 // vectors of u, stay in registers. Both products take an entry's even and odd components apart (a shift and a
-// mask for bf16, no shuffle), so q and u are kept in that order inside. Scratch: q, u, maximum and sum in f32
-// of the rows of one tile.
+// mask for bf16, no shuffle), so q and u are kept in that order inside. FP8 entries become f32 (code * scale)
+// as their block is gathered. Scratch: q, u, maximum and sum in f32 of the rows of one tile, and a block of
+// FP8 entries as f32.
 //
 // Cost a row and key: 2r + dr multiply-adds; an entry, 2 (r + dr) bytes, is read from the pool once for all
 // heads of the tile.
@@ -28,6 +29,37 @@ static_assert(kPageTokens <= kMaxBlock);
 
 int64_t whole_chunks(int64_t width) { return (width + kChunk - 1) / kChunk * kChunk; }
 
+/// What sparse and dense attention share: their tokens come in tiles, their heads in groups, a tile and group
+/// to a thread.
+struct Problem {
+  const Operand& q;
+  const PagedLatents& latents;
+  const TokenBatch& batch;
+  const MlaShape& shape;
+  float scale;
+  const Operand& u;
+
+  [[nodiscard]] int width() const { return shape.kv_lora + shape.rope; }
+};
+
+/// An FP8 entry's components, and zeros behind them up to whole chunks.
+void decode_entry(const PagedLatents& latents, const uint8_t* entry, float* out) {
+  const int r = latents.kv_lora();
+  const uint8_t* scales = entry + r;
+  for (int begin = 0; begin < r; begin += PagedLatents::kGroup, scales += sizeof(float)) {
+    float scale = 0;
+    std::memcpy(&scale, scales, sizeof scale);
+    const int end = std::min(begin + PagedLatents::kGroup, r);
+    for (int d = begin; d < end; ++d) out[d] = kE4m3Values[entry[d]] * scale;
+  }
+  for (int d = r; d < latents.width; ++d, scales += sizeof(Bf16)) {
+    Bf16 value;
+    std::memcpy(&value, scales, sizeof value);
+    out[d] = cpu::to_float(value);
+  }
+  std::fill(out + latents.width, out + whole_chunks(latents.width), 0.0F);
+}
+
 /// The entries of one block. Those whose width is no multiple of kChunk get a zero-padded copy of their last
 /// chunk.
 template <typename T>
@@ -40,6 +72,17 @@ struct EntryBlock {
 
   explicit EntryBlock(int width) : width(width) {}
   void clear() { count = 0; }
+  /// `decoded` is room for kMaxBlock entries, of FP8 ones alone.
+  void add(const PagedLatents& latents, int page, int slot, float* decoded) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (latents.dtype == DType::kF8E4M3) {
+        float* entry = decoded + count * whole_chunks(width);
+        decode_entry(latents, latents.codes(page, slot), entry);
+        return add(entry);
+      }
+    }
+    add(latents.entry<const T>(page, slot));
+  }
   void add(const T* entry) {
     entries[count] = entry;
     const int rest = width % kChunk;
@@ -67,6 +110,7 @@ struct Rows {
   float* u;        // [rows, u_stride], divided by sum at the end
   float* maximum;  // [rows]
   float* sum;      // [rows]
+  float* decoded;  // [kMaxBlock, q_stride], of FP8 entries
   int64_t q_stride;
   int64_t u_stride;
 };
@@ -121,9 +165,9 @@ inline void dots(const float* q, int64_t q_stride, const EntryBlock<T>& block, f
   for (; s < block.count; ++s) dot_tile<kRows, 1>(q, q_stride, block, s, z);
 }
 
-/// z becomes p, rounded to T; maximum and sum take the block in. Returns what u has to be multiplied by.
-template <typename T>
-inline float softmax_block(float* z, int count, float scale, bool first, float& maximum, float& sum) {
+/// z becomes p, an operand; maximum and sum take the block in. Returns what u has to be multiplied by.
+inline float softmax_block(float* z, int count, float scale, DType operand, bool first, float& maximum,
+                           float& sum) {
   const Vec scales = splat(scale);
   Vec largest = splat(-std::numeric_limits<float>::infinity());
   for (int s = 0; s < count; s += kLanes) {
@@ -139,10 +183,10 @@ inline float softmax_block(float* z, int count, float scale, bool first, float& 
   for (int s = 0; s < count; s += kLanes) {
     const Vec p = exp(load(z + s) - maxima);
     sums = sums + p;
-    if constexpr (std::is_same_v<T, float>) {
+    if (operand == DType::kF32) {
       store(z + s, p);
     } else {
-      T rounded[kLanes];
+      Bf16 rounded[kLanes];
       store(rounded, p);
       store(z + s, load(rounded));
     }
@@ -190,16 +234,17 @@ inline void add_latents(const float* p, const EntryBlock<T>& block,
 
 /// Takes a block into kRows rows from `row` on.
 template <int kRows, typename T>
-inline void attend_rows(const Rows& rows, int64_t row, const EntryBlock<T>& block, int kv_lora, float scale,
+inline void attend_rows(const Problem& problem, const Rows& rows, int64_t row, const EntryBlock<T>& block,
                         bool first) {
+  const int kv_lora = problem.shape.kv_lora;
   alignas(64) float z[kRows * kMaxBlock];
   const float* q = rows.q + row * rows.q_stride;
   float* u = rows.u + row * rows.u_stride;
   dots<kRows>(q, rows.q_stride, block, z);
   float rescale[kRows];
   for (int i = 0; i < kRows; ++i) {
-    rescale[i] = softmax_block<T>(z + i * kMaxBlock, block.count, scale, first, rows.maximum[row + i],
-                                  rows.sum[row + i]);
+    rescale[i] = softmax_block(z + i * kMaxBlock, block.count, problem.scale, problem.q.dtype, first,
+                               rows.maximum[row + i], rows.sum[row + i]);
   }
   constexpr int kChunks = std::max(1, std::min(kSums / (2 * kRows), 2));
   int64_t d = 0;
@@ -213,18 +258,18 @@ inline void attend_rows(const Rows& rows, int64_t row, const EntryBlock<T>& bloc
 }
 
 template <typename T>
-void attend(const Rows& rows, int64_t begin, int64_t end, const EntryBlock<T>& block, int kv_lora,
-            float scale, bool first) {
+void attend(const Problem& problem, const Rows& rows, int64_t begin, int64_t end, const EntryBlock<T>& block,
+            bool first) {
   int64_t row = begin;
   for (; row + kRowsAtOnce <= end; row += kRowsAtOnce)
-    attend_rows<kRowsAtOnce>(rows, row, block, kv_lora, scale, first);
+    attend_rows<kRowsAtOnce>(problem, rows, row, block, first);
   switch (end - row) {
     case 3:
-      return attend_rows<3>(rows, row, block, kv_lora, scale, first);
+      return attend_rows<3>(problem, rows, row, block, first);
     case 2:
-      return attend_rows<2>(rows, row, block, kv_lora, scale, first);
+      return attend_rows<2>(problem, rows, row, block, first);
     case 1:
-      return attend_rows<1>(rows, row, block, kv_lora, scale, first);
+      return attend_rows<1>(problem, rows, row, block, first);
     default:
       return;
   }
@@ -259,19 +304,6 @@ void store_latent(const float* u, float sum, int width, T* out) {
   }
 }
 
-/// What sparse and dense attention share: their tokens come in tiles, their heads in groups, a tile and group
-/// to a thread.
-struct Problem {
-  const Operand& q;
-  const PagedLatents& latents;
-  const TokenBatch& batch;
-  const MlaShape& shape;
-  float scale;
-  const Operand& u;
-
-  [[nodiscard]] int width() const { return shape.kv_lora + shape.rope; }
-};
-
 struct Grouping {
   int tokens_per_tile;
   int heads_per_group;
@@ -295,29 +327,33 @@ Rows allocate_rows(Arena& arena, const Problem& problem, int64_t count) {
   rows.u = arena.allocate_array<float>(count * rows.u_stride);
   rows.maximum = arena.allocate_array<float>(count);
   rows.sum = arena.allocate_array<float>(count);
+  if (problem.latents.dtype == DType::kF8E4M3)
+    rows.decoded = arena.allocate_array<float>(kMaxBlock * rows.q_stride);
   return rows;
 }
 
-template <typename T>
 void load_queries(const Problem& problem, int64_t token, int first_head, int num_heads, const Rows& rows,
                   int64_t row) {
   const int width = problem.width();
-  const T* q = problem.q.row<T>(token) + int64_t{first_head} * width;
-  for (int h = 0; h < num_heads; ++h)
-    load_query(q + int64_t{h} * width, width, rows.q + (row + h) * rows.q_stride);
+  with_operand(problem.q.dtype, [&](auto element) {
+    const auto* q = problem.q.row<const decltype(element)>(token) + int64_t{first_head} * width;
+    for (int h = 0; h < num_heads; ++h)
+      load_query(q + int64_t{h} * width, width, rows.q + (row + h) * rows.q_stride);
+  });
 }
 
-template <typename T>
 void store_latents(const Problem& problem, int64_t token, int first_head, int num_heads, const Rows& rows,
                    int64_t row) {
   const int kv_lora = problem.shape.kv_lora;
-  T* u = problem.u.row<T>(token) + int64_t{first_head} * kv_lora;
   bool nan = false;
-  for (int h = 0; h < num_heads; ++h) {
-    const float sum = rows.sum[row + h];
-    nan = nan || std::isnan(sum);
-    store_latent(rows.u + (row + h) * rows.u_stride, sum, kv_lora, u + int64_t{h} * kv_lora);
-  }
+  with_operand(problem.u.dtype, [&](auto element) {
+    auto* u = problem.u.row<decltype(element)>(token) + int64_t{first_head} * kv_lora;
+    for (int h = 0; h < num_heads; ++h) {
+      const float sum = rows.sum[row + h];
+      nan = nan || std::isnan(sum);
+      store_latent(rows.u + (row + h) * rows.u_stride, sum, kv_lora, u + int64_t{h} * kv_lora);
+    }
+  });
   if (nan)
     std::atomic_ref(problem.batch.fault[problem.batch.sequence[token]])
         .fetch_or(kFaultNan, std::memory_order_relaxed);
@@ -326,7 +362,7 @@ void store_latents(const Problem& problem, int64_t token, int first_head, int nu
 template <typename T>
 void attend_selected(const Problem& problem, const Matrix<const int32_t>& selected, int64_t token,
                      int first_head, int num_heads, const Rows& rows) {
-  load_queries<T>(problem, token, first_head, num_heads, rows, 0);
+  load_queries(problem, token, first_head, num_heads, rows, 0);
   const int32_t* positions = selected.row(token);
   const int32_t* pages = problem.batch.pages.row(problem.batch.sequence[token]);
   EntryBlock<T> block(problem.width());
@@ -334,11 +370,11 @@ void attend_selected(const Problem& problem, const Matrix<const int32_t>& select
     block.clear();
     const int64_t end = std::min(begin + kSparseBlock, selected.cols);
     for (int64_t i = begin; i < end && positions[i] >= 0; ++i) {
-      block.add(problem.latents.entry<T>(pages[positions[i] / kPageTokens], positions[i] % kPageTokens));
+      block.add(problem.latents, pages[positions[i] / kPageTokens], positions[i] % kPageTokens, rows.decoded);
     }
-    attend(rows, 0, num_heads, block, problem.shape.kv_lora, problem.scale, begin == 0);
+    attend(problem, rows, 0, num_heads, block, begin == 0);
   }
-  store_latents<T>(problem, token, first_head, num_heads, rows, 0);
+  store_latents(problem, token, first_head, num_heads, rows, 0);
 }
 
 /// Rows are token-major. A page that only the later tokens of the tile see whole goes through those at once
@@ -348,7 +384,7 @@ void attend_all(const Problem& problem, int64_t first_token, int num_tokens, int
                 const Rows& rows) {
   const TokenBatch& batch = problem.batch;
   for (int t = 0; t < num_tokens; ++t) {
-    load_queries<T>(problem, first_token + t, first_head, num_heads, rows, int64_t{t} * num_heads);
+    load_queries(problem, first_token + t, first_head, num_heads, rows, int64_t{t} * num_heads);
   }
   const int32_t* positions = batch.position + first_token;
   const int32_t* pages = batch.pages.row(batch.sequence[first_token]);
@@ -362,21 +398,25 @@ void attend_all(const Problem& problem, int64_t first_token, int num_tokens, int
     for (int t = 0; t < whole; ++t) {
       if (positions[t] < begin) continue;
       while (skipped + block.count <= positions[t] - begin) {
-        block.add(problem.latents.entry<T>(page, skipped + block.count));
+        block.add(problem.latents, page, skipped + block.count, rows.decoded);
       }
-      attend(rows, int64_t{t} * num_heads, int64_t{t + 1} * num_heads, block, problem.shape.kv_lora,
-             problem.scale, begin == 0);
+      attend(problem, rows, int64_t{t} * num_heads, int64_t{t + 1} * num_heads, block, begin == 0);
     }
     if (whole == num_tokens) continue;
     while (skipped + block.count < kPageTokens) {
-      block.add(problem.latents.entry<T>(page, skipped + block.count));
+      block.add(problem.latents, page, skipped + block.count, rows.decoded);
     }
-    attend(rows, int64_t{whole} * num_heads, int64_t{num_tokens} * num_heads, block, problem.shape.kv_lora,
-           problem.scale, begin == 0);
+    attend(problem, rows, int64_t{whole} * num_heads, int64_t{num_tokens} * num_heads, block, begin == 0);
   }
   for (int t = 0; t < num_tokens; ++t) {
-    store_latents<T>(problem, first_token + t, first_head, num_heads, rows, int64_t{t} * num_heads);
+    store_latents(problem, first_token + t, first_head, num_heads, rows, int64_t{t} * num_heads);
   }
+}
+
+/// f(T{}) with what the entries of a block are: Bf16, or float for those in f32 and FP8.
+template <typename F>
+void with_entries(const PagedLatents& latents, F&& f) {
+  with_operand(latents.dtype == DType::kBf16 ? DType::kBf16 : DType::kF32, f);
 }
 
 /// FLOPs of `keys` keys for one token, 8 to a byte.
@@ -401,7 +441,7 @@ void sparse_mla(Context& context, const SparseMla& op) {
     for (int item = next++; item < num_tokens * grouping.num_groups; item = next++) {
       const int first_head = item % grouping.num_groups * grouping.heads_per_group;
       const int heads = std::min(grouping.heads_per_group, num_heads - first_head);
-      with_operand(op.q.dtype, [&](auto element) {
+      with_entries(op.latents, [&](auto element) {
         attend_selected<decltype(element)>(problem, op.selected, item / grouping.num_groups, first_head,
                                            heads, rows[crew.member]);
       });
@@ -450,7 +490,7 @@ void dense_mla(Context& context, const DenseMla& op) {
       const Tile& tile = tiles[num_tiles - 1 - item / grouping.num_groups];  // the longest contexts first
       const int first_head = item % grouping.num_groups * grouping.heads_per_group;
       const int heads = std::min(grouping.heads_per_group, num_heads - first_head);
-      with_operand(op.q.dtype, [&](auto element) {
+      with_entries(op.latents, [&](auto element) {
         attend_all<decltype(element)>(problem, tile.first_token, tile.num_tokens, first_head, heads,
                                       rows[crew.member]);
       });

@@ -9,6 +9,7 @@
 // bound).
 
 #include "kernels/cpu/entries.h"
+#include "kernels/cpu/fp8_group.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/kernel.h"
 #include "kernels/cpu/rope.h"
@@ -107,7 +108,7 @@ class Tile {
     const Share rows = crew.share(count_);
     for (int64_t t = rows.begin; t < rows.end; ++t) {
       if (has_q_lora_) finish_q_latent<T>(t);
-      finish_entry<T>(t);
+      with_key(op_.latents.dtype, [&](auto element) { finish_entry(t, element); });
     }
   }
 
@@ -122,20 +123,48 @@ class Tile {
     pack_row(q_latent_, t, out);
   }
 
-  template <typename T>
-  void finish_entry(int64_t t) {
+  template <typename E>
+  void finish_entry(int64_t t, E /*element*/) {
     const MlaShape& shape = op_.shape;
     const TokenBatch& batch = op_.batch;
     const int32_t position = batch.position[first_ + t];
     const int32_t page = batch.pages.row(batch.sequence[first_ + t])[position / kPageTokens];
-    T* entry = op_.latents.entry<T>(page, position % kPageTokens);
+    const int slot = position % kPageTokens;
     float* kv = kv_.row(t);
-    const Weight& norm = op_.weights.kv_a_norm;
-    with_element(norm.form, [&](auto element) {
-      rms_row(kv, shape.kv_lora, static_cast<const decltype(element)*>(norm.data), kLatentEps, entry);
-    });
+    const auto norm_into = [&](auto* out) {
+      const Weight& norm = op_.weights.kv_a_norm;
+      with_element(norm.form, [&](auto element) {
+        rms_row(kv, shape.kv_lora, static_cast<const decltype(element)*>(norm.data), kLatentEps, out);
+      });
+    };
     rotate_at(kv + shape.kv_lora, position);
-    round_row(kv + shape.kv_lora, shape.rope, entry + shape.kv_lora);
+    if constexpr (std::is_same_v<E, E4m3>) {
+      norm_into(kv);
+      encode_entry(kv, op_.latents.codes(page, slot));
+    } else {
+      E* entry = op_.latents.entry<E>(page, slot);
+      norm_into(entry);
+      round_row(kv + shape.kv_lora, shape.rope, entry + shape.kv_lora);
+    }
+  }
+
+  /// An entry in FP8 (ops/paged_cache.h) of its values.
+  void encode_entry(const float* values, uint8_t* entry) const {
+    const int64_t r = op_.shape.kv_lora;
+    uint8_t* scales = entry + r;
+    for (int64_t begin = 0; begin < r; begin += PagedLatents::kGroup, scales += sizeof(float)) {
+      const int64_t size = std::min<int64_t>(PagedLatents::kGroup, r - begin);
+      const float scale =
+          std::max(largest_magnitude(values + begin, size) / kMostE4m3, std::numeric_limits<float>::min());
+      encode_e4m3(values + begin, size, scale, entry + begin);
+      std::memcpy(scales, &scale, sizeof scale);
+    }
+    for_each_vector(op_.shape.rope, [&](int64_t i, auto n) {  // not aligned where r is odd
+      Bf16 rounded[kLanes];
+      store(rounded, load(values + r + i, n));
+      std::memcpy(scales + i * static_cast<int64_t>(sizeof(Bf16)), rounded,
+                  static_cast<size_t>(n) * sizeof(Bf16));
+    });
   }
 
   void rotate_at(float* x, int32_t position) const {

@@ -12,11 +12,14 @@ namespace fulgur::cpu::FULGUR_CPU_ISA {
 extern const Backend kBackend;
 constinit const Backend kBackend = {
     .name = "cpu " FULGUR_STRING(FULGUR_CPU_ISA),
+    .fp8_keys = true,
+    .mixed_caches = true,
     .later_start = true,
     .allocate = cpu::allocate,
     .release = cpu::release,
     .upload = cpu::copy,
     .download = cpu::copy,
+    .least_index_scratch = least_index_scratch,
     .embed = embed,
     .mtp_input = mtp_input,
     .rms_norm = rms_norm,

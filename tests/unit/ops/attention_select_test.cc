@@ -33,8 +33,10 @@ class GivenScores {
   }
 
   /// The selection of each of `count` rows from position `first` on.
-  std::vector<std::vector<int32_t>> select(Isa isa, int threads, int64_t topk, int first, int count = 1) {
+  std::vector<std::vector<int32_t>> select(Isa isa, int threads, int64_t topk, int first, int count = 1,
+                                           int64_t scratch = kDefaultIndexScratchBytes) {
     Machine machine(isa, threads);
+    machine.context.index_scratch_bytes = scratch;
     batch_ = StepBatch({first, count}, pages_);
     std::vector<float> q;
     std::vector<float> weights;
@@ -43,25 +45,30 @@ class GivenScores {
       weights.insert(weights.end(), {1, -1});
     }
     std::vector<int32_t> selected(static_cast<size_t>(count * topk), -7);
-    const IndexerShape shape{.num_heads = 2, .head_dim = 2, .rope = 2, .rope_interleave = false};
     const TokenBatch view = batch_.view();
     run(machine.context, IndexerSelect{{q.data(), DType::kF32, count, 4, 4},
                                        {weights.data(), count, 2},
                                        {keys_.wide.data(), DType::kF32, pages_, 2},
-                                       shape,
+                                       kShape,
                                        view,
                                        {selected.data(), count, topk}});
+    peak_ = machine.arena.peak_bytes();
     std::vector<std::vector<int32_t>> rows;
     for (int t = 0; t < count; ++t)
       rows.emplace_back(selected.begin() + t * topk, selected.begin() + (t + 1) * topk);
     return rows;
   }
   [[nodiscard]] uint32_t fault() const { return batch_.fault(0); }
+  /// The arena's, in the last selection.
+  [[nodiscard]] size_t peak_bytes() const { return peak_; }
+  /// Of two heads of width 2.
+  static constexpr IndexerShape kShape{.num_heads = 2, .head_dim = 2, .rope = 2, .rope_interleave = false};
 
  private:
   int pages_;
   StepBatch batch_;
   Values keys_;
+  size_t peak_ = 0;
 };
 
 /// Expects of the last row, and of several rows in one tile, what a stable sort says.
@@ -175,6 +182,44 @@ TEST(IndexerSelect, IsExactOverContextsOfSeveralSegments) {
           const std::span<const float> seen(scores.data(), static_cast<size_t>(kLength - rows + t + 1));
           EXPECT_EQ(selected[static_cast<size_t>(t)], reference::select_top(seen, topk))
               << kind << " " << rows << " " << topk;
+        }
+      }
+    }
+  }
+}
+
+// The search of a tile's last row once wrote its padding over the positions that the first row had kept.
+TEST(IndexerSelect, IsExactForEveryRowOfAFullTileOverSeveralSegments) {
+  constexpr int kLength = 200'001;
+  constexpr int kRows = 130;  // tiles of 16 on two threads
+  const std::vector<float> scores = normal_scores(kLength, 7);
+  const auto selected = GivenScores(scores).select(runnable_isas().back(), 2, 5, kLength - kRows, kRows);
+  for (int t = 0; t < kRows; t += 5) {
+    const std::span<const float> seen(scores.data(), static_cast<size_t>(kLength - kRows + t + 1));
+    EXPECT_EQ(selected[static_cast<size_t>(t)], reference::select_top(seen, 5)) << t;
+  }
+}
+
+TEST(IndexerSelect, TakesNoMoreThanItsBudgetWhateverTheContextAndSelectsTheSame) {
+  constexpr int kLength = 300'001;
+  constexpr int kThreads = 2;
+  const std::vector<float> scores = normal_scores(kLength, 6);
+  for (const Isa isa : runnable_isas()) {
+    for (const int rows : {1, 20}) {
+      for (const int64_t topk : {5, 2048}) {
+        GivenScores given(scores);
+        const auto expected = given.select(isa, kThreads, topk, kLength - rows, rows);
+        const size_t unbounded = given.peak_bytes();
+        const int64_t least = cpu_backend(isa)->least_index_scratch(GivenScores::kShape, topk, kThreads);
+        EXPECT_LT(least, 1 << 20) << "a context of 300,000 scores takes more";
+        for (const int64_t budget : {least, least + 50'000, int64_t{1} << 20, int64_t{8} << 20}) {
+          EXPECT_EQ(given.select(isa, kThreads, topk, kLength - rows, rows, budget), expected)
+              << name(isa) << " " << rows << " " << topk << " " << budget;
+          const size_t tiles = 64 + 8 * static_cast<size_t>(rows);  // the list of them, of the batch's size
+          EXPECT_LE(given.peak_bytes(), static_cast<size_t>(budget) + tiles);
+          if (budget < int64_t{1} << 20) {
+            EXPECT_LT(given.peak_bytes(), unbounded);
+          }
         }
       }
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <numeric>
 
 namespace fulgur::test {
@@ -126,14 +127,64 @@ void KeyPool::may_change(const std::vector<int64_t>& pool_tokens) {
   });
 }
 
-LatentPool::LatentPool(Machine& machine, const Batch& batch, DType dtype, int width)
-    : num_pages_(batch.num_pages()), pool_(&machine.add(dtype, int64_t{num_pages_} * kPageTokens, width)) {}
+LatentPool::LatentPool(Machine& machine, const Batch& batch, DType dtype, int kv_lora, int rope)
+    : layout_{.dtype = dtype, .num_pages = batch.num_pages(), .width = kv_lora + rope, .rope = rope} {
+  const int64_t tokens = int64_t{batch.num_pages()} * kPageTokens;
+  pool_ = fp8() ? &machine.add(DType::kU8, tokens, static_cast<int64_t>(layout_.entry_bytes()))
+                : &machine.add(dtype, tokens, layout_.width);
+}
 
 PagedLatents LatentPool::latents(Side side) const {
-  return {.data = pool_->data(side),
-          .dtype = pool_->dtype(),
-          .num_pages = num_pages_,
-          .width = static_cast<int>(pool_->cols())};
+  PagedLatents latents = layout_;
+  latents.data = pool_->data(side);
+  return latents;
+}
+
+void LatentPool::set(int64_t pool_token, int i, double value) {
+  if (!fp8()) {
+    pool_->set(pool_token, i, value);
+  } else if (i < layout_.kv_lora()) {
+    pool_->set(pool_token, i, to_e4m3(static_cast<float>(value)));
+  } else {
+    const uint16_t bits = to_bf16(static_cast<float>(value)).bits;
+    pool_->set(pool_token, rope_byte(i), bits & 0xff);
+    pool_->set(pool_token, rope_byte(i) + 1, bits >> 8);
+  }
+}
+
+void LatentPool::set_scale(int64_t pool_token, int group, float scale) {
+  const auto bytes = std::bit_cast<std::array<uint8_t, 4>>(scale);
+  for (int i = 0; i < 4; ++i) pool_->set(pool_token, scale_byte(group) + i, bytes[static_cast<size_t>(i)]);
+}
+
+void LatentPool::fill_normal(Random& random, int64_t pool_token) {
+  constexpr double kUnit = 8;  // of the codes: those of a group aren't all subnormal
+  for (int i = 0; i < layout_.width; ++i) {
+    set(pool_token, i, (fp8() && i < layout_.kv_lora() ? kUnit : 1) * random.normal());
+  }
+  for (int group = 0; fp8() && group < layout_.num_scales(); ++group) {
+    set_scale(pool_token, group, static_cast<float>(std::exp2(random.normal() / 2) / kUnit));
+  }
+}
+
+double LatentPool::after(int64_t pool_token, int i) const {
+  if (!fp8()) return pool_->after(pool_token, i);
+  if (i < layout_.kv_lora()) return e4m3_to_float(static_cast<uint8_t>(pool_->after(pool_token, i)));
+  return to_float(
+      Bf16{static_cast<uint16_t>(static_cast<int>(pool_->after(pool_token, rope_byte(i))) |
+                                 static_cast<int>(pool_->after(pool_token, rope_byte(i) + 1)) << 8)});
+}
+
+float LatentPool::scale_after(int64_t pool_token, int group) const {
+  std::array<uint8_t, 4> bytes{};
+  for (int i = 0; i < 4; ++i)
+    bytes[static_cast<size_t>(i)] = static_cast<uint8_t>(pool_->after(pool_token, scale_byte(group) + i));
+  return std::bit_cast<float>(bytes);
+}
+
+void LatentPool::may_change(const std::vector<int64_t>& pool_tokens) {
+  pool_->may_change(
+      [&](int64_t token, int64_t) { return std::ranges::find(pool_tokens, token) != pool_tokens.end(); });
 }
 
 }  // namespace fulgur::test

@@ -81,15 +81,32 @@ class KeyPool {
   Buffer* pool_;
 };
 
-/// A pool of latents; row = token. Filled with NaN: set what is cached.
+/// A pool of latents; row = token, elements (FP8: bytes) as PagedLatents lays them out. Filled with NaN: set
+/// what is cached.
 class LatentPool {
  public:
-  LatentPool(Machine& machine, const Batch& batch, DType dtype, int width);
+  LatentPool(Machine& machine, const Batch& batch, DType dtype, int kv_lora, int rope);
   [[nodiscard]] PagedLatents latents(Side side) const;
-  Buffer& buffer() { return *pool_; }
+  /// FP8: a component of the latent is the code of this value.
+  void set(int64_t pool_token, int i, double value);
+  void set_scale(int64_t pool_token, int group, float scale);
+  /// A normal entry, its scales included.
+  void fill_normal(Random& random, int64_t pool_token);
+  /// FP8: a component of the latent is the value of its code.
+  [[nodiscard]] double after(int64_t pool_token, int i) const;
+  [[nodiscard]] float scale_after(int64_t pool_token, int group) const;
+  /// The op may write these tokens' entries.
+  void may_change(const std::vector<int64_t>& pool_tokens);
 
  private:
-  int num_pages_;
+  [[nodiscard]] bool fp8() const { return layout_.dtype == DType::kF8E4M3; }
+  [[nodiscard]] int64_t scale_byte(int group) const { return layout_.kv_lora() + 4 * group; }
+  /// Of a component of kp.
+  [[nodiscard]] int64_t rope_byte(int i) const {
+    return scale_byte(layout_.num_scales()) + 2 * (i - layout_.kv_lora());
+  }
+
+  PagedLatents layout_;
   Buffer* pool_;
 };
 

@@ -145,8 +145,7 @@ class FaultyAttention : public FaultyStep {
   FaultyAttention() {
     for (int s = 0; s < batch_.num_sequences(); ++s) {
       for (int position = 0; position < batch_.length(s); ++position) {
-        for (int i = 0; i < kWidth; ++i)
-          pool_.buffer().set(batch_.pool_token(s, position), i, random_.normal());
+        pool_.fill_normal(random_, batch_.pool_token(s, position));
       }
     }
     for (int row = 0; row < rows(); ++row) {
@@ -168,7 +167,7 @@ class FaultyAttention : public FaultyStep {
   }
 
   Buffer& q_ = machine_.add(dtype(), rows(), 2 * kWidth).fill_normal(random_, 1);
-  LatentPool pool_{machine_, batch_, dtype(), kWidth};
+  LatentPool pool_{machine_, batch_, dtype(), kShape.kv_lora, kShape.rope};
   Buffer& selected_ = machine_.add(DType::kI32, rows(), kTopk);
   Buffer& u_ = machine_.add_output(dtype(), rows(), 2 * 40);
 };
@@ -192,11 +191,11 @@ TEST_P(FaultyAttention, ANanLatentSetsTheFaultBit) {
       run_op(sparse);
       const auto clean = all_values(u_);
       const int64_t token = batch_.pool_token(kFaulty, 2);
-      const double healthy = pool_.buffer().before(token, component);
-      pool_.buffer().set(token, component, std::nan(""));
+      const double healthy = pool_.after(token, component);
+      pool_.set(token, component, std::nan(""));
       run_op(sparse);
       expect_contained(u_, clean);
-      pool_.buffer().set(token, component, healthy);
+      pool_.set(token, component, healthy);
     }
   }
 }

@@ -16,8 +16,8 @@ namespace {
 
 class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
  public:
-  IndexerPrepareCase(Machine& machine, Random& random, const Dims& dims, DType operand, WeightForm form,
-                     IndexerProjection projection, bool aligned)
+  IndexerPrepareCase(Machine& machine, Random& random, const Dims& dims, DType operand, DType keys,
+                     WeightForm form, IndexerProjection projection, bool aligned)
       : shape_(indexer_shape(dims)),
         projection_(projection),
         batch_(machine, random, dims.batch),
@@ -29,7 +29,7 @@ class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
         q_latent_(machine.add(operand, batch_.num_tokens(), dims.q_lora, {.padding = 2})
                       .fill_normal(random, 1)
                       .comes_late()),
-        outputs_(machine, batch_, shape_, operand) {}
+        outputs_(machine, batch_, shape_, keys) {}
 
   [[nodiscard]] int num_rows() const override { return batch_.num_tokens(); }
   void check() override {
@@ -194,11 +194,23 @@ std::vector<TableRow> indexer_prepare_rows() {
           rows.push_back({"indexer_prepare_" + std::string(dims.name) + "_" + short_name(operand) + "_by_" +
                               short_name(form) + "_" + text,
                           1, [&dims, operand, form, projection](Machine& m, Random& r, int) {
-                            return std::make_unique<IndexerPrepareCase>(m, r, dims, operand, form, projection,
-                                                                        /*aligned=*/false);
+                            return std::make_unique<IndexerPrepareCase>(m, r, dims, operand, operand, form,
+                                                                        projection, /*aligned=*/false);
                           }});
         }
       }
+    }
+    for (const DType operand : kOperandDTypes) {
+      const DType keys = operand == DType::kBf16 ? DType::kF32 : DType::kBf16;
+      rows.push_back({.name = "indexer_prepare_" + std::string(dims.name) + "_" + short_name(operand) +
+                              "_keys_" + short_name(keys),
+                      .make =
+                          [&dims, operand, keys](Machine& m, Random& r, int) {
+                            return std::make_unique<IndexerPrepareCase>(
+                                m, r, dims, operand, keys, WeightForm::kBf16, IndexerProjection::kFused,
+                                /*aligned=*/false);
+                          },
+                      .mixed_caches = true});
     }
     if (dims.hidden % 8 != 0) continue;
     for (const auto& [projection, text] : kProjections) {
@@ -206,7 +218,8 @@ std::vector<TableRow> indexer_prepare_rows() {
                       .make =
                           [&dims, projection](Machine& m, Random& r, int) {
                             return std::make_unique<IndexerPrepareCase>(
-                                m, r, dims, DType::kBf16, WeightForm::kBf16, projection, /*aligned=*/true);
+                                m, r, dims, DType::kBf16, DType::kBf16, WeightForm::kBf16, projection,
+                                /*aligned=*/true);
                           },
                       .by_library = true});
     }
@@ -241,7 +254,8 @@ std::vector<TableRow> indexer_select_rows() {
         {.name = "indexer_select_" + std::string(dims.name) + "_fp8",
          .make = [&dims](Machine& m, Random& r,
                          int) { return std::make_unique<IndexerSelectCase>(m, r, dims, DType::kF8E4M3, 0); },
-         .fp8_keys = true});
+         .fp8_keys = true,
+         .tuned = true});
   }
   return rows;
 }

@@ -95,7 +95,8 @@ std::vector<TableRow> indexer_prepare_fp8_rows() {
                               indexer_shape(dims), /*as_published=*/true);
                         },
                     .fp8_keys = true,
-                    .by_library = true});  // without the tuned kernels
+                    .by_library = true,  // without the tuned kernels
+                    .tuned = true});
   }
   for (const Dims& dims : all_dims()) {
     if (dims.index_heads == 0) continue;

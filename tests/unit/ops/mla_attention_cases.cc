@@ -19,7 +19,7 @@ float spreading_scale(const Dims& dims) {
 
 class SparseMlaCase : public OpCase<SparseMlaCase> {
  public:
-  SparseMlaCase(Machine& machine, Random& random, const Dims& dims, int topk, DType operand)
+  SparseMlaCase(Machine& machine, Random& random, const Dims& dims, int topk, DType operand, DType latents)
       : shape_(mla_shape(dims)),
         scale_(spreading_scale(dims)),
         batch_(machine, random, dims.batch),
@@ -28,7 +28,7 @@ class SparseMlaCase : public OpCase<SparseMlaCase> {
                     {.padding = 4})
                .fill_normal(random, 1)
                .comes_late()),
-        pool_(machine, batch_, operand, dims.kv_lora + dims.rope),
+        pool_(machine, batch_, latents, dims.kv_lora, dims.rope),
         selected_(machine.add(DType::kI32, batch_.num_tokens(), topk, {.padding = 2}).comes_late()),
         u_(machine.add_output(operand, batch_.num_tokens(), int64_t{dims.heads} * dims.kv_lora)) {
     std::set<int64_t> read;  // all others stay NaN
@@ -43,9 +43,7 @@ class SparseMlaCase : public OpCase<SparseMlaCase> {
         if (is_chosen) read.insert(batch_.pool_token(batch_.sequence(t), chosen[static_cast<size_t>(i)]));
       }
     }
-    for (const int64_t token : read) {
-      for (int i = 0; i < dims.kv_lora + dims.rope; ++i) pool_.buffer().set(token, i, random.normal());
-    }
+    for (const int64_t token : read) pool_.fill_normal(random, token);
   }
 
   [[nodiscard]] int num_rows() const override { return batch_.num_tokens(); }
@@ -74,7 +72,8 @@ class SparseMlaCase : public OpCase<SparseMlaCase> {
 
 class DenseMlaCase : public OpCase<DenseMlaCase> {
  public:
-  DenseMlaCase(Machine& machine, Random& random, const Dims& dims, DType operand, int first_position)
+  DenseMlaCase(Machine& machine, Random& random, const Dims& dims, DType operand, DType latents,
+               int first_position)
       : shape_(mla_shape(dims)),
         scale_(spreading_scale(dims)),
         batch_(machine, random, beginning_at(first_position, dims.batch), 1, first_position),
@@ -83,13 +82,11 @@ class DenseMlaCase : public OpCase<DenseMlaCase> {
                     {.padding = 4})
                .fill_normal(random, 1)
                .comes_late()),
-        pool_(machine, batch_, operand, dims.kv_lora + dims.rope),
+        pool_(machine, batch_, latents, dims.kv_lora, dims.rope),
         u_(machine.add_output(operand, batch_.num_tokens(), int64_t{dims.heads} * dims.kv_lora)) {
     for (int s = 0; s < batch_.num_sequences(); ++s) {
       for (int position = first_position; position < batch_.length(s); ++position) {
-        for (int i = 0; i < dims.kv_lora + dims.rope; ++i) {
-          pool_.buffer().set(batch_.pool_token(s, position), i, random.normal());
-        }
+        pool_.fill_normal(random, batch_.pool_token(s, position));
       }
     }
   }
@@ -126,16 +123,33 @@ std::vector<TableRow> mla_attention_rows() {
       for (const int topk : {1, 17, 64, 100}) {
         rows.push_back({"sparse_mla_" + shapes + "_top" + std::to_string(topk), 1,
                         [&dims, operand, topk](Machine& m, Random& r, int) {
-                          return std::make_unique<SparseMlaCase>(m, r, dims, topk, operand);
+                          return std::make_unique<SparseMlaCase>(m, r, dims, topk, operand, operand);
                         }});
       }
       for (const int first : {0, 1}) {
         rows.push_back({.name = "dense_mla_" + shapes + (first > 0 ? "_from_1" : ""),
                         .make =
                             [&dims, operand, first](Machine& m, Random& r, int) {
-                              return std::make_unique<DenseMlaCase>(m, r, dims, operand, first);
+                              return std::make_unique<DenseMlaCase>(m, r, dims, operand, operand, first);
                             },
                         .later_start = first > 0});
+      }
+      for (const DType latents : kCacheDTypes) {
+        if (latents == operand) continue;
+        const std::string of_latents = shapes + "_over_" + short_name(latents);
+        rows.push_back({.name = "sparse_mla_" + of_latents,
+                        .make =
+                            [&dims, operand, latents](Machine& m, Random& r, int) {
+                              return std::make_unique<SparseMlaCase>(m, r, dims, 17, operand, latents);
+                            },
+                        .mixed_caches = true});
+        rows.push_back({.name = "dense_mla_" + of_latents,
+                        .make =
+                            [&dims, operand, latents](Machine& m, Random& r, int) {
+                              return std::make_unique<DenseMlaCase>(m, r, dims, operand, latents, 1);
+                            },
+                        .mixed_caches = true,
+                        .later_start = true});
       }
     }
   }

@@ -1,4 +1,9 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
 #include "ops/mla_prepare.h"
+#include "reference/fp8_group.h"
 #include "reference/mla_output.h"
 #include "reference/mla_prepare.h"
 #include "unit/ops/mla_weights.h"
@@ -18,7 +23,8 @@ std::vector<int64_t> written_tokens(const Batch& batch) {
 
 class MlaPrepareCase : public OpCase<MlaPrepareCase> {
  public:
-  MlaPrepareCase(Machine& machine, Random& random, const Dims& dims, DType operand, WeightForm form)
+  MlaPrepareCase(Machine& machine, Random& random, const Dims& dims, DType operand, WeightForm form,
+                 DType latents)
       : shape_(mla_shape(dims)),
         batch_(machine, random, dims.batch),
         weights_(machine, random, dims, form),
@@ -29,10 +35,9 @@ class MlaPrepareCase : public OpCase<MlaPrepareCase> {
         q_latent_(machine.add_output(operand, dims.q_lora > 0 ? batch_.num_tokens() : 0, dims.q_lora)),
         q_(machine.add_output(operand, batch_.num_tokens(),
                               int64_t{dims.heads} * (dims.kv_lora + dims.rope))),
-        pool_(machine, batch_, operand, dims.kv_lora + dims.rope),
+        pool_(machine, batch_, latents, dims.kv_lora, dims.rope),
         entries_(written_tokens(batch_)) {
-    pool_.buffer().may_change(
-        [this](int64_t token, int64_t) { return std::ranges::find(entries_, token) != entries_.end(); });
+    pool_.may_change(entries_);
   }
 
   [[nodiscard]] int num_rows() const override { return batch_.num_tokens(); }
@@ -41,10 +46,11 @@ class MlaPrepareCase : public OpCase<MlaPrepareCase> {
     with_op(Side::kHost, 0, num_rows(), [&](const MlaPrepare& op) { twin = reference::mla_prepare(op); });
     if (q_latent_.rows() > 0) expect_close(twin.q_latent, q_latent_, "q_latent");
     expect_close(twin.q, q_, "q");
+    if (pool_.latents(Side::kHost).dtype == DType::kF8E4M3) twin.entries = with_codes_checked(twin.entries);
     expect_close(
         twin.entries,
         [this](int64_t row, int64_t i) {
-          return pool_.buffer().after(entries_[static_cast<size_t>(row)], i);
+          return pool_.after(entries_[static_cast<size_t>(row)], static_cast<int>(i));
         },
         "latents");
   }
@@ -61,6 +67,33 @@ class MlaPrepareCase : public OpCase<MlaPrepareCase> {
   }
 
  private:
+  /// Scales and codes of FP8 entries may be what they are; returns the entries with the codes in place of the
+  /// latents.
+  [[nodiscard]] reference::Table with_codes_checked(reference::Table entries) const {
+    constexpr int kGroup = 128;
+    for (int64_t row = 0; row < entries.rows; ++row) {
+      const int64_t token = entries_[static_cast<size_t>(row)];
+      for (int begin = 0; begin < shape_.kv_lora; begin += kGroup) {
+        const int size = std::min(kGroup, shape_.kv_lora - begin);
+        const auto group = entries.row(row).subspan(static_cast<size_t>(begin), static_cast<size_t>(size));
+        const reference::Real allowed = reference::group_scales(group, false, 0).front();
+        const double scale = pool_.scale_after(token, begin / kGroup);
+        EXPECT_TRUE(allowed.lower() <= scale && scale <= allowed.upper())
+            << "the scale " << scale << " of entry " << row << " from " << begin << ", should be "
+            << allowed.value;
+        for (int i = 0; i < size; ++i) {
+          const double code = pool_.after(token, begin + i);
+          reference::Real& value = group[static_cast<size_t>(i)];
+          EXPECT_TRUE(reference::may_be_code(value, scale, code))
+              << "entry " << row << " component " << begin + i << ": " << code << " for "
+              << value.value / scale;
+          value = code;
+        }
+      }
+    }
+    return entries;
+  }
+
   MlaShape shape_;
   Batch batch_;
   MlaWeightBuffers weights_;
@@ -113,8 +146,19 @@ std::vector<TableRow> mla_prepare_rows() {
         rows.push_back(
             {"mla_prepare_" + std::string(dims.name) + "_" + short_name(operand) + "_by_" + short_name(form),
              1, [&dims, operand, form](Machine& m, Random& r, int) {
-               return std::make_unique<MlaPrepareCase>(m, r, dims, operand, form);
+               return std::make_unique<MlaPrepareCase>(m, r, dims, operand, form, operand);
              }});
+      }
+      for (const DType latents : kCacheDTypes) {
+        if (latents == operand) continue;
+        rows.push_back({.name = "mla_prepare_" + std::string(dims.name) + "_" + short_name(operand) +
+                                "_into_" + short_name(latents),
+                        .make =
+                            [&dims, operand, latents](Machine& m, Random& r, int) {
+                              return std::make_unique<MlaPrepareCase>(m, r, dims, operand, WeightForm::kBf16,
+                                                                      latents);
+                            },
+                        .mixed_caches = true});
       }
     }
   }

@@ -181,7 +181,8 @@ std::vector<TableRow> rows_of(const Backend& backend) {
   for (const Part& part : parts) {
     if (!part.has_kernel) continue;
     for (TableRow& row : part.rows()) {
-      if ((!row.fp8_keys || backend.fp8_keys) && (!row.later_start || backend.later_start)) {
+      if ((!row.fp8_keys || backend.fp8_keys) && (!row.mixed_caches || backend.mixed_caches) &&
+          (!row.later_start || backend.later_start) && (!row.tuned || is_gpu(backend))) {
         all.push_back(std::move(row));
       }
     }

@@ -47,10 +47,12 @@ struct TableRow {
   std::string name;
   int num_cases = 1;
   std::function<std::unique_ptr<Case>(Machine&, Random&, int index)> make;
-  bool fp8_keys = false;     // for back ends that have them
-  bool later_start = false;  // for back ends whose attention may begin behind position 0
+  bool fp8_keys = false;      // for back ends that have them
+  bool mixed_caches = false;  // likewise
+  bool later_start = false;   // for back ends whose attention may begin behind position 0
   /// Of products that a GPU's library may make: there, bits may depend on how many rows there are.
   bool by_library = false;
+  bool tuned = false;  // of shapes for which GPUs alone have kernels of their own
 };
 
 inline void PrintTo(const TableRow& row, std::ostream* out) { *out << row.name; }
@@ -105,6 +107,7 @@ struct Tested {
 };
 /// "avx2", "cuda"
 std::string short_name(const Tested& tested);
+[[nodiscard]] inline bool is_gpu(const Backend& backend) { return backend.name.starts_with("cuda"); }
 inline void PrintTo(const Tested& tested, std::ostream* out) { *out << short_name(tested); }
 /// The back ends that this machine can run; none where it has no such device.
 std::vector<Tested> tested_backends();
@@ -114,6 +117,8 @@ std::vector<std::tuple<Tested, TableRow>> all_lines();
 
 /// bf16 is `--precision native`, f32 is `full`.
 inline constexpr DType kOperandDTypes[] = {DType::kBf16, DType::kF32};
+/// What caches may hold.
+inline constexpr DType kCacheDTypes[] = {DType::kBf16, DType::kF32, DType::kF8E4M3};
 inline constexpr WeightForm kPlainForms[] = {WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32};
 /// What a matrix of a product may be; norms and biases beside a quantized one are bf16.
 inline constexpr WeightForm kWeightForms[] = {WeightForm::kBf16, WeightForm::kF16, WeightForm::kF32,

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <limits>
 #include <random>
 #include <stdexcept>
 
 #include "base/error.h"
+#include "engine_support.h"
 #include "model/load.h"
 #include "ops/embed.h"
 #include "runtime/choose_backend.h"
@@ -21,16 +21,6 @@ namespace fulgur {
 namespace {
 
 constexpr int32_t kPoison = 77;  // the token that a broken op can't stand
-
-std::filesystem::path golden(const std::string& name) {
-  return std::filesystem::path(FULGUR_SOURCE_DIR) / "tests/golden/data" / name;
-}
-
-std::vector<int32_t> random_tokens(std::mt19937& random, int64_t count, int64_t vocab) {
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (int32_t& token : tokens) token = static_cast<int32_t>(random() % static_cast<uint32_t>(vocab));
-  return tokens;
-}
 
 /// The kind of the Error that ended a request.
 ErrorKind error_of(Generation generation) {
@@ -63,73 +53,6 @@ class EngineTest : public testing::Test {
 
   std::mt19937 random_{3};
 };
-
-/// All that a request says: its tokens with the logprobs of the whole vocabulary, the logits of its prompt.
-struct Said {
-  std::vector<int32_t> ids;
-  std::vector<double> logprobs;
-  std::vector<float> prompt_logits;
-  bool operator==(const Said&) const = default;
-};
-
-/// Submits it so that `said` hears everything.
-Generation submit(Engine& engine, Request request, int64_t vocab, bool prompt_logits, Said& said) {
-  request.num_logprobs = static_cast<int>(vocab);
-  request.on_token = [&said](const GeneratedToken& token) {
-    said.ids.push_back(token.id);
-    for (const TokenLogprob& likely : token.likeliest) {
-      said.logprobs.push_back(likely.id);
-      said.logprobs.push_back(likely.logprob);
-    }
-  };
-  if (prompt_logits) {
-    request.on_prompt_logits = [&said, vocab](int64_t first, int64_t rows, const float* logits) {
-      EXPECT_EQ(static_cast<int64_t>(said.prompt_logits.size()), first * vocab);
-      said.prompt_logits.insert(said.prompt_logits.end(), logits, logits + rows * vocab);
-    };
-  }
-  return engine.submit(std::move(request));
-}
-
-TEST_F(EngineTest, GivesARequestTheSameLogitsWhateverRunsBesideIt) {
-  size_t count = 24;
-  if (const char* text = std::getenv("FULGUR_REQUESTS")) count = std::stoull(text);
-  std::vector<Request> requests;
-  const std::vector<int32_t> common = random_tokens(random_, 256, vocab());
-  for (size_t i = 0; i < count; ++i) {
-    Request r = request(1 + static_cast<int64_t>(random_() % 90), 1 + static_cast<int64_t>(random_() % 30));
-    // Some begin alike, page by page.
-    const auto prefix = static_cast<std::ptrdiff_t>(random_() % 3 * 70);
-    r.prompt.insert(r.prompt.begin(), common.begin(), common.begin() + prefix);
-    if (i % 2 == 0) r.sampling.logit_bias.clear();
-    if (i % 3 == 0) r.sampling = {.temperature = 1, .top_p = 0.9F, .seed = random_()};
-    if (i % 5 == 0) r.sampling.repetition_penalty = 1.5F;
-    requests.push_back(std::move(r));
-  }
-  std::vector<Said> alone(count);
-  {
-    Engine one = engine({.num_pages = 8, .prefix_cache = false});
-    for (size_t i = 0; i < count; ++i) submit(one, requests[i], vocab(), i % 4 == 0, alone[i]).wait();
-  }
-  // Few pages and small steps: prompts are cut, requests are set back. They arrive in waves.
-  std::vector<Said> together(count);
-  std::vector<Generation> generations;
-  int64_t cached = 0;
-  int64_t preempted = 0;
-  Engine many = engine({.num_pages = 9, .step_tokens = 48, .max_running = 6});
-  for (size_t i = 0; i < count; ++i) {
-    generations.push_back(submit(many, requests[i], vocab(), i % 4 == 0, together[i]));
-    if (random_() % 8 == 0) generations.back().wait();
-  }
-  for (size_t i = 0; i < count; ++i) {
-    cached += generations[i].wait().cached_tokens;
-    preempted += generations[i].wait().num_preemptions;
-    EXPECT_EQ(static_cast<int64_t>(alone[i].ids.size()), requests[i].max_tokens);
-    EXPECT_TRUE(alone[i] == together[i]) << "request " << i;
-  }
-  EXPECT_GT(cached, 0);
-  EXPECT_GT(preempted, 0);
-}
 
 TEST_F(EngineTest, TakesAPromptsPrefixFromTheCache) {
   Engine cached = engine({.num_pages = 16});

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+
+#include "model/config.h"
+#include "model/weights.h"
+#include "runtime/step_runner.h"
+
+namespace fulgur {
+
+/// Most tokens of a step where nobody says.
+inline constexpr int64_t kStepTokens = 512;
+
+/// A run as far as its size decides what memory it takes.
+struct RunSize {
+  int64_t cache_tokens = 0;           // in the caches, rounded up to pages
+  int64_t context = 0;                // of the longest sequence; 0: cache_tokens
+  int64_t step_tokens = kStepTokens;  // most in a step
+  int64_t sequences = 1;              // most at once
+  int64_t prompt_logits = 0;          // most tokens of a step whose logits are handed out
+
+  [[nodiscard]] int64_t longest() const { return context > 0 ? context : cache_tokens; }
+};
+
+/// What the arena holds at most in such a run's steps: found by running the layers' ops with a context in
+/// which they allocate and compute nothing. Of `weights` only forms and shapes are looked at.
+uint64_t step_scratch_bytes(const Config& config, const ModelWeights& weights, const RunnerOptions& options,
+                            const RunSize& size);
+
+}  // namespace fulgur
