@@ -81,7 +81,7 @@ $(VENV)/.stamp: tools/requirements-test.txt | packages-check
 	touch $@
 
 format-check: packages-check
-	clang-format-14 --dry-run -Werror $(SOURCES)
+	@clang-format-14 --dry-run -Werror $(SOURCES)
 
 release-all asan-all tsan-all: %-all: packages-check build/%/build.ninja
 	cmake --build build/$*
