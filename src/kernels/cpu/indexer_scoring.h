@@ -96,10 +96,11 @@ inline void add_heads(const float* q, int64_t head_stride, const float* head_wei
   }
 }
 
-/// The scores of one row against all 64 slots of a page, whatever lies in those that aren't filled.
+/// The scores of one row against all 64 slots of a page, whatever lies in those that aren't filled. Never a
+/// part of its caller, with whose values its sums would have to share the registers.
 template <typename T>
-inline void score_page(const IndexerQueries& queries, int row, const float* head_weights, const T* page,
-                       float* scores) {
+[[gnu::noinline]] void score_page(const IndexerQueries& queries, int row, const float* head_weights,
+                                  const T* page, float* scores) {
   constexpr int kStep = kVecsAtOnce * kLanes;
   static_assert(kPageTokens % kStep == 0);
   const int heads = queries.heads();
