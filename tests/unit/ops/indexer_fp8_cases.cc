@@ -104,6 +104,8 @@ std::vector<TableRow> indexer_prepare_fp8_rows() {
       if (variant.hadamard && (dims.index_dim & (dims.index_dim - 1)) != 0) continue;
       for (const DType operand : kOperandDTypes) {
         for (const WeightForm form : {WeightForm::kBf16, WeightForm::kFp8}) {
+          // What becomes of a sum doesn't depend on the form of its weights.
+          if (form == WeightForm::kFp8 && (operand == DType::kF32 || !variant.power_of_two_scales)) continue;
           IndexerShape shape = indexer_shape(dims);
           shape.hadamard = variant.hadamard;
           shape.power_of_two_scales = variant.power_of_two_scales;
