@@ -96,7 +96,8 @@ def evaluate_all(rows, progress=None, label="", **options):
     """`evaluate` in batches: the items of all rows, in order. No limit on the time: a busy machine is slow, not wrong."""
     items = []
     for batch, held in batches(rows, tokens_in):
-        items += evaluate(batch, timeout=None, **options)["items"]
+        # Drafts change no answer, and on a model so small they cost more than they save.
+        items += evaluate(batch, timeout=None, speculate=0, **options)["items"]
         if progress:
             progress.add(held, label)
     return items

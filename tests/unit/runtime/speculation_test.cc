@@ -2,14 +2,20 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "fulgur/engine.h"
 #include "model/load.h"
 #include "model/step.h"
+#include "ops/backend.h"
+#include "ops/mtp_input.h"
+#include "runtime/choose_backend.h"
 #include "runtime/scheduler.h"
 #include "runtime/step_runner.h"
 
@@ -158,6 +164,75 @@ INSTANTIATE_TEST_SUITE_P(Models, Speculation,
                          [](const auto& info) {
                            return info.param.find("glm") != std::string::npos ? "glm" : "v3";
                          });
+
+constexpr int32_t kPoison = 77;  // the token that a broken MTP layer can't stand
+
+/// A back end whose MTP layer throws, or gives NaN, where it meets kPoison.
+template <bool kThrows>
+const Backend& broken_backend() {
+  static const Backend broken = [] {
+    Backend table = choose_backend();
+    table.mtp_input = [](Context& context, const MtpInput& op) {
+      choose_backend().mtp_input(context, op);
+      for (int t = 0; t < op.batch.num_tokens; ++t) {
+        if (op.batch.token[t] != kPoison) continue;
+        if (kThrows) throw std::runtime_error("injected");
+        const auto bytes = static_cast<size_t>(op.pair.stride) * size_bytes(op.pair.dtype);
+        std::memset(static_cast<std::byte*>(op.pair.data) + static_cast<size_t>(t) * bytes, 0xFF, bytes);
+      }
+    };
+    return table;
+  }();
+  return broken;
+}
+
+class SpeculationFaults : public Speculation {
+ protected:
+  SpeculationFaults() {
+    for (Request& r : all_) {
+      std::ranges::replace(r.prompt, kPoison, 1);
+      r.sampling.logit_bias.emplace_back(kPoison, -100.0F);
+      r.num_logprobs = -1;
+      good_.push_back(good_engine_.submit(r).wait());
+    }
+  }
+  Engine broken_engine(const Backend& backend) const {
+    return {model_, nullptr, {.num_pages = 32, .num_drafts = 1, .backend = &backend}, {.num_pages = 32}};
+  }
+  /// With a token that breaks the layer.
+  Request poisoned() const {
+    Request r = all_.back();
+    r.prompt[3] = kPoison;
+    return r;
+  }
+
+  std::vector<Request> all_ = requests(4);
+  Engine good_engine_ = engine(1, {.num_pages = 32});
+  std::vector<Completion> good_;
+};
+
+TEST_P(SpeculationFaults, EndTheRequestAloneForWhichTheMtpLayerThrows) {
+  Engine broken = broken_engine(broken_backend<true>());
+  Generation bad = broken.submit(poisoned());
+  std::vector<Generation> others;
+  for (const Request& r : all_) others.push_back(broken.submit(r));
+  EXPECT_THROW(bad.wait(), std::runtime_error);
+  for (size_t i = 0; i < others.size(); ++i) EXPECT_EQ(others[i].wait().ids, good_[i].ids);
+}
+
+TEST_P(SpeculationFaults, LoseDraftsAloneWhereTheMtpLayerGivesNan) {
+  Engine broken = broken_engine(broken_backend<false>());
+  Generation bad = broken.submit(poisoned());
+  std::vector<Generation> others;
+  for (const Request& r : all_) others.push_back(broken.submit(r));
+  const Completion text = bad.wait();
+  EXPECT_EQ(text.ids, good_engine_.submit(poisoned()).wait().ids);
+  EXPECT_EQ(text.drafted, 0);
+  for (size_t i = 0; i < others.size(); ++i) EXPECT_EQ(others[i].wait().ids, good_[i].ids);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, SpeculationFaults, testing::Values("tests/golden/data/v3-bf16"),
+                         [](const auto&) { return "v3"; });
 
 class SpeculationOnMini : public testing::Test {
  protected:
