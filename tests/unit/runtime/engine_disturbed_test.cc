@@ -203,6 +203,47 @@ TEST_P(DisturbedEngine, EndsWithAnOpThatThrowsTheRequestsOfItsStepAtMost) {
   expect_all_pages_free(disturbed);
 }
 
+TEST_P(DisturbedEngine, HandsEachLogitOutOnceThoughAStepIsRunAgain) {
+  Engine disturbed = engine();
+  int num_failed = 0;
+  const auto heard_of = [&] {
+    std::vector<std::vector<double>> heard(2);
+    std::vector<Request> two(requests_.begin(), requests_.begin() + 2);
+    for (size_t i = 0; i < two.size(); ++i) {
+      two[i].max_tokens = 3;
+      two[i].num_logprobs = 2;
+      two[i].on_prompt_logits = [&to = heard[i], vocab = model_.config.vocab_size](
+                                    int64_t first, int64_t rows, const float* logits) {
+        EXPECT_EQ(std::ssize(to), first * vocab);
+        to.insert(to.end(), logits, logits + rows * vocab);
+      };
+      two[i].on_token = [&to = heard[i]](const GeneratedToken& token) {
+        to.push_back(*token.logprob);
+        for (const TokenLogprob& likely : token.likeliest) to.push_back(likely.logprob);
+      };
+    }
+    for (const End& end : ends_of(submit(disturbed, two))) num_failed += end.error.empty() ? 0 : 1;
+    return heard;
+  };
+  const auto expected = heard_of();
+  int num_steps_again = 0;
+  for (const std::string_view op : {"sample", "lm_head"}) {
+    for (int call = 1; call <= 5; ++call) {
+      int num_calls = 0;
+      num_failed = 0;
+      BackendHook::set([&](std::string_view entry) {
+        if (entry == op && ++num_calls == call) throw Error(ErrorKind::kDevice, "The device failed.");
+      });
+      const auto heard = heard_of();
+      BackendHook::set(nullptr);
+      if (num_failed > 0) continue;  // it had the step for itself
+      ++num_steps_again;
+      EXPECT_TRUE(heard == expected) << op << " call " << call;
+    }
+  }
+  EXPECT_GT(num_steps_again, 2);
+}
+
 TEST_P(DisturbedEngine, EndsACancelledRequestAtAnyCallOfAStepAndTheOthersGoOn) {
   Engine disturbed = engine();
   std::map<std::string, int> calls = calls_of_a_run(disturbed);
