@@ -30,6 +30,9 @@ constexpr CacheForm kFp8 = CacheForm::kFp8;
 constexpr Company kCompanies[] = {
     {"native", "v32-bf16", Precision::kNative, {kOwn, kOwn}, 1, 0, 24},
     {"full", "v32-fp8", Precision::kFull, {kOwn, kOwn}, 4, 0, 8},
+    {"full_with_drafts", "glm-bf16", Precision::kFull, {kOwn, kOwn}, 1, 1, 8},
+    {"full_with_drafts_on_2_threads", "glm-bf16", Precision::kFull, {kOwn, kOwn}, 2, 3, 8},
+    {"full_with_drafts_on_4_threads", "glm-bf16", Precision::kFull, {kOwn, kOwn}, 4, 2, 8},
     {"f32_and_fp8_caches", "v32-bf16", Precision::kNative, {CacheForm::kF32, kFp8}, 2, 0, 8},
     {"fp8_caches_with_drafts", "glm-bf16", Precision::kNative, {kFp8, kFp8}, 2, 1, 8},
     {"full_with_small_caches_and_drafts", "glm-bf16", Precision::kFull, {kFp8, CacheForm::kBf16}, 4, 2, 8},
