@@ -8,63 +8,21 @@
 #include <string>
 
 #include "cuda/prepare_setup.cuh"
+#include "graph_timing.cuh"
 #include "kernels/cuda/cublas_lt.h"
 
 namespace fulgur::cuda_test {
 namespace {
 
 using cuda::IndexRounding;
-using cuda::QueryOperand;
 
-constexpr int kReplays = 21;
 constexpr int kProjectCopies = 80;        // of 2.75 MB (GLM-5: 1.97)
 constexpr double kQueryRotation = 214e6;  // bytes
 std::FILE* table = nullptr;
 
-struct Timing {
-  double median_us;
-  double least_us;
-  double most_us;
-};
-
 cudaStream_t side = nullptr;
 cudaEvent_t forked = nullptr;
 cudaEvent_t joined = nullptr;
-
-/// `call(i, stream)` queues call i.
-Timing time_calls(int calls, const std::function<void(int, cudaStream_t)>& call) {
-  cudaStream_t stream;
-  must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
-  call(0, stream);
-  must(cudaStreamSynchronize(stream), "first call");
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < calls; ++i) call(i, stream);
-  must(cudaStreamEndCapture(stream, &graph), "capture");
-  must(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
-  cudaEvent_t begin;
-  cudaEvent_t end;
-  must(cudaEventCreate(&begin), "event");
-  must(cudaEventCreate(&end), "event");
-  std::vector<double> us;
-  for (int replay = 0; replay < kReplays + 2; ++replay) {
-    must(cudaEventRecord(begin, stream), "record");
-    must(cudaGraphLaunch(executable, stream), "launch");
-    must(cudaEventRecord(end, stream), "record");
-    must(cudaEventSynchronize(end), "replay");
-    float ms = 0;
-    must(cudaEventElapsedTime(&ms, begin, end), "elapsed");
-    if (replay >= 2) us.push_back(ms * 1000.0 / calls);
-  }
-  std::sort(us.begin(), us.end());
-  cudaGraphExecDestroy(executable);
-  cudaGraphDestroy(graph);
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaStreamDestroy(stream);
-  return {us[us.size() / 2], us.front(), us.back()};
-}
 
 /// `bytes`: what the call must read from DRAM.
 void row(const std::string& what, double bytes, const Timing& t) {
@@ -73,48 +31,6 @@ void row(const std::string& what, double bytes, const Timing& t) {
                 t.most_us, bytes / t.median_us * 1e-6);
   std::fputs(line, stdout);
   if (table != nullptr) std::fputs(line, table);
-}
-
-__global__ void empty_kernel() {
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-/// Reads `pieces` of 16 bytes, four in flight a thread, before or after the predecessor's end.
-__global__ void __launch_bounds__(512)
-    read_kernel(const uint4* from, int pieces, bool early, uint32_t* sink) {
-  constexpr int kInFlight = 4;
-  asm volatile("griddepcontrol.launch_dependents;");
-  if (!early) asm volatile("griddepcontrol.wait;" ::: "memory");
-  uint32_t sum = 0;
-  const auto threads = static_cast<int>(gridDim.x * blockDim.x);
-  for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < pieces;
-       i += kInFlight * threads) {
-    uint4 v[kInFlight] = {};
-#pragma unroll
-    for (int k = 0; k < kInFlight; ++k)
-      if (i + k * threads < pieces)
-        asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(v[k].x), "=r"(v[k].y), "=r"(v[k].z), "=r"(v[k].w)
-                     : "l"(from + i + k * threads));
-#pragma unroll
-    for (const uint4& x : v) sum += x.x ^ x.y ^ x.z ^ x.w;
-  }
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  if (sum == 0x12345678U) *sink = sum;
-}
-template <typename... Params, typename... Args>
-void launch_pdl(void (*kernel)(Params...), int blocks, int threads, cudaStream_t stream, bool pdl,
-                Args... args) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = pdl ? 1 : 0;
-  must(cudaLaunchKernelEx(&config, kernel, args...), "launch");
 }
 
 /// Fills `all` with copies of one array, one after the other.
@@ -153,14 +69,15 @@ void bench_model(const Model& model, bool with_cublas) {
     args.weights = project_weights.get() + static_cast<size_t>(i % kProjectCopies) * device.weights.size();
     return args;
   };
-  const auto query_args = [&](int i, int tokens, QueryOperand operand) {
-    auto args = device.query(model, rounding, operand, tokens, q.get(), head_weights.get());
+  DeviceArray<uint8_t> scratch(cuda::query_scratch_bytes(kMostTokens, model.q_rank));
+  const auto query_args = [&](int i, int tokens) {
+    auto args = device.query(model, rounding, tokens, q.get(), head_weights.get(), scratch.get());
     args.weights = query_weights.get() + static_cast<size_t>(i % query_copies) * device.wq.size();
     return args;
   };
   const auto key_args = device.keys(model, rounding, cache.get(), head_weights.get());
 
-  for (const int tokens : {1, 2, 4, 8, 16, 32, 128}) {
+  for (const int tokens : {1, 2, 8, 16, 32, 64, 128}) {
     const std::string m = " M=" + std::to_string(tokens);
     if (with_cublas) {
       const Operand x{device.x.get(), DType::kBf16, tokens, model.hidden, model.hidden};
@@ -198,23 +115,61 @@ void bench_model(const Model& model, bool with_cublas) {
           }));
       row(name + " hidden state to cache" + tail, project_bytes,
           time_calls(kProjectCopies, [&](int i, cudaStream_t stream) {
-            must(cuda::launch_project_keys(project_args(i, tokens, nullptr), key_args, stream, pdl), "keys");
+            must(cuda::launch_project_keys(project_args(i, tokens, nullptr), key_args, {}, stream, pdl),
+                 "keys");
           }));
     }
     for (const bool pdl : {false, true}) {
       const std::string tail = m + (pdl ? " PDL" : "");
-      for (const auto operand : {QueryOperand::kScaledF16, QueryOperand::kE4m3}) {
-        row(name + " queries" + (operand == QueryOperand::kE4m3 ? " (e4m3 latent)" : "") + tail, query_bytes,
-            time_calls(query_calls, [&](int i, cudaStream_t stream) {
-              must(cuda::launch_query(query_args(i, tokens, operand), stream, pdl), "queries");
-            }));
-      }
+      row(name + " queries" + tail, query_bytes, time_calls(query_calls, [&](int i, cudaStream_t stream) {
+            must(cuda::launch_query(query_args(i, tokens), stream, pdl), "queries");
+          }));
       row(name + " keys, then queries" + tail, project_bytes + query_bytes,
           time_calls(query_calls, [&](int i, cudaStream_t stream) {
-            must(cuda::launch_project_keys(project_args(i, tokens, nullptr), key_args, stream, pdl), "keys");
-            must(cuda::launch_query(query_args(i, tokens, QueryOperand::kScaledF16), stream, pdl), "queries");
+            const auto args = query_args(i, tokens);
+            const bool few = tokens <= 8;
+            must(cuda::launch_project_keys(project_args(i, tokens, nullptr), key_args,
+                                           few ? cuda::LatentArguments{} : cuda::latents_of(args), stream,
+                                           pdl),
+                 "keys");
+            must(few ? cuda::launch_query(args, stream, pdl) : cuda::launch_laid_out_query(args, stream, pdl),
+                 "queries");
           }));
     }
+  }
+}
+
+/// The K path from the projection's output, and the whole query side, of prompts; all warm.
+void bench_prompt(const Model& model, int tokens) {
+  const HostInputs in = make_inputs(model, Values::kRandom, 3, tokens);
+  DeviceInputs device(in);
+  const IndexRounding rounding{model.interleaved, false, true, true};
+  const auto rows = static_cast<size_t>(tokens);
+  const auto heads = static_cast<size_t>(model.num_heads);
+  std::vector<float> values(rows * static_cast<size_t>(model.outputs()));
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<float>(2 * uniform_at(5, static_cast<uint32_t>(i)) - 1);
+  DeviceArray<float> kw(values);
+  DeviceArray<uint8_t> cache(static_cast<size_t>(kPoolPages) * 64 * 132);
+  DeviceArray<float> head_weights(rows * heads);
+  DeviceArray<uint8_t> q(rows * heads * 128);
+  DeviceArray<uint8_t> scratch(cuda::query_scratch_bytes(tokens, model.q_rank));
+  const std::string name = model.name;
+  for (const bool pdl : {false, true}) {
+    const std::string tail = " M=" + std::to_string(tokens) + (pdl ? " PDL" : "");
+    row(name + " keys of kw" + tail, static_cast<double>(values.size()) * sizeof(float),
+        time_calls(64, [&](int, cudaStream_t stream) {
+          must(cuda::launch_keys({kw.get(), model.outputs(), tokens, model.num_heads},
+                                 device.keys(model, rounding, cache.get(), head_weights.get()), stream, pdl),
+               "keys");
+        }));
+    row(name + " queries" + tail, 128.0 * model.num_heads * model.q_rank,
+        time_calls(64, [&](int, cudaStream_t stream) {
+          must(cuda::launch_query(
+                   device.query(model, rounding, tokens, q.get(), head_weights.get(), scratch.get()), stream,
+                   pdl),
+               "queries");
+        }));
   }
 }
 
@@ -252,8 +207,11 @@ int main(int argc, char** argv) {
   must(cudaEventCreateWithFlags(&forked, cudaEventDisableTiming), "event");
   must(cudaEventCreateWithFlags(&joined, cudaEventDisableTiming), "event");
   bench_bounds();
-  bench_model(kDeepSeek, true);
-  bench_model(kGlm, false);
+  for (const Model& model : {kDeepSeek, kGlm}) {
+    bench_model(model, model.num_heads == kDeepSeek.num_heads);
+    bench_prompt(model, 1024);
+    bench_prompt(model, 8192);
+  }
   if (table != nullptr) std::fclose(table);
   return 0;
 }

@@ -8,17 +8,12 @@
 #include <cstdio>
 #include <cstring>
 
-#include "cuda/prepare_setup.cuh"
-#include "reference/fp8_group.h"
-#include "reference/indexer_prepare.h"
+#include "cuda/prepare_oracle.cuh"
 
 namespace fulgur::cuda_test {
 namespace {
 
 using cuda::IndexRounding;
-using cuda::QueryOperand;
-using reference::Real;
-using reference::Table;
 
 int failures = 0;
 void report(bool good, const std::string& what) {
@@ -50,10 +45,6 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b, size_t count) {
 }
 bool near(Real expected, double found) { return std::abs(found - expected.value) <= expected.error + 1e-30; }
 
-Table table_of(const std::vector<Bf16>& values, int64_t rows, int64_t cols) {
-  return reference::values_of(values.data(), DType::kBf16, rows, cols, cols);
-}
-
 struct Check {
   Model model;
   Values values;
@@ -63,14 +54,15 @@ struct Check {
   Table kw;  // [128, outputs], exact products
   cudaStream_t stream = nullptr;
 
-  Check(const Model& m, Values v, std::vector<int> token_counts)
+  Check(const Model& m, Values v, std::vector<int> token_counts, bool projects = true)
       : model(m),
         values(v),
-        in(make_inputs(m, v, 7)),
+        in(make_inputs(m, v, 7, std::max(kMostTokens, token_counts.back()))),
         device(in),
-        counts(std::move(token_counts)),
-        kw(reference::linear(table_of(in.x, counts.back(), m.hidden),
-                             table_of(in.weights, m.outputs(), m.hidden))) {
+        counts(std::move(token_counts)) {
+    if (projects) {
+      kw = products(table_of(in.x, counts.back(), m.hidden), table_of(in.weights, m.outputs(), m.hidden));
+    }
     must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   }
   [[nodiscard]] std::string name() const {
@@ -93,8 +85,8 @@ struct Check {
   }
 
   void projection();
-  void keys(IndexRounding rounding);
-  void queries(IndexRounding rounding, QueryOperand operand);
+  void keys(IndexRounding rounding, bool from_kw);
+  void queries(IndexRounding rounding);
   [[nodiscard]] bool scratch_is_clean() const {
     const auto words = device.partials.download();
     return std::all_of(words.begin(), words.end(), [](uint32_t w) { return w == 0xffffffffU; });
@@ -137,7 +129,8 @@ void Check::projection() {
   }
 }
 
-void Check::keys(IndexRounding rounding) {
+/// `from_kw`: those of prompts, which begin with the projection's output.
+void Check::keys(IndexRounding rounding, bool from_kw) {
   const size_t heads = static_cast<size_t>(model.num_heads);
   const size_t page_bytes = rounding.e4m3 ? 64 * 132 : 64 * 256;
   DeviceArray<uint8_t> cache(kPoolPages * page_bytes);
@@ -164,13 +157,18 @@ void Check::keys(IndexRounding rounding) {
   }
   const Real scale = reference::rounded(Real(1 / std::sqrt(128.0 * model.num_heads)));
 
+  std::vector<float> kw_in(kw.data.size());
+  for (size_t i = 0; i < kw_in.size(); ++i) kw_in[i] = static_cast<float>(kw.data[i].value);
+  DeviceArray<float> projected(kw_in);
   std::vector<uint8_t> of_most;
   std::vector<float> weights_of_most;
   for (auto count = counts.rbegin(); count != counts.rend(); ++count) {
     const auto call = [&](bool pdl) {
-      return cuda::launch_project_keys(device.project(model, *count, nullptr),
-                                       device.keys(model, rounding, cache.get(), head_weights.get()), stream,
-                                       pdl);
+      const auto args = device.keys(model, rounding, cache.get(), head_weights.get());
+      return from_kw
+                 ? cuda::launch_keys({projected.get(), model.outputs(), *count, model.num_heads}, args,
+                                     stream, pdl)
+                 : cuda::launch_project_keys(device.project(model, *count, nullptr), args, {}, stream, pdl);
     };
     cache.poison();
     head_weights.poison();
@@ -221,56 +219,50 @@ void Check::keys(IndexRounding rounding) {
         good &= near(w, weights[static_cast<size_t>(t) * heads + h]);
       }
     }
-    const std::string what = describe(model, values, rounding) + " keys M=" + std::to_string(*count);
+    const std::string what = describe(model, values, rounding) + (from_kw ? " keys of kw M=" : " keys M=") +
+                             std::to_string(*count);
     report(good && untouched == got, what);
     report(alike, what + " have the bits of a larger M");
     cache.poison();
     head_weights.poison();
-    run_late(device.x, in.x, [&](bool pdl) {
+    const auto twice = [&](bool pdl) {
       const cudaError_t status = call(pdl);
       return status == cudaSuccess ? call(pdl) : status;
-    });
+    };
+    from_kw ? run_late(projected, kw_in, twice) : run_late(device.x, in.x, twice);
     report(same_bits(cache.download(), got, got.size()) &&
                same_bits(head_weights.download(), weights, weights.size()) && scratch_is_clean(),
            what + " twice with PDL behind a late predecessor");
   }
 }
 
-void Check::queries(IndexRounding rounding, QueryOperand operand) {
+void Check::queries(IndexRounding rounding) {
   const size_t heads = static_cast<size_t>(model.num_heads);
   const size_t width = heads * 128 * (rounding.e4m3 ? 1 : 2);
-  DeviceArray<uint8_t> q(kMostTokens * width);
-  std::vector<float> weights_in(kMostTokens * heads);
+  const auto most = static_cast<size_t>(counts.back());
+  const bool prompt = counts.front() > kMostTokens;
+  DeviceArray<uint8_t> q(most * width);
+  std::vector<float> weights_in(most * heads);
   for (size_t i = 0; i < weights_in.size(); ++i)
     weights_in[i] = static_cast<float>(2 * uniform_at(99, static_cast<uint32_t>(i)) - 1);
   DeviceArray<float> head_weights(weights_in);
+  DeviceArray<uint8_t> scratch(cuda::query_scratch_bytes(counts.back(), model.q_rank) + 1);
+  DeviceArray<uint8_t> cache(kPoolPages * size_t{64} * 256);
+  DeviceArray<float> raw_weights(most * heads);
 
   // The oracle for some tokens, the others by their bits: their rows equal one another's inputs in no way.
   std::vector<int> tokens;
-  for (const int t : {0, 3, 7, 8, 100})
+  for (const int t :
+       prompt ? std::vector<int>{0, 63, 64, 127, 128, 199} : std::vector<int>{0, 3, 7, 8, 17, 100})
     if (t < counts.back()) tokens.push_back(t);
   Table latent(static_cast<int64_t>(tokens.size()), model.q_rank);
   for (size_t i = 0; i < tokens.size(); ++i) {
-    for (int g = 0; g < model.q_rank / 128; ++g) {
-      std::vector<Real> group;
-      for (int c = 0; c < 128; ++c)
-        group.emplace_back(
-            to_float(in.q_latent[static_cast<size_t>(tokens[i] * model.q_rank + g * 128 + c)]));
-      if (operand == QueryOperand::kE4m3) {
-        const Real sigma = reference::group_scales(group, rounding.power_of_two_scales).front();
-        for (Real& v : group) v = Real(reference::nearest_e4m3(v.value / sigma.value) * sigma.value);
-      }
-      std::copy(group.begin(), group.end(), latent.row(static_cast<int64_t>(i)).begin() + g * 128);
+    for (int c = 0; c < model.q_rank; ++c) {
+      latent.at(static_cast<int64_t>(i), c) =
+          Real(to_float(in.q_latent[static_cast<size_t>(tokens[i] * model.q_rank + c)]));
     }
   }
-  Weight w{.form = WeightForm::kFp8,
-           .rows = model.num_heads * 128,
-           .cols = model.q_rank,
-           .data = in.wq.data(),
-           .scales = in.scales.data(),
-           .block_rows = 128,
-           .block_cols = 128};
-  Table expected = reference::linear(latent, reference::values_of(w));
+  Table expected = expected_queries(model, in, latent, prompt, rounding.power_of_two_scales);
   for (size_t i = 0; i < tokens.size(); ++i) {
     const auto position = static_cast<size_t>(in.position[static_cast<size_t>(tokens[i])]);
     std::vector<Real> cos;
@@ -287,11 +279,17 @@ void Check::queries(IndexRounding rounding, QueryOperand operand) {
   std::vector<uint8_t> of_most;
   std::vector<float> weights_of_most;
   for (auto count = counts.rbegin(); count != counts.rend(); ++count) {
-    const auto call = [&](bool pdl) {
-      return cuda::launch_query(device.query(model, rounding, operand, *count, q.get(), head_weights.get()),
-                                stream, pdl);
+    const auto args = device.query(model, rounding, *count, q.get(), head_weights.get(), scratch.get());
+    const auto call = [&](bool pdl) { return cuda::launch_query(args, stream, pdl); };
+    // As indexer_prepare has it: the keys' kernel lays q_latent out.
+    const auto behind_keys = [&](bool pdl) {
+      const cudaError_t status = cuda::launch_project_keys(
+          device.project(model, *count, nullptr),
+          device.keys(model, rounding, cache.get(), raw_weights.get()), cuda::latents_of(args), stream, pdl);
+      return status == cudaSuccess ? cuda::launch_laid_out_query(args, stream, pdl) : status;
     };
     const size_t size = static_cast<size_t>(*count) * width;
+    scratch.poison(0xff);
     q.poison();
     head_weights.upload(weights_in);
     finish(call(false), "queries");
@@ -325,16 +323,19 @@ void Check::queries(IndexRounding rounding, QueryOperand operand) {
       }
     }
     for (size_t i = size; i < got.size(); ++i) good &= got[i] == 0x77;
-    const std::string what = describe(model, values, rounding) +
-                             (operand == QueryOperand::kE4m3 ? " e4m3 latent" : "") +
-                             " queries M=" + std::to_string(*count);
+    const std::string what = describe(model, values, rounding) + " queries M=" + std::to_string(*count);
     report(good, what);
     report(same_bits(got, of_most, size) &&
                same_bits(weights, weights_of_most, static_cast<size_t>(*count) * heads),
            what + " have the bits of a larger M");
     q.poison();
+    scratch.poison(0xff);
     head_weights.upload(weights_in);
-    run_late(device.q_latent, in.q_latent, call);
+    if (*count > 8 && !prompt) {
+      run_late(device.q_latent, in.q_latent, behind_keys);
+    } else {
+      run_late(device.q_latent, in.q_latent, call);
+    }
     report(same_bits(q.download(), got, got.size()) &&
                same_bits(head_weights.download(), weights, weights.size()),
            what + " with PDL behind a late predecessor");
@@ -348,30 +349,39 @@ int run(bool quick) {
     return 0;
   }
   const std::vector<int> counts =
-      quick ? std::vector<int>{1, 9} : std::vector<int>{1, 2, 7, 8, 9, 16, 31, 33, 64, 100, 128};
+      quick ? std::vector<int>{1, 9} : std::vector<int>{1, 2, 7, 8, 9, 16, 31, 33, 64, 65, 100, 128};
   const std::vector<int> query_counts =
-      quick ? std::vector<int>{1, 9} : std::vector<int>{1, 2, 5, 8, 9, 32, 128};
+      quick ? std::vector<int>{1, 9} : std::vector<int>{1, 2, 5, 8, 9, 17, 33, 64, 100, 128};
+  const std::vector<int> prompt_counts = quick ? std::vector<int>{129} : std::vector<int>{129, 192, 200, 270};
   for (const Model& model : {kDeepSeek, kGlm}) {
     const IndexRounding plain{model.interleaved, false, true, true};
+    const IndexRounding turned{!model.interleaved, true, true, false};
+    const IndexRounding in_bf16{model.interleaved, false, false, false};
     for (const Values values : {Values::kIntegers, Values::kRandom}) {
+      const bool random = values == Values::kRandom;
       Check check(model, values, counts);
       check.projection();
-      check.keys(plain);
-      if (quick) break;
-      if (values == Values::kRandom) {
-        check.keys({!model.interleaved, true, true, false});
-        check.keys({model.interleaved, false, false, false});
+      check.keys(plain, false);
+      check.keys(plain, true);
+      if (random && !quick) {
+        check.keys(turned, false);
+        check.keys(in_bf16, false);
+        check.keys(turned, true);
+        check.keys(in_bf16, true);
       }
       check.counts = query_counts;
-      check.queries(plain, QueryOperand::kScaledF16);
-      if (values == Values::kRandom) {
-        check.queries({model.interleaved, true, true, true}, QueryOperand::kE4m3);
-        check.queries({!model.interleaved, false, false, false}, QueryOperand::kScaledF16);
+      check.queries(plain);
+      if (random && !quick) {
+        check.queries(turned);
+        check.queries({!model.interleaved, false, false, false});
       }
-    }
-    if (quick) {
-      Check check(model, Values::kRandom, query_counts);
-      check.queries(plain, QueryOperand::kScaledF16);
+      Check prompt(model, values, prompt_counts, false);
+      prompt.queries(plain);
+      if (random && !quick) {
+        prompt.queries(turned);
+        prompt.queries({!model.interleaved, true, false, false});
+      }
+      if (quick) break;
     }
   }
   std::printf("%s: %d checks failed\n", failures == 0 ? "PASSED" : "FAILED", failures);

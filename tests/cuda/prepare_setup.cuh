@@ -26,7 +26,7 @@ struct Model {
 constexpr Model kDeepSeek{"V3.2", 7168, 64, 1536, false};
 constexpr Model kGlm{"GLM-5", 6144, 32, 2048, true};
 
-constexpr int kMostTokens = 128;
+constexpr int kMostTokens = 128;  // of decode; prompts have more
 constexpr int kPositions = 9000;
 constexpr int kPageTokens = 64;
 constexpr int kMostPages = (kPositions + kPageTokens - 1) / kPageTokens;
@@ -41,23 +41,23 @@ inline double drawn(uint64_t seed, uint32_t index, Values values, int most, doub
 }
 
 struct HostInputs {
-  std::vector<Bf16> x;        // [128, hidden]
+  std::vector<Bf16> x;        // [tokens, hidden]
   std::vector<Bf16> weights;  // [outputs, hidden]
   std::vector<float> gain;    // [128]
   std::vector<float> bias;
-  std::vector<Bf16> q_latent;  // [128, q_rank]
+  std::vector<Bf16> q_latent;  // [tokens, q_rank]
   std::vector<uint8_t> wq;     // [heads * 128, q_rank]
   std::vector<float> scales;   // [heads, q_rank / 128]
   std::vector<float> cos;      // [positions, 32]
   std::vector<float> sin;
-  std::vector<int32_t> position;  // [128]: 4 sequences of 32 rows
+  std::vector<int32_t> position;  // [tokens]: of 4 sequences
   std::vector<int32_t> sequence;
   std::vector<int32_t> pages;  // [4, kMostPages], a permutation
 };
 constexpr int kSequences = 4;
 constexpr int kPoolPages = kSequences * kMostPages;
 
-inline HostInputs make_inputs(const Model& model, Values values, uint64_t seed) {
+inline HostInputs make_inputs(const Model& model, Values values, uint64_t seed, int tokens = kMostTokens) {
   HostInputs in;
   const auto bf16s = [&](std::vector<Bf16>& to, int64_t count, uint64_t stream, int most, double step,
                          double spread) {
@@ -67,9 +67,9 @@ inline HostInputs make_inputs(const Model& model, Values values, uint64_t seed) 
       to[static_cast<size_t>(i)] = to_bf16(static_cast<float>(values == Values::kIntegers ? v : v * spread));
     }
   };
-  bf16s(in.x, int64_t{kMostTokens} * model.hidden, 1, 3, 0.5, 2.0);
+  bf16s(in.x, int64_t{tokens} * model.hidden, 1, 3, 0.5, 2.0);
   bf16s(in.weights, int64_t{model.outputs()} * model.hidden, 2, 3, 0.125, 0.05);
-  bf16s(in.q_latent, int64_t{kMostTokens} * model.q_rank, 3, 3, 0.5, 3.0);
+  bf16s(in.q_latent, int64_t{tokens} * model.q_rank, 3, 3, 0.5, 3.0);
   in.wq.resize(static_cast<size_t>(model.num_heads) * 128 * static_cast<size_t>(model.q_rank));
   for (size_t i = 0; i < in.wq.size(); ++i) {
     const double v = drawn(seed * 16 + 4, static_cast<uint32_t>(i), values, 3, 1.0);
@@ -94,8 +94,8 @@ inline HostInputs make_inputs(const Model& model, Values values, uint64_t seed) 
       in.sin.push_back(static_cast<float>(std::sin(angle)));
     }
   }
-  for (int t = 0; t < kMostTokens; ++t) {
-    const int rows = kMostTokens / kSequences;
+  for (int t = 0; t < tokens; ++t) {
+    const int rows = (tokens + kSequences - 1) / kSequences;
     const int sequence = t / rows;
     in.sequence.push_back(sequence);
     in.position.push_back(sequence * 2900 + 17 + t % rows + (sequence == 0 ? 30 : 0));
@@ -163,12 +163,10 @@ struct DeviceInputs {
             .head_weight_stride = model.num_heads,
             .weight_scale = static_cast<float>(1.0 / std::sqrt(128.0 * model.num_heads))};
   }
-  [[nodiscard]] cuda::QueryArguments query(const Model& model, cuda::IndexRounding rounding,
-                                           cuda::QueryOperand operand, int tokens, void* q,
-                                           float* head_weights) const {
+  [[nodiscard]] cuda::QueryArguments query(const Model& model, cuda::IndexRounding rounding, int tokens,
+                                           void* q, float* head_weights, uint8_t* scratch) const {
     return {.q_latent = q_latent.get(),
             .q_latent_stride = model.q_rank,
-            .operand = operand,
             .weights = wq.get(),
             .scales = scales.get(),
             .num_tokens = tokens,
@@ -179,7 +177,8 @@ struct DeviceInputs {
             .q = q,
             .q_stride = int64_t{model.num_heads} * 128,
             .head_weights = head_weights,
-            .head_weight_stride = model.num_heads};
+            .head_weight_stride = model.num_heads,
+            .scratch = scratch};
   }
 };
 

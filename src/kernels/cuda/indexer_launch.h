@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/indexer_tuned.h"
+#include "kernels/cuda/launch.h"
 
 namespace fulgur::cuda {
 
@@ -45,31 +46,12 @@ int clusters_at_once(void (*kernel)(Params...), int cluster, int threads, size_t
 template <typename... Params, typename... Args>
 cudaError_t launch_clusters(void (*kernel)(Params...), dim3 blocks, int cluster, int threads,
                             size_t shared_bytes, const LaunchOptions& options, Args... args) {
-  const auto* function = reinterpret_cast<const void*>(kernel);
-  cudaError_t status = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            static_cast<int>(shared_bytes));
-  if (status == cudaSuccess && cluster > 8) {
-    status = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  }
-  if (status != cudaSuccess) return status;
-  cudaLaunchAttribute attributes[2];
-  unsigned count = 0;
-  attributes[count].id = cudaLaunchAttributeClusterDimension;
-  attributes[count].val.clusterDim.x = static_cast<unsigned>(cluster);
-  attributes[count].val.clusterDim.y = 1;
-  attributes[count++].val.clusterDim.z = 1;
-  if (options.pdl) {
-    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
-  }
-  cudaLaunchConfig_t config{};
-  config.gridDim = blocks;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = options.stream;
-  config.attrs = attributes;
-  config.numAttrs = count;
-  return cudaLaunchKernelEx(&config, kernel, args...);
+  const Grid grid{.blocks = blocks,
+                  .threads = threads,
+                  .shared_bytes = shared_bytes,
+                  .cluster = cluster,
+                  .pdl = options.pdl};
+  return launch_kernel(kernel, grid, options.stream, args...);
 }
 
 }  // namespace fulgur::cuda

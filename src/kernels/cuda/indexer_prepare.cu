@@ -25,8 +25,9 @@
 namespace fulgur::cuda {
 namespace {
 
-constexpr int64_t kTileTokens = 512;  // of V3.2's queries in f32: 16 MiB
-constexpr int kThreads = 128;         // a component of a key each
+constexpr int64_t kTileTokens = 512;      // of V3.2's queries in f32: 16 MiB
+constexpr int64_t kOwnTileTokens = 8192;  // of V3.2's kw and rounded q_latent: 19 MiB
+constexpr int kThreads = 128;             // a component of a key each
 constexpr float kLayerNormEps = 1e-6F;
 
 /// Each component of x [dI] in its form: `put(i, value)` for bf16 and f32, `put(i, code)` and the returned
@@ -134,6 +135,21 @@ __global__ void __launch_bounds__(kThreads) query_kernel(QueryArgs args) {
     args.head_weights.row(t)[head] = args.raw_weights.row(t)[head] * args.weight_scale * sigma;
 }
 
+/// The op of some of its rows.
+IndexerPrepare tile_of(const IndexerPrepare& op, const TokenBatch& batch, int64_t first) {
+  const int64_t count = batch.num_tokens;
+  return {.x = rows_of(op.x, first, count),
+          .q_latent = rows_of(op.q_latent, first, count),
+          .weights = op.weights,
+          .shape = op.shape,
+          .projection = op.projection,
+          .rope = op.rope,
+          .batch = batch,
+          .q = rows_of(op.q, first, count),
+          .head_weights = {op.head_weights.row(first), count, op.head_weights.cols, op.head_weights.stride},
+          .keys = op.keys};
+}
+
 /// Outputs [first, first + w.rows) of [W_k; W_w] x.
 void project(Stream& stream, bool on_side, const Operand& x, const Weight& w, Operand projected,
              int64_t first) {
@@ -225,24 +241,34 @@ namespace fulgur::cuda {
 
 void indexer_prepare(Context& context, const IndexerPrepare& op) {
   Stream& stream = *context.stream;
-  if (runs_own_kernels(stream) && own_projection_takes(op)) {
-    own_keys(stream, op);
-    if (own_queries_take(op)) return own_queries(stream, op);
-    const ArenaScope scope(*context.arena);
-    return make_queries(stream, *context.arena, op, op.batch, 0, op.head_weights, 1);
+  Arena& arena = *context.arena;
+  const bool own = runs_own_kernels(stream);
+  const bool own_queries_too = own && own_queries_take(op);
+  if (own && own_projection_takes(op)) {
+    if (own_queries_too) return own_decode(stream, arena, op);
+    own_decode_keys(stream, op);
+    const ArenaScope scope(arena);
+    return make_queries(stream, arena, op, op.batch, 0, op.head_weights, 1);
   }
+  const bool own_epilogues = own_queries_too && own_keys_take(op);
   const auto weight_scale =
       static_cast<float>(1.0 / std::sqrt(double{1} * op.shape.num_heads * op.shape.head_dim));
-  for_each_tile(op.batch, kTileTokens, [&](const TokenBatch& batch, int64_t first) {
-    const ArenaScope scope(*context.arena);
-    const int64_t count = batch.num_tokens;
-    const Operand projected = context.arena->operand(DType::kF32, count, op.weights.wk_weights_proj.rows);
-    const Matrix<float> rows{static_cast<float*>(projected.data), count, projected.cols};
-    project(stream, op, rows_of(op.x, first, count), projected);
-    make_keys(stream, op, batch, rows);
-    make_queries(stream, *context.arena, op, batch, first,
-                 {rows.data + op.shape.head_dim, count, op.shape.num_heads, rows.stride}, weight_scale);
-  });
+  for_each_tile(
+      op.batch, own_epilogues ? kOwnTileTokens : kTileTokens, [&](const TokenBatch& batch, int64_t first) {
+        const ArenaScope scope(arena);
+        const int64_t count = batch.num_tokens;
+        const Operand projected = arena.operand(DType::kF32, count, op.weights.wk_weights_proj.rows);
+        const Matrix<float> rows{static_cast<float*>(projected.data), count, projected.cols};
+        project(stream, op, rows_of(op.x, first, count), projected);
+        if (own_epilogues) {
+          const IndexerPrepare tile = tile_of(op, batch, first);
+          own_keys(stream, tile, rows);
+          return own_queries(stream, arena, tile);
+        }
+        make_keys(stream, op, batch, rows);
+        make_queries(stream, arena, op, batch, first,
+                     {rows.data + op.shape.head_dim, count, op.shape.num_heads, rows.stride}, weight_scale);
+      });
 }
 
 }  // namespace fulgur::cuda

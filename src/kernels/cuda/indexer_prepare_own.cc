@@ -44,11 +44,26 @@ ProjectArguments project_arguments(const Stream& stream, const IndexerPrepare& o
           .out_stride = 0};
 }
 
+KeyArguments key_arguments(const IndexerPrepare& op) {
+  return {.rounding = rounding_of(op),
+          .rows = rows_of(op),
+          .gain = op.weights.k_norm_gain.data,
+          .bias = op.weights.k_norm_bias.data,
+          .norm_is_bf16 = op.weights.k_norm_gain.form == WeightForm::kBf16,
+          .keys = static_cast<uint8_t*>(op.keys.data),
+          .page_bytes = static_cast<int64_t>(op.keys.page_bytes()),
+          .pair_stride = static_cast<int>(PagedKeys::offset(2, 0)),
+          .slot_stride = static_cast<int>(PagedKeys::offset(0, 1)),
+          .head_weights = op.head_weights.data,
+          .head_weight_stride = op.head_weights.stride,
+          .weight_scale =
+              static_cast<float>(1.0 / std::sqrt(double{1} * op.shape.num_heads * op.shape.head_dim))};
+}
+
 QueryArguments query_arguments(const IndexerPrepare& op) {
   const Weight& w = op.weights.wq_b;
   return {.q_latent = static_cast<const Bf16*>(op.q_latent.data),
           .q_latent_stride = op.q_latent.stride,
-          .operand = QueryOperand::kScaledF16,
           .weights = static_cast<const uint8_t*>(w.data),
           .scales = w.form == WeightForm::kFp8 ? w.block_scales(0) : nullptr,
           .num_tokens = op.batch.num_tokens,
@@ -59,7 +74,15 @@ QueryArguments query_arguments(const IndexerPrepare& op) {
           .q = op.q.data,
           .q_stride = op.q.stride,
           .head_weights = op.head_weights.data,
-          .head_weight_stride = op.head_weights.stride};
+          .head_weight_stride = op.head_weights.stride,
+          .scratch = nullptr};
+}
+/// The same with scratch from the arena.
+QueryArguments query_arguments(Arena& arena, const IndexerPrepare& op) {
+  QueryArguments args = query_arguments(op);
+  if (const size_t bytes = query_scratch_bytes(args.num_tokens, args.q_rank); bytes > 0)
+    args.scratch = static_cast<uint8_t*>(arena.operand(DType::kF8E4M3, 1, static_cast<int64_t>(bytes)).data);
+  return args;
 }
 
 bool has_own_shape(const IndexerPrepare& op) {
@@ -69,17 +92,16 @@ bool has_own_shape(const IndexerPrepare& op) {
 
 }  // namespace
 
-bool runs_own_kernels(const Stream& stream) {
-  constexpr int kBlocksOfMultiprocessor = 2;
-  return stream.tuned() &&
-         stream.num_multiprocessors() * kBlocksOfMultiprocessor >= kProjectionClusters * kProjectionCluster;
+bool runs_own_kernels(const Stream& stream) { return stream.tuned() && stream.holds_projection(); }
+
+bool own_keys_take(const IndexerPrepare& op) {
+  const WeightForm gain = op.weights.k_norm_gain.form;
+  return has_own_shape(op) && has_key_form(op.keys.dtype) &&
+         (gain == WeightForm::kF32 || gain == WeightForm::kBf16) && op.weights.k_norm_bias.form == gain;
 }
 
 bool own_projection_takes(const IndexerPrepare& op) {
-  const WeightForm gain = op.weights.k_norm_gain.form;
-  const bool norm =
-      (gain == WeightForm::kF32 || gain == WeightForm::kBf16) && op.weights.k_norm_bias.form == gain;
-  if (!has_own_shape(op) || !norm || !has_key_form(op.keys.dtype) || op.x.dtype != DType::kBf16 ||
+  if (!own_keys_take(op) || op.x.dtype != DType::kBf16 ||
       op.weights.wk_weights_proj.form != WeightForm::kBf16) {
     return false;
   }
@@ -102,34 +124,43 @@ void own_projection(Stream& stream, const IndexerPrepare& op, const Operand& pro
   check(launch_project(args, stream.main(), stream.pdl()), "the kernel indexer_project");
 }
 
-void own_keys(Stream& stream, const IndexerPrepare& op) {
-  const KeyArguments keys{.rounding = rounding_of(op),
-                          .rows = rows_of(op),
-                          .gain = op.weights.k_norm_gain.data,
-                          .bias = op.weights.k_norm_bias.data,
-                          .norm_is_bf16 = op.weights.k_norm_gain.form == WeightForm::kBf16,
-                          .keys = static_cast<uint8_t*>(op.keys.data),
-                          .page_bytes = static_cast<int64_t>(op.keys.page_bytes()),
-                          .pair_stride = static_cast<int>(PagedKeys::offset(2, 0)),
-                          .slot_stride = static_cast<int>(PagedKeys::offset(0, 1)),
-                          .head_weights = op.head_weights.data,
-                          .head_weight_stride = op.head_weights.stride,
-                          .weight_scale = static_cast<float>(
-                              1.0 / std::sqrt(double{1} * op.shape.num_heads * op.shape.head_dim))};
-  check(launch_project_keys(project_arguments(stream, op), keys, stream.main(), stream.pdl()),
+void own_decode(Stream& stream, Arena& arena, const IndexerPrepare& op) {
+  const ArenaScope scope(arena);
+  const QueryArguments queries = query_arguments(arena, op);
+  const bool few = op.batch.num_tokens <= kFewQueryTokens;
+  check(launch_project_keys(project_arguments(stream, op), key_arguments(op),
+                            few ? LatentArguments{} : latents_of(queries), stream.main(), stream.pdl()),
         "the kernel indexer_project (keys)");
+  check(few ? launch_query(queries, stream.main(), stream.pdl())
+            : launch_laid_out_query(queries, stream.main(), stream.pdl()),
+        "the kernel indexer_query");
+}
+
+void own_decode_keys(Stream& stream, const IndexerPrepare& op) {
+  check(
+      launch_project_keys(project_arguments(stream, op), key_arguments(op), {}, stream.main(), stream.pdl()),
+      "the kernel indexer_project (keys)");
+}
+
+void own_keys(Stream& stream, const IndexerPrepare& op, const Matrix<const float>& projected) {
+  check(launch_keys({.kw = projected.data,
+                     .stride = projected.stride,
+                     .num_tokens = op.batch.num_tokens,
+                     .num_heads = op.shape.num_heads},
+                    key_arguments(op), stream.main(), stream.pdl()),
+        "the kernel indexer_keys");
 }
 
 bool own_queries_take(const IndexerPrepare& op) {
   const Weight& w = op.weights.wq_b;
   return has_own_shape(op) && w.form == WeightForm::kFp8 && w.block_rows == kFp8Block &&
          w.block_cols == kFp8Block && w.first_row % kFp8Block == 0 && op.q_latent.dtype == DType::kBf16 &&
-         has_key_form(op.q.dtype) && op.batch.num_tokens <= kMostOwnTokens &&
-         query_takes(query_arguments(op));
+         has_key_form(op.q.dtype) && query_takes(query_arguments(op));
 }
 
-void own_queries(Stream& stream, const IndexerPrepare& op) {
-  check(launch_query(query_arguments(op), stream.main(), stream.pdl()), "the kernel indexer_query");
+void own_queries(Stream& stream, Arena& arena, const IndexerPrepare& op) {
+  const ArenaScope scope(arena);
+  check(launch_query(query_arguments(arena, op), stream.main(), stream.pdl()), "the kernel indexer_query");
 }
 
 }  // namespace fulgur::cuda

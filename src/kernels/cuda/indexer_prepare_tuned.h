@@ -70,27 +70,48 @@ struct KeyArguments {
   float weight_scale;
 };
 
-/// (hidden, outputs) of V3.2 and GLM-5: (7168, 192), (6144, 160).
-bool project_takes(const ProjectArguments& arguments);
-/// All 128 blocks have to be on the device at once (they wait for one another), which they are on any whole
-/// Hopper GPU unless kernels that wait likewise fill it from other streams.
-cudaError_t launch_project(const ProjectArguments& arguments, cudaStream_t stream, bool pdl);
-/// The same product, keys and head weights in the same kernel: hidden state to cache.
-cudaError_t launch_project_keys(const ProjectArguments& arguments, const KeyArguments& keys,
-                                cudaStream_t stream, bool pdl);
-
-/// What a product with e4m3 weights makes of its other operand, in groups of 128 columns.
-enum class QueryOperand {
-  kScaledF16,  // bf16 times a power of two, in f16: exact for all within 2^-28 of the group's largest
-  kE4m3,       // codes and a scale, as the FP8 products of other engines
+/// Where q_latent goes, rounded once for all heads: operand and scales as the queries' kernels read them
+/// (query_latents.cuh, indexer_tiles.h).
+struct LatentArguments {
+  const Bf16* q_latent;  // [num_tokens, q_rank], rows 16-byte aligned
+  int64_t q_latent_stride;
+  int num_tokens;
+  int q_rank;
+  int tile_tokens;
+  uint8_t* operand;  // 128-byte aligned; null: nowhere
+  float* scales;
 };
 
-/// q = quantize(Hadamard(rope(W_iq q_latent))), and sigma_q into the head weights.
+/// (hidden, outputs) of V3.2 and GLM-5: (7168, 192), (6144, 160).
+bool project_takes(const ProjectArguments& arguments);
+/// Whether the device holds all 128 blocks of a launch at once, which wait for one another's sums. Kernels
+/// that wait likewise on other streams of the same device may still keep them apart: run one such stream at a
+/// time.
+bool projection_fits_device();
+cudaError_t launch_project(const ProjectArguments& arguments, cudaStream_t stream, bool pdl);
+/// The same product, keys and head weights in the same kernel: hidden state to cache. Above eight tokens it
+/// also lays out q_latent.
+cudaError_t launch_project_keys(const ProjectArguments& arguments, const KeyArguments& keys,
+                                const LatentArguments& latents, cudaStream_t stream, bool pdl);
+
+/// Keys and head weights of any number of tokens from kw [num_tokens, 128 + heads].
+struct ProjectedRows {
+  const float* kw;
+  int64_t stride;
+  int num_tokens;
+  int num_heads;
+};
+cudaError_t launch_keys(const ProjectedRows& projected, const KeyArguments& keys, cudaStream_t stream,
+                        bool pdl);
+
+/// q = quantize(Hadamard(rope(W_iq q_latent))), and sigma_q into the head weights. Up to 128 tokens q_latent
+/// enters exactly (all but what is below 2^-28 of a group's largest) and products are summed in f32. Of a
+/// prompt's, each group of 128 columns is rounded to e4m3 with a scale, and the tensor cores keep about 14
+/// bits of a group's sums.
 struct QueryArguments {
   const Bf16* q_latent;  // [num_tokens, q_rank], rows 16-byte aligned
   int64_t q_latent_stride;
-  QueryOperand operand;
-  const uint8_t* weights;  // e4m3 [num_heads * 128, q_rank]
+  const uint8_t* weights;  // e4m3 [num_heads * 128, q_rank], 16-byte aligned
   const float* scales;     // [num_heads, q_rank / 128]
   int num_tokens;
   int num_heads;
@@ -101,9 +122,16 @@ struct QueryArguments {
   int64_t q_stride;
   float* head_weights;  // [num_tokens, num_heads]: in and out, times sigma_q where e4m3
   int64_t head_weight_stride;
+  uint8_t* scratch;  // query_scratch_bytes(), 128-byte aligned
 };
-/// q_rank 1536 or 2048, any number of heads and tokens; made for few tokens.
+/// q_rank 1536 or 2048, an even number of heads.
 bool query_takes(const QueryArguments& arguments);
+size_t query_scratch_bytes(int num_tokens, int q_rank);
 cudaError_t launch_query(const QueryArguments& arguments, cudaStream_t stream, bool pdl);
+
+/// The two halves of launch_query for 9 to 128 tokens: the first may be a part of launch_project_keys.
+LatentArguments latents_of(const QueryArguments& arguments);
+cudaError_t launch_latents(const LatentArguments& latents, cudaStream_t stream, bool pdl);
+cudaError_t launch_laid_out_query(const QueryArguments& arguments, cudaStream_t stream, bool pdl);
 
 }  // namespace fulgur::cuda

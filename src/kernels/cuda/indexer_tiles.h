@@ -26,60 +26,102 @@ constexpr int fragment_token(int lane) { return lane % kPiecesOfStep * 2; }
 constexpr int kProjectionPitch = 448;                            // bytes, of at most 7 steps of 64
 constexpr int query_pitch(int columns) { return columns + 64; }  // bytes; columns a multiple of 128
 
-// The projection [W_k; W_w] x. Its columns are cut into 32 leaves; a cluster's blocks hold 8 leaves of
-// 1/4 of the rows, the 16 clusters all of them. An output is
+// The projection [W_k; W_w] x. Its columns are cut into 32 leaves. An output is
 //   leaf = (even mmas, in order) + (odd mmas, in order)
-//   sum over a cluster's leaves in order, then over the four clusters in order,
+//   quad = (leaf 0 + leaf 1) + (leaf 2 + leaf 3), and so on: eight of them
+//   the four sums of two quads, in order,
 // whatever the number of tokens is.
 constexpr int kProjectionLeaves = 32;
-constexpr int kProjectionCluster = 8;       // blocks
-constexpr int kProjectionColumnGroups = 4;  // clusters beside one another in columns
+constexpr int kProjectionQuads = kProjectionLeaves / 4;
 constexpr int kProjectionRowGroups = 4;
-constexpr int kProjectionClusters = kProjectionColumnGroups * kProjectionRowGroups;
 constexpr int kProjectionMostTokens = 128;
 constexpr int kProjectionMostOutputs = 192;
-/// Scratch for the column groups' parts of every output, f32.
-constexpr size_t kProjectBytes =
-    sizeof(float) * kProjectionColumnGroups * kProjectionMostTokens * kProjectionMostOutputs;
 constexpr int kProjectionStep = 32;  // columns of two mma.m16n8k16 in bf16: four pieces of eight
+constexpr int kProjectionBlocks = kProjectionLeaves * kProjectionRowGroups;
 
 /// The first column of a leaf of `steps` steps.
-constexpr int leaf_column(int column_group, int rank, int steps) {
-  return (column_group * kProjectionCluster + rank) * steps * kProjectionStep;
-}
-/// Tokens are dealt to the blocks of a cluster in runs of this length, a power of two: block r finishes its
-/// cluster's sums of tokens [r << log2, (r + 1) << log2).
-constexpr int log2_owned_tokens(int num_tokens) {
-  int log2 = 0;
-  while ((kProjectionCluster << log2) < num_tokens) ++log2;
-  return log2;
-}
-/// The one token that block (cluster, rank) finishes for all clusters, or -1.
+constexpr int leaf_column(int leaf, int steps) { return leaf * steps * kProjectionStep; }
+
+// Up to eight tokens, a block has a leaf of 1/4 of the rows. A cluster's eight blocks hold eight leaves, the
+// 16 clusters all of them.
+constexpr int kFewProjectionTokens = 8;
+constexpr int kProjectionCluster = 8;       // blocks
+constexpr int kProjectionColumnGroups = 4;  // clusters beside one another in columns
+constexpr int kProjectionClusters = kProjectionColumnGroups * kProjectionRowGroups;
+
+/// The token that block (cluster, rank) finishes for all clusters, or -1: the first cluster's own theirs.
 constexpr int finished_token(int cluster, int rank, int num_tokens) {
-  const int owned = 1 << log2_owned_tokens(num_tokens);
-  const int token = rank * owned + cluster;
-  return cluster < owned && token < num_tokens ? token : -1;
+  return cluster == 0 && rank < num_tokens ? rank : -1;
 }
-/// What a block of a cluster sends of each token to the block that owns it: [sources][owned][rows] where it
-/// arrives, [owners][owned][rows] where it leaves. The pitch, in floats, lets the lanes of a column of D
-/// touch all 32 banks.
+/// What a block of a cluster sends of each token to the block that owns it: [sources][rows]. The pitch, in
+/// floats, lets the lanes of a column of D touch all 32 banks.
 constexpr int kSumPitch = 52;
-constexpr int sum_index(int block, int owned, int row, int log2_owned) {
-  return ((block << log2_owned) + owned) * kSumPitch + row;
-}
-/// Where the partial sums of a token lie in scratch: [tokens, column groups, outputs].
-constexpr int partial_index(int token, int column_group, int output, int outputs) {
-  return (token * kProjectionColumnGroups + column_group) * outputs + output;
+
+// Above, a block has 32 tokens, 1/4 of the rows, and as many leaves as there are tiles of 32 tokens.
+constexpr int kProjectionTile = 32;
+/// Leaves a block, or tiles of tokens: 1, 2 or 4.
+constexpr int projection_leaves(int num_tokens) {
+  return num_tokens <= kProjectionTile ? 1 : num_tokens <= 2 * kProjectionTile ? 2 : 4;
 }
 
-// The queries' product, e4m3 weights as f16. Four blocks of a cluster hold 32 rows each of a head's 128;
-// eight warps are two tiles of 16 rows times four parts of the columns. An output is
-//   group of 128 columns = (the mmas of first halves of pieces, in order) + (those of second halves)
-//   sum over a part's groups in order, each times its scales; then over the four parts in order.
-constexpr int kQueryCluster = 4;
-constexpr int kQueryRows = 32;
+/// Scratch for all parts of every output, f32: tokens times parts is the same for 32, 64 and 128 tokens.
+constexpr size_t kProjectBytes = sizeof(float) * kProjectionTile * kProjectionLeaves * kProjectionMostOutputs;
+/// Where sums of whole blocks lie in scratch until all of a token's are there: [tokens, parts, outputs]. Few
+/// tokens have four parts, a cluster's each; many have 32, 16 or 8 of 1, 2 or 4 leaves.
+constexpr int partial_index(int token, int part, int parts, int output, int outputs) {
+  return (token * parts + part) * outputs + output;
+}
+
+// The queries' product, e4m3 weights as f16. An output is
+//   group of 128 columns = its eight mmas, in order
+//   sum over a part's groups in order, each times its scales; then over the four parts in order,
+// whatever the number of tokens up to 128 is.
 constexpr int kQueryParts = 4;
 constexpr int kQueryGroup = 128;
 constexpr int kQueryStep = 64;  // columns of four mma.m16n8k16 in f16: four pieces of sixteen codes
+
+// Up to eight tokens, four blocks of a cluster hold 32 rows each of a head's 128, and eight warps are two
+// tiles of 16 rows times four parts.
+constexpr int kFewQueryTokens = 8;
+constexpr int kQueryCluster = 4;
+constexpr int kQueryRows = 32;
+
+// Above, a block has a head, and tokens lie in tiles: of each group of columns [steps][tokens][128 bytes],
+// f16, as the matrix unit wants B with its 128-byte swizzle. The words of a step are turned round so that the
+// four products of a step take the columns that the mmas of the few do.
+
+constexpr int kMostBatchTile = 64;
+/// Tokens of a tile: 8, 16, 32 or 64, so that heads and tiles come to at least 128 blocks where they can.
+constexpr int batch_tile_tokens(int num_tokens, int num_heads) {
+  constexpr int kBlocks = 128;
+  const int tiles = num_heads < kBlocks ? kBlocks / num_heads : 1;
+  int tile = 8;
+  while (tile < kMostBatchTile && tile * tiles < num_tokens) tile *= 2;
+  return tile;
+}
+
+/// Byte, from the start of a tile's group, of the pair of columns `pair` of a token.
+constexpr int batch_latent_offset(int tile_tokens, int token, int pair) {
+  constexpr int kPairs = kQueryStep / 2;
+  constexpr int kPairsOfPiece = kPairs / kPiecesOfStep;  // a lane's sixteen codes
+  const int step = pair / kPairs;
+  const int unit = pair % kPairsOfPiece;           // of 16 bytes
+  const int word = pair % kPairs / kPairsOfPiece;  // of the unit: lane % 4
+  return (step * tile_tokens + token) * 2 * kQueryStep + (unit ^ (token & 7)) * kPieceBytes + word * 4;
+}
+
+// Prompts: e4m3 against e4m3. Tokens lie in tiles of 64, of each group [tokens][128 bytes], swizzled
+// likewise.
+constexpr int kPromptTileTokens = 64;
+/// Byte, from the start of a tile's group, of a token's piece of eight codes.
+constexpr int prompt_latent_offset(int token, int piece) {
+  return token * kQueryGroup + (piece / 2 ^ (token & 7)) * kPieceBytes + piece % 2 * 8;
+}
+// The rows of a head come in an order that gives each of the four threads of a token whole runs of eight
+// components, both ends of each rotated pair among them: column n of D is component
+//   32 (n / 32) + 8 (n % 8 / 2) + 2 (n % 32 / 8) + n % 2.
+constexpr int prompt_component(int column) {
+  return column / 32 * 32 + column % 8 / 2 * 8 + column % 32 / 8 * 2 + column % 2;
+}
 
 }  // namespace fulgur::cuda

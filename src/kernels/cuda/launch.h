@@ -18,28 +18,21 @@ struct Grid {
   bool pdl = true;          // false for what follows another stream's event
 };
 
-/// Queues a kernel on `on`, the main or the side stream. With PDL on, it may start while its predecessor on
-/// that stream still runs, so every CTA of every kernel calls wait_for_predecessor() before it reads or
-/// writes what another kernel touches, also where it has nothing to do: the wait of a successor then covers
-/// all kernels before. `name` is what an error calls it.
+/// Queues a kernel of CTAs that lie in clusters if grid.cluster says so.
 template <typename... Params, typename... Args>
-void launch_on(cudaStream_t on, const Stream& stream, const char* name, const Grid& grid,
-               void (*kernel)(Params...), Args&&... args) {
-  constexpr size_t kStaticLimit = size_t{48} << 10;
-  if (grid.shared_bytes > kStaticLimit) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(grid.shared_bytes)),
-          name);
+cudaError_t launch_kernel(void (*kernel)(Params...), const Grid& grid, cudaStream_t on, Args&&... args) {
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  cudaError_t status = cudaSuccess;
+  if (grid.shared_bytes > 0) {
+    status = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(grid.shared_bytes));
   }
-  if (grid.cluster > 8) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-          name);
-  }
+  if (status == cudaSuccess && grid.cluster > 8)
+    status = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (status != cudaSuccess) return status;
   cudaLaunchAttribute attributes[2];
   unsigned count = 0;
-  if (stream.pdl() && grid.pdl) {
+  if (grid.pdl) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }
@@ -56,7 +49,18 @@ void launch_on(cudaStream_t on, const Stream& stream, const char* name, const Gr
   config.stream = on;
   config.attrs = attributes;
   config.numAttrs = count;
-  check(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), name);
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...);
+}
+
+/// The same on `on`, the main or the side stream. With PDL on, it may start while its predecessor on
+/// that stream still runs, so every CTA of every kernel calls wait_for_predecessor() before it reads or
+/// writes what another kernel touches, also where it has nothing to do: the wait of a successor then covers
+/// all kernels before. `name` is what an error calls it.
+template <typename... Params, typename... Args>
+void launch_on(cudaStream_t on, const Stream& stream, const char* name, Grid grid, void (*kernel)(Params...),
+               Args&&... args) {
+  grid.pdl = grid.pdl && stream.pdl();
+  check(launch_kernel(kernel, grid, on, std::forward<Args>(args)...), name);
 }
 
 template <typename... Params, typename... Args>

@@ -37,10 +37,13 @@ class Stream {
   [[nodiscard]] bool pdl() const { return options_.pdl; }
   [[nodiscard]] bool tuned() const { return options_.tuned; }
   [[nodiscard]] int num_multiprocessors() const { return num_multiprocessors_; }
+  /// Whether all blocks of the own projection, which wait for one another, are on the device at once.
+  [[nodiscard]] bool holds_projection() const { return holds_projection_; }
 
  private:
   CudaOptions options_;
   int num_multiprocessors_ = 0;
+  bool holds_projection_ = false;
   cudaStream_t main_ = nullptr;
   cudaStream_t side_ = nullptr;
   cudaEvent_t forked_ = nullptr;

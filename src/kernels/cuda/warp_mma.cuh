@@ -48,6 +48,12 @@ __device__ inline uint32_t to_f16x2(float low, float high) {
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(halves) : "f"(high), "f"(low));
   return halves;
 }
+/// The same in bf16.
+__device__ inline uint32_t to_bf16x2(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
 /// e4m3 of `low` in bits 0-7, of `high` in 8-15; to nearest, ties to even, at most 448 [cvt].
 __device__ inline uint16_t to_e4m3x2(float low, float high) {
   uint16_t codes;
@@ -73,6 +79,21 @@ __device__ inline uint32_t load_relaxed(const uint32_t* from) {
 }
 __device__ inline void store_relaxed(uint32_t* to, uint32_t value) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+
+/// Four of them at once, aligned.
+__device__ inline uint4 load_relaxed4(const uint32_t* from) {
+  uint4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
+  return v;
+}
+__device__ inline void store_relaxed4(uint32_t* to, uint4 v) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
 }
 
 /// One word, as the wider ones of hopper.cuh.

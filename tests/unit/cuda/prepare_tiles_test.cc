@@ -58,27 +58,76 @@ TEST(PrepareTiles, AStepOfPiecesIsItsProduct) {
   check_step(kQueryStep, 16);
 }
 
+/// Where the matrix unit looks for byte `at` of a block of rows of 128 bytes under its 128-byte swizzle.
+int swizzled(int at) { return at ^ ((at / 128 % 8) * 16); }
+
+TEST(PrepareTiles, BatchesMultiplyTheColumnsThatMmasOfFewTokensDo) {
+  for (const int tile : {16, 32, 64}) {
+    std::vector<int> pair_at(static_cast<size_t>(tile) * 2 * kQueryGroup / 4, -1);  // of each word
+    for (int token = 0; token < tile; ++token)
+      for (int pair = 0; pair < kQueryGroup / 2; ++pair)
+        pair_at[static_cast<size_t>(batch_latent_offset(tile, token, pair) / 4)] = token * 1000 + pair;
+    for (int step = 0; step < 2; ++step) {
+      for (int product = 0; product < 4; ++product) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+          for (int r = 0; r < 4; r += 2) {  // the row's registers of A
+            const int column = step * kQueryStep + piece_offset(lane) + 4 * product + r;
+            for (const int token : {0, 1, 7, 8, tile - 1}) {
+              const int at =
+                  swizzled((step * tile + token) * 128 + product * 32 + column_of_a(lane, r, 0) * 2);
+              EXPECT_EQ(pair_at[static_cast<size_t>(at / 4)], token * 1000 + column / 2);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(PrepareTiles, PromptsLieAsTheMatrixUnitAndTheTensorMapHaveThem) {
+  std::set<int> components;
+  for (int run = 0; run < 4; ++run)
+    for (int pair = 0; pair < 4; ++pair)
+      for (int quad = 0; quad < 4; ++quad)
+        for (int e = 0; e < 2; ++e) {
+          const int column = ((run * 4 + pair) * 4 + quad) * 2 + e;  // as the box's rows arrive
+          EXPECT_EQ(prompt_component(column), run * 32 + pair * 2 + quad * 8 + e);
+          components.insert(prompt_component(column));
+        }
+  EXPECT_EQ(components.size(), 128U);
+  for (int token = 0; token < kPromptTileTokens; ++token)
+    for (int piece = 0; piece < kQueryGroup / 8; ++piece)
+      EXPECT_EQ(prompt_latent_offset(token, piece), swizzled(token * 128 + piece * 8));
+}
+
+TEST(PrepareTiles, ABatchHasATileForEachOfItsBlocks) {
+  for (int tokens = kFewQueryTokens + 1; tokens <= kProjectionMostTokens; ++tokens) {
+    for (const int heads : {2, 8, 32, 64, 128}) {
+      const int tile = batch_tile_tokens(tokens, heads);
+      const int padded = (tokens + tile - 1) / tile * tile;
+      EXPECT_LE(padded, kProjectionBlocks);  // block t of the projection lays out token t
+      EXPECT_LE(padded - tokens, kMostBatchTile);
+    }
+  }
+}
+
 TEST(PrepareTiles, LeavesCoverTheColumnsOnce) {
   for (const auto& [hidden, steps] : {std::pair{7168, 7}, std::pair{6144, 6}}) {
     std::set<int> columns;
-    for (int group = 0; group < kProjectionColumnGroups; ++group)
-      for (int rank = 0; rank < kProjectionCluster; ++rank)
-        for (int i = 0; i < steps * kProjectionStep; ++i) columns.insert(leaf_column(group, rank, steps) + i);
+    for (int leaf = 0; leaf < kProjectionLeaves; ++leaf)
+      for (int i = 0; i < steps * kProjectionStep; ++i) columns.insert(leaf_column(leaf, steps) + i);
     EXPECT_EQ(static_cast<int>(columns.size()), hidden);
     EXPECT_EQ(*columns.rbegin(), hidden - 1);
   }
 }
 
-TEST(PrepareTiles, EveryTokenIsFinishedByOneBlockThatOwnsIt) {
-  for (int tokens = 1; tokens <= kProjectionMostTokens; ++tokens) {
+TEST(PrepareTiles, EveryTokenOfFewIsFinishedByOneBlock) {
+  for (int tokens = 1; tokens <= kFewProjectionTokens; ++tokens) {
     std::vector<int> finished(static_cast<size_t>(tokens));
-    const int log2 = log2_owned_tokens(tokens);
     for (int cluster = 0; cluster < kProjectionClusters; ++cluster) {
       for (int rank = 0; rank < kProjectionCluster; ++rank) {
         const int token = finished_token(cluster, rank, tokens);
-        if (token < 0) continue;
-        EXPECT_EQ(token >> log2, rank);
-        ++finished[static_cast<size_t>(token)];
+        if (token >= 0) ++finished[static_cast<size_t>(token)];
       }
     }
     EXPECT_EQ(finished, std::vector<int>(static_cast<size_t>(tokens), 1)) << tokens;
@@ -86,12 +135,18 @@ TEST(PrepareTiles, EveryTokenIsFinishedByOneBlockThatOwnsIt) {
 }
 
 TEST(PrepareTiles, ScratchHoldsEveryPartialSumOnce) {
-  std::set<int> places;
-  for (int token = 0; token < kProjectionMostTokens; ++token)
-    for (int group = 0; group < kProjectionColumnGroups; ++group)
-      for (int output = 0; output < 192; ++output) places.insert(partial_index(token, group, output, 192));
-  EXPECT_EQ(places.size(), kProjectBytes / sizeof(float));
-  EXPECT_EQ(*places.rbegin() + 1, static_cast<int>(places.size()));
+  for (const int most_tokens : {32, 64, 128}) {
+    const int leaves = projection_leaves(most_tokens);
+    EXPECT_EQ(leaves * kProjectionTile, most_tokens);
+    const int parts = kProjectionLeaves / leaves;
+    std::set<int> places;
+    for (int token = 0; token < most_tokens; ++token)
+      for (int part = 0; part < parts; ++part)
+        for (int output = 0; output < 192; ++output)
+          places.insert(partial_index(token, part, parts, output, 192));
+    EXPECT_EQ(places.size(), kProjectBytes / sizeof(float));
+    EXPECT_EQ(*places.rbegin() + 1, static_cast<int>(places.size()));
+  }
 }
 
 /// The banks that lanes [first, first + 8) touch with a 16-byte load each.
@@ -110,7 +165,7 @@ TEST(PrepareTiles, FragmentsTouchAllBanks) {
   for (int i = 0; i < 2; ++i) {
     std::set<int> banks;
     for (int lane = 0; lane < kLanes; ++lane)
-      banks.insert(sum_index(0, fragment_token(lane) + i, fragment_row(lane), 0) % 32);
+      banks.insert(((fragment_token(lane) + i) * kSumPitch + fragment_row(lane)) % 32);
     EXPECT_EQ(banks.size(), 32U);
   }
 }
