@@ -20,14 +20,20 @@ struct Context;
 /// computes (-0 equals 0): the set does not depend on batch or threads. A row with at most index_topk
 /// candidates takes them all, unscored. A NaN score gives a row of -1 and the sequence's fault bit. Scratch
 /// for scores and their search is at most Context::index_scratch_bytes, whatever the context, and changes no
-/// bit. (DeepSeek-V3.2 report, section 2.1; docs/spec/model.md, sections 4 and 5.)
+/// bit.
+///
+/// A back end that overlaps ops may read before the op queued before this one has ended: positions,
+/// sequences, the page table, and keys of positions before the batch's first of their sequence. So that op
+/// may write queries, head weights and the keys of this step's tokens, as indexer_prepare does; the rest was
+/// there when it began. (DeepSeek-V3.2 report, section 2.1; docs/spec/model.md, sections 4 and 5.)
 struct IndexerSelect {
   Operand q;                         // [num_tokens, nI*dI], in the form of the keys
   Matrix<const float> head_weights;  // [num_tokens, nI]
   PagedKeys keys;
   const IndexerShape& shape;
   const TokenBatch& batch;
-  Matrix<int32_t> selected;  // out: [num_tokens, index_topk] positions, ascending, -1 after the last
+  Matrix<int32_t> selected;    // out: [num_tokens, index_topk] positions, ascending, -1 after the last
+  Matrix<int32_t> slots = {};  // out, if wanted: the same as slots of the caches, page * 64 + position % 64
 };
 void run(Context&, const IndexerSelect&);
 

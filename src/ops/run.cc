@@ -187,6 +187,9 @@ void run(Context& context, const IndexerSelect& op) {
           "indexer_select: a row for every token");
   require_keys(context, op.keys, op.q, op.shape);
   require(op.selected.cols >= 1, "indexer_select: index_topk is at least 1");
+  require(
+      op.slots.data == nullptr || (op.slots.rows == op.selected.rows && op.slots.cols == op.selected.cols),
+      "indexer_select: a slot for every selected position");
   require_start(context, op.batch);
   call(context, OpKind::kIndexerSelect, context.backend->indexer_select, op);
 }

@@ -150,6 +150,19 @@ class Selection {
     }
   }
 
+  /// The selected positions, when all are there, as slots of the caches.
+  void write_slots(const Crew& crew) const {
+    const Share rows = crew.share(op_.batch.num_tokens);
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      const int32_t* pages = op_.batch.pages.row(op_.batch.sequence[row]);
+      for (int64_t i = 0; i < topk_; ++i) {
+        const int32_t position = op_.selected.row(row)[i];
+        op_.slots.row(row)[i] =
+            position < 0 ? -1 : pages[position / kPageTokens] * kPageTokens + position % kPageTokens;
+      }
+    }
+  }
+
  private:
   struct Member {
     float* queries;  // [rows, nI, dI]
@@ -337,7 +350,12 @@ int64_t least_index_scratch(const IndexerShape& shape, int64_t topk, int threads
 void indexer_select(Context& context, const IndexerSelect& op) {
   const ArenaScope scope(*context.arena);
   Selection selection(context, op);
-  run_region(context, selection.work_bytes(), [&](const Crew& crew) { selection.run(crew); });
+  run_region(context, selection.work_bytes(), [&](const Crew& crew) {
+    selection.run(crew);
+    if (op.slots.data == nullptr) return;
+    crew.barrier();
+    selection.write_slots(crew);
+  });
 }
 
 void indexer_scores(Context& context, const IndexerScores& op) {

@@ -116,6 +116,7 @@ struct SelectArgs {
   Matrix<float> scores;
   TokenBatch batch;
   Matrix<int32_t> selected;
+  Matrix<int32_t> slots;  // data null: not wanted
   int64_t first_row;
 };
 
@@ -125,20 +126,29 @@ __device__ void fill(int32_t* out, int64_t size, int32_t count) {
     out[i] = i < count ? static_cast<int32_t>(i) : -1;
 }
 
-__global__ void __launch_bounds__(kSelectThreads) select_kernel(SelectArgs args) {
+/// The selected positions of row t, which the block has written, as slots of the caches.
+__device__ void write_slots(const SelectArgs& args, int64_t t) {
+  if (args.slots.data == nullptr) return;
+  __syncthreads();
+  const int32_t* positions = args.selected.row(t);
+  for (int64_t i = threadIdx.x; i < args.slots.cols; i += kSelectThreads) {
+    const int32_t position = positions[i];
+    args.slots.row(t)[i] =
+        position < 0 ? -1 : page_of(args.batch, t, position) * kPageTokens + position % kPageTokens;
+  }
+}
+
+/// Row `t`, whose scores are `scores`.
+__device__ void select_row(const SelectArgs& args, int64_t t, const float* scores) {
   constexpr int kDigits = 256;
   __shared__ int counts[kDigits];
   __shared__ uint32_t found_prefix;
   __shared__ int found_left;
-  wait_for_predecessor();
-  allow_successor();
-  const int64_t t = args.first_row + blockIdx.x;
   const int32_t context = args.batch.position[t] + 1;
   const auto topk = static_cast<int32_t>(args.selected.cols);
   int32_t* out = args.selected.row(t);
   if (context <= topk) return fill(out, topk, context);
 
-  const float* scores = args.scores.row(blockIdx.x);
   const auto thread = static_cast<int>(threadIdx.x);
   bool nan = false;
   for (int32_t s = thread; s < context; s += kSelectThreads) nan = nan || isnan(scores[s]);
@@ -184,6 +194,14 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(SelectArgs args)
   }
 }
 
+__global__ void __launch_bounds__(kSelectThreads) select_kernel(SelectArgs args) {
+  wait_for_predecessor();
+  allow_successor();
+  const int64_t t = args.first_row + blockIdx.x;
+  select_row(args, t, args.scores.row(blockIdx.x));
+  write_slots(args, t);
+}
+
 void launch_scores(const Stream& stream, const ScoreArgs& args, int64_t rows, int64_t columns) {
   const auto pages = static_cast<unsigned>((columns + kPageTokens - 1) / kPageTokens);
   with_key_element(args.keys.dtype, [&](auto element) {
@@ -214,7 +232,7 @@ void indexer_select(Context& context, const IndexerSelect& op) {
     }
     launch(*context.stream, "the kernel indexer_select",
            {.blocks = dim3(static_cast<unsigned>(rows)), .threads = kSelectThreads}, select_kernel,
-           SelectArgs{scores, op.batch, op.selected, first});
+           SelectArgs{scores, op.batch, op.selected, op.slots, first});
   }
 }
 

@@ -58,6 +58,7 @@ DecodeArguments rows_of(DecodeArguments arguments, int64_t first, int64_t count)
   scores.rows.sequence += first;
   scores.rows.num_rows = static_cast<int32_t>(count);
   arguments.out.positions += first * arguments.out.topk;
+  if (arguments.out.slots != nullptr) arguments.out.slots += first * arguments.out.topk;
   return arguments;
 }
 
@@ -72,16 +73,19 @@ void launch_scores(const DecodeArguments& arguments, bool decode, void* prompt_s
 
 }  // namespace
 
-bool tuned_takes(const IndexerSelect& op) { return takes(op) && op.selected.stride == op.selected.cols; }
+bool tuned_takes(const IndexerSelect& op) {
+  return takes(op) && op.selected.stride == op.selected.cols &&
+         (op.slots.data == nullptr || op.slots.stride == op.slots.cols);
+}
 bool tuned_takes(const IndexerScores& op) { return takes(op); }
 
 void select_tuned(Context& context, const IndexerSelect& op) {
   const Stream& stream = *context.stream;
-  const LaunchOptions options{.stream = stream.main(), .pdl = stream.pdl()};
+  const LaunchOptions options{.stream = stream.main(), .pdl = stream.pdl(), .early_keys = stream.pdl()};
   DecodeArguments arguments = arguments_of(op);
   arguments.out = {.topk = static_cast<int32_t>(op.selected.cols),
                    .positions = op.selected.data,
-                   .slots = nullptr,
+                   .slots = op.slots.data,
                    .fault = op.batch.fault};
   const bool decode = is_decode(op.batch);
   const int groups =

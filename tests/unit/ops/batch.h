@@ -70,6 +70,8 @@ class KeyPool {
   [[nodiscard]] float scale_after(int64_t pool_token) const;
   /// The op may write this token's key, its padding and scale included.
   void may_change(const std::vector<int64_t>& pool_tokens);
+  /// The page of this token arrives while the op's kernels already run.
+  void page_comes_late(int64_t pool_token) { pool_->row_comes_late(pool_token / kPageTokens); }
 
  private:
   [[nodiscard]] bool fp8() const { return dtype_ == DType::kF8E4M3; }

@@ -50,10 +50,16 @@ class Buffer {
 
   /// Computed by the kernel before the op's own: such inputs may arrive while the op's kernels already run.
   Buffer& comes_late() {
-    late_ = true;
+    late_ = {{0, before_.size()}};
     return *this;
   }
-  [[nodiscard]] bool is_late() const { return late_; }
+  /// This row alone.
+  void row_comes_late(int64_t row) { late_.push_back({offset(row, 0), offset(row, cols_) - offset(row, 0)}); }
+  struct Bytes {
+    size_t first;
+    size_t count;
+  };
+  [[nodiscard]] const std::vector<Bytes>& late() const { return late_; }
 
   void upload();
   /// All bytes of the back end's copy, and what upload() puts there.
@@ -90,7 +96,7 @@ class Buffer {
   std::vector<std::byte> after_;
   std::vector<bool> writable_;  // a flag a byte
   std::byte* device_ = nullptr;
-  bool late_ = false;
+  std::vector<Bytes> late_;
 };
 
 }  // namespace fulgur::test

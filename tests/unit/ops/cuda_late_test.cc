@@ -31,21 +31,25 @@ TEST_P(LateInputs, GiveTheSameBits) {
   const auto in_time = machine.snapshot();
 
   machine.upload();
+  struct Late {
+    std::byte* to;
+    size_t bytes;
+  };
   std::vector<BackendBuffer> staged;
-  std::vector<Buffer*> late;
+  std::vector<Late> late;
   for (const auto& buffer : machine.buffers()) {
-    if (!buffer->is_late()) continue;
-    const std::vector<std::byte>& bytes = buffer->bytes_before();
-    staged.emplace_back(backend, bytes.size());
-    backend.upload(staged.back().data(), bytes.data(), bytes.size());
-    const std::vector<std::byte> poison(bytes.size(), std::byte{0xff});  // NaN, or position -1
-    backend.upload(buffer->device_bytes(), poison.data(), poison.size());
-    late.push_back(buffer.get());
+    for (const Buffer::Bytes& range : buffer->late()) {
+      staged.emplace_back(backend, range.count);
+      backend.upload(staged.back().data(), buffer->bytes_before().data() + range.first, range.count);
+      late.push_back({buffer->device_bytes() + range.first, range.count});
+      const std::vector<std::byte> poison(range.count, std::byte{0xff});  // NaN, or position -1
+      backend.upload(late.back().to, poison.data(), poison.size());
+    }
   }
   ASSERT_FALSE(late.empty());
   for (size_t i = 0; i < late.size(); ++i) {
-    queue_late_copy(machine.context(kWithPdl), late[i]->device_bytes(),
-                    static_cast<const std::byte*>(staged[i].data()), staged[i].bytes());
+    queue_late_copy(machine.context(kWithPdl), late[i].to, static_cast<const std::byte*>(staged[i].data()),
+                    late[i].bytes);
   }
   c->run(machine.context(kWithPdl), 0, c->num_rows());
   machine.download();

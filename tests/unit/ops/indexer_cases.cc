@@ -75,7 +75,10 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
         // FP8: as kernels made for some shapes want it.
         selected_(operand == DType::kF8E4M3
                       ? machine.add(DType::kI32, batch_.num_tokens(), dims.topk).is_output()
-                      : machine.add_output(DType::kI32, batch_.num_tokens(), dims.topk)) {
+                      : machine.add_output(DType::kI32, batch_.num_tokens(), dims.topk)),
+        slots_(operand == DType::kF8E4M3
+                   ? machine.add(DType::kI32, batch_.num_tokens(), dims.topk).is_output()
+                   : machine.add_output(DType::kI32, batch_.num_tokens(), dims.topk)) {
     const bool fp8 = operand == DType::kF8E4M3;
     q_.comes_late().fill([&](int64_t, int64_t) {
       const double value = random.normal();
@@ -87,6 +90,10 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
         for (int i = 0; i < dims.index_dim; ++i) pool_.set(token, i, (fp8 ? 8 : 1) * random.normal());
         if (fp8) pool_.set_scale(token, static_cast<float>(std::exp2(random.normal())));
       }
+    }
+    // Keys of this step's tokens; all before them are there.
+    for (int t = 0; t < batch_.num_tokens(); ++t) {
+      pool_.page_comes_late(batch_.pool_token(batch_.sequence(t), batch_.position(t)));
     }
   }
 
@@ -117,7 +124,8 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
   void with_op(Side side, int first, int count, F f) {
     const TokenBatch batch = batch_.rows(side, first, count);
     f(IndexerSelect{q_.operand(side, first, count), head_weights_.matrix<const float>(side, first, count),
-                    pool_.keys(side), shape_, batch, selected_.matrix<int32_t>(side, first, count)});
+                    pool_.keys(side), shape_, batch, selected_.matrix<int32_t>(side, first, count),
+                    slots_.matrix<int32_t>(side, first, count)});
   }
 
  private:
@@ -146,6 +154,11 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
     for (int64_t i = 0; i < selected_.cols(); ++i)
       selected.push_back(static_cast<int32_t>(selected_.after(t, i)));
     EXPECT_EQ(selected, exact) << "row " << t << " at position " << batch_.position(t);
+    for (int64_t i = 0; i < selected_.cols(); ++i) {
+      const int32_t position = exact[static_cast<size_t>(i)];
+      const int64_t slot = position < 0 ? -1 : batch_.pool_token(batch_.sequence(t), position);
+      EXPECT_EQ(slots_.after(t, i), static_cast<double>(slot)) << "row " << t << ", place " << i;
+    }
   }
 
   int first_;
@@ -156,6 +169,7 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
   KeyPool pool_;
   Buffer& scores_;
   Buffer& selected_;
+  Buffer& slots_;
 };
 
 /// The selections of V3.2 and GLM-5 but for topk, which have kernels of their own.
