@@ -99,6 +99,12 @@ __device__ inline void send(uint32_t* own, uint64_t* own_barrier, uint32_t rank,
       "r"(value.x), "r"(value.y), "r"(remote_address(own_barrier, rank))
       : "memory");
 }
+__device__ inline void send(uint32_t* own, uint64_t* own_barrier, uint32_t rank, uint32_t value) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(
+                   remote_address(own, rank)),
+               "r"(value), "r"(remote_address(own_barrier, rank))
+               : "memory");
+}
 __device__ inline void mbarrier_wait_cluster(uint64_t* barrier, uint32_t parity) {
   asm volatile(
       "{\n"

@@ -39,19 +39,29 @@ __device__ inline int key_row() {
   return static_cast<int>(threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4);
 }
 
+/// Where a thread finds the first of its share of a page's keys, in bytes: worked out once. The second chunk
+/// is the other half's: 64 bytes before or behind.
 template <IndexForm kForm>
-__device__ inline void load_keys(const uint8_t* page, KeyFragment<kForm>& keys) {
-  using Form = KeyForm<kForm>;
+__device__ inline uint32_t key_place() {
   const int row = key_row();
-  const int quad = static_cast<int>(threadIdx.x % 4);
-  const bool odd = row % 2 != 0;
+  auto place = static_cast<uint32_t>(row * KeyForm<kForm>::kRowBytes +
+                                     first_chunk(row, static_cast<int>(threadIdx.x % 4)) * 16);
+  asm volatile("" : "+r"(place));
+  return place;
+}
+
+template <IndexForm kForm>
+__device__ inline void load_keys(const uint8_t* page, uint32_t place, KeyFragment<kForm>& keys) {
+  using Form = KeyForm<kForm>;
+  const bool odd = (place & 64) != 0;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const uint8_t* bytes = page + (row + 8 * half) * Form::kRowBytes;
 #pragma unroll
     for (int span = 0; span < Form::kSteps / kStepsPerSpan; ++span) {
-      const uint4 a = *reinterpret_cast<const uint4*>(bytes + (span * 8 + first_chunk(row, quad)) * 16);
-      const uint4 b = *reinterpret_cast<const uint4*>(bytes + (span * 8 + second_chunk(row, quad)) * 16);
+      const uint8_t* bytes = page + 8 * half * Form::kRowBytes + span * kSpanBytes;
+      const uint4 a = *reinterpret_cast<const uint4*>(bytes + place);
+      const uint4 b = *reinterpret_cast<const uint4*>(bytes + (place ^ 64));
+      // Written out: as selections of words, ptxas puts them between the products and then waits for each.
       const uint4 lower = odd ? b : a;  // chunk `quad`
       const uint4 upper = odd ? a : b;  // chunk `quad` + 4
       uint32_t(*words)[4] = keys.words + span * kStepsPerSpan;
@@ -65,15 +75,19 @@ __device__ inline void load_keys(const uint8_t* page, KeyFragment<kForm>& keys) 
       words[3][half + 2] = upper.w;
     }
   }
+#pragma unroll
+  for (auto& step : keys.words) {
+#pragma unroll
+    for (uint32_t& word : step) asm volatile("" : "+r"(word)::"memory");
+  }
 }
 
-/// The scales of the thread's two keys.
+/// The scale of key `row` of a page.
 template <IndexForm kForm>
-__device__ inline float2 load_scales(const uint8_t* page) {
+__device__ inline float load_scale(const uint8_t* page, int row) {
   using Form = KeyForm<kForm>;
-  if constexpr (!Form::kScaled) return make_float2(1.0F, 1.0F);
-  const float* scales = reinterpret_cast<const float*>(page + kPageKeys * Form::kRowBytes) + key_row();
-  return make_float2(scales[0], scales[8]);
+  if constexpr (!Form::kScaled) return 1.0F;
+  return reinterpret_cast<const float*>(page + kPageKeys * Form::kRowBytes)[row];
 }
 
 /// Writes 16 bytes of a query (chunk `chunk` of head `head`) where B wants them.
@@ -84,18 +98,16 @@ __device__ inline void store_query_chunk(uint8_t* to, int heads, int head, int c
   *reinterpret_cast<uint32_t*>(to + query_word_offset(heads, head, chunk, 3)) = value.w;
 }
 
-/// sums = A B^T, begun: wgmma_wait<0>() ends it. `query` is B's shared address.
-/// `kColumns` heads: of one query, or (e4m3) of several that lie one behind the other.
-template <IndexForm kForm, int kHeads, int kColumns = kHeads>
-__device__ inline void begin_products(const KeyFragment<kForm>& keys, uint32_t query,
-                                      float (&sums)[kColumns / 2]) {
-  static_assert(kColumns == kHeads || KeyForm<kForm>::kSteps == kStepsPerSpan);
+/// sums = A B^T, begun: wgmma_wait<0>() ends it. `query` is swizzled_operand() of B.
+template <IndexForm kForm, int kHeads>
+__device__ inline void begin_products(const KeyFragment<kForm>& keys, uint64_t query,
+                                      float (&sums)[kHeads / 2]) {
 #pragma unroll
   for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");
   wgmma_fence();
 #pragma unroll
   for (int step = 0; step < KeyForm<kForm>::kSteps; ++step) {
-    const uint64_t b = swizzled_operand(query + query_step_offset(kHeads, step));
+    const uint64_t b = query + query_step_offset(kHeads, step) / 16;  // addresses there are in 16 bytes
     if constexpr (kForm == IndexForm::kE4m3) {
       wgmma_e4m3(sums, keys.words[step], b, step > 0 ? 1 : 0);
     } else {
@@ -105,33 +117,52 @@ __device__ inline void begin_products(const KeyFragment<kForm>& keys, uint32_t q
   wgmma_commit();
 }
 
-/// After the products: the scores of the thread's two keys, in each of the four threads that share them.
-/// `kFirst` is where the query's sums begin, if there are several queries'.
-template <int kHeads, int kFirst = 0, int kSums = kHeads / 2>
-__device__ inline float2 weigh_heads(float (&sums)[kSums], const float* head_weights, float2 scale) {
+/// The head weights of a thread's sums: 2q and 2q + 1 of every eight.
+template <int kHeads>
+struct HeadWeights {
+  float2 pairs[kHeads / 8];
+};
+template <int kHeads>
+__device__ inline HeadWeights<kHeads> load_head_weights(const float* head_weights) {
+  HeadWeights<kHeads> weights;
+  const int quad = static_cast<int>(threadIdx.x % 4);
+#pragma unroll
+  for (int j = 0; j < kHeads / 8; ++j) {
+    weights.pairs[j] = *reinterpret_cast<const float2*>(head_weights + 8 * j + 2 * quad);
+  }
+  return weights;
+}
+
+/// After the products: the thread's share of the sums of its two keys.
+template <int kHeads>
+__device__ inline float2 weigh_heads(float (&sums)[kHeads / 2], const HeadWeights<kHeads>& weights) {
 #pragma unroll
   for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");
-  const int quad = static_cast<int>(threadIdx.x % 4);
   float even[2] = {0, 0};
   float odd[2] = {0, 0};
 #pragma unroll
   for (int j = 0; j < kHeads / 8; ++j) {
-    const float2 w = *reinterpret_cast<const float2*>(head_weights + 8 * j + 2 * quad);
+    const float2 w = weights.pairs[j];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      even[half] = __fmaf_rn(w.x, relu(sums[kFirst + 4 * j + 2 * half]), even[half]);
-      odd[half] = __fmaf_rn(w.y, relu(sums[kFirst + 4 * j + 2 * half + 1]), odd[half]);
+      even[half] = __fmaf_rn(w.x, relu(sums[4 * j + 2 * half]), even[half]);
+      odd[half] = __fmaf_rn(w.y, relu(sums[4 * j + 2 * half + 1]), odd[half]);
     }
   }
-  float score[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float sum = __fadd_rn(even[half], odd[half]);
-    sum = __fadd_rn(sum, __shfl_xor_sync(~0U, sum, 1));
-    sum = __fadd_rn(sum, __shfl_xor_sync(~0U, sum, 2));
-    score[half] = __fmul_rn(sum, half == 0 ? scale.x : scale.y);
-  }
-  return make_float2(score[0], score[1]);
+  return make_float2(__fadd_rn(even[0], odd[0]), __fadd_rn(even[1], odd[1]));
+}
+
+// The four threads of a key add their shares: (0 + 1) + (2 + 3), whoever adds. Each then has one key's sum.
+
+/// Two of the four, of two keys: the first by the even ones, the second by the odd.
+__device__ inline float pair_sum(float2 shares) {
+  const bool odd = threadIdx.x % 2 != 0;
+  return __fadd_rn(odd ? shares.y : shares.x, __shfl_xor_sync(~0U, odd ? shares.x : shares.y, 1));
+}
+/// All four: `first` by the lower two, `second` by the upper.
+__device__ inline float share_sum(float first, float second) {
+  const bool upper = threadIdx.x % 4 >= 2;
+  return __fadd_rn(upper ? second : first, __shfl_xor_sync(~0U, upper ? first : second, 2));
 }
 
 }  // namespace fulgur::cuda

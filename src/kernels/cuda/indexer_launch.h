@@ -14,6 +14,8 @@ constexpr int kMultiprocessors = 132;        // of an H100 or H200 SXM
 constexpr size_t kMostSharedBytes = 232448;  // a block of compute capability 9.0
 constexpr uint32_t kNanFault = 1;            // kFaultNan of ops/token_batch.h
 
+constexpr int round_up(int value, int to) { return (value + to - 1) / to * to; }
+
 /// So many clusters run at once; 0 if none can. Clusters lie within a GPC, so fewer may than there are
 /// multiprocessors for.
 template <typename... Params>

@@ -3,8 +3,8 @@
 //
 // A kernel of its own lays the queries out for the matrix unit once; then a block takes 512 positions (bf16:
 // 256) and 32 rows. Its four warpgroups hold two pages each (bf16: one) as the A operand; queries are copied
-// into two buffers of four rows by turns. e4m3 products take the heads of two queries at once. While
-// a warpgroup weighs heads, the others multiply.
+// into two buffers of four rows by turns. A warpgroup has two products under way, and weighs the heads of one
+// while the other is made.
 //
 // Cost: 64 * heads * 128 multiply-adds a page and row (index_scores.cuh), 4 bytes written a score; keys are
 // read once for 32 rows, queries once for 512 keys, both from L2.
@@ -23,8 +23,6 @@ struct Shape {
   static constexpr int kPages = kForm == IndexForm::kE4m3 ? 2 : 1;  // of a warpgroup
   static constexpr int kGroups = 4;                                 // warpgroups, by their registers
   static constexpr int kThreads = kGroups * 128;
-  static constexpr int kRowsAtOnce = kForm == IndexForm::kE4m3 ? 2 : 1;
-  static constexpr int kColumns = kRowsAtOnce * kHeads;
   static constexpr int kBlockPages = kPages * kGroups;
   static constexpr int kQueryBytes = kHeads * Form::kRowBytes;
   static constexpr int kBatch = 4;  // rows of a buffer
@@ -132,6 +130,7 @@ class PromptScores {
                 Form::kPageBytes, barriers_ + mine);
     }
     if (threadIdx.x == 0) fetch(batch_, first, count);
+    const uint32_t place = key_place<kForm>();
     KeyFragment<kForm> keys[S::kPages] = {};
 #pragma unroll
     for (int p = 0; p < S::kPages; ++p) {
@@ -139,7 +138,7 @@ class PromptScores {
       if ((first_page_ + page) * kPageKeys <= last_position) {
         mbarrier_wait(barriers_ + page, phases_ >> p & 1U);
         phases_ ^= 1U << p;
-        load_keys<kForm>(pages_ + page * Form::kPageBytes, keys[p]);
+        load_keys<kForm>(pages_ + page * Form::kPageBytes, place, keys[p]);
       }
     }
     for (int begin = 0; begin < count; begin += S::kBatch, ++batch_) {
@@ -156,34 +155,49 @@ class PromptScores {
 
   __device__ void score_batch(const KeyFragment<kForm> (&keys)[S::kPages], int buffer, int first_row,
                               int first_position, int count) {
-    const uint32_t query = shared_address(queries_) + buffer * S::kBatch * S::kQueryBytes;
+    const uint64_t queries = swizzled_operand(shared_address(queries_) + buffer * S::kBatch * S::kQueryBytes);
     const float* weights = weights_ + buffer * S::kBatch * kHeads;
-#pragma unroll 1
-    for (int i = 0; i < count; i += S::kRowsAtOnce) {
-#pragma unroll
-      for (int p = 0; p < S::kPages; ++p) {
-        float sums[S::kColumns / 2];
-        begin_products<kForm, kHeads, S::kColumns>(keys[p], query + i * S::kQueryBytes, sums);
-        wgmma_wait<0>();
-        put<0>(sums, weights + i * kHeads, p, first_row + i, i < count ? first_position + i : -1);
-        if constexpr (S::kRowsAtOnce > 1) {
-          put<1>(sums, weights + (i + 1) * kHeads, p, first_row + i + 1,
-                 i + 1 < count ? first_position + i + 1 : -1);
-        }
-      }
-    }
-  }
-
-  /// The scores of the kRow-th of the queries that were multiplied at once; `last` is its position.
-  template <int kRow>
-  __device__ void put(float (&sums)[S::kColumns / 2], const float* weights, int p, int row, int last) const {
-    const int page = group() * S::kPages + p;
-    const float2 both = weigh_heads<kHeads, kRow * kHeads / 2, S::kColumns / 2>(
-        sums, weights, load_scales<kForm>(pages_ + page * Form::kPageBytes));
+    // Each of the four threads that share keys ends up with one score of two products': of the same query
+    // with two pages or, where a warpgroup has one page, of two queries.
     const int quad = static_cast<int>(threadIdx.x % 4);
-    const int position = (first_page_ + page) * kPageKeys + key_row() + 8 * quad;
-    if (quad < 2 && position <= last) {
-      arguments_.out[row * arguments_.out_stride + position] = quad == 0 ? both.x : both.y;
+    const int own_key = key_row() + 8 * (quad % 2);
+    const int own_page = S::kPages == 2 ? quad / 2 : 0;
+    const int own_query = S::kPages == 2 ? 0 : quad / 2;
+    const uint8_t* page = pages_ + (group() * S::kPages + own_page) * Form::kPageBytes;
+    const int position = (first_page_ + group() * S::kPages + own_page) * kPageKeys + own_key;
+    const float scale = load_scale<kForm>(page, own_key);
+    float* out = arguments_.out + (first_row + own_query) * arguments_.out_stride + position;
+    // All rows of the buffer, also those behind `count`, whose scores go nowhere; a product is under way
+    // while the one before is weighed.
+    constexpr int kProducts = S::kBatch * S::kPages;
+    float sums[2][kHeads / 2];
+    const auto begin = [&](int i) {
+      begin_products<kForm, kHeads>(keys[i % S::kPages], queries + i / S::kPages * (S::kQueryBytes / 16),
+                                    sums[i % 2]);
+    };
+    begin(0);
+    begin(1);
+    float first = 0;
+    HeadWeights<kHeads> head_weights;
+#pragma unroll
+    for (int i = 0; i < kProducts; ++i) {
+      if (i % S::kPages == 0) head_weights = load_head_weights<kHeads>(weights + i / S::kPages * kHeads);
+      if (i + 1 < kProducts) {
+        wgmma_wait<1>();
+      } else {
+        wgmma_wait<0>();
+      }
+      const float pair = pair_sum(weigh_heads<kHeads>(sums[i % 2], head_weights));
+      if (i + 2 < kProducts) begin(i + 2);
+      if (i % 2 == 0) {
+        first = pair;
+        continue;
+      }
+      const float sum = share_sum(first, pair);
+      const int query = (i - 1) / S::kPages;
+      if (query + own_query < count && position <= first_position + query + own_query) {
+        out[query * arguments_.out_stride] = __fmul_rn(sum, scale);
+      }
     }
   }
 

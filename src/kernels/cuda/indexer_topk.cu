@@ -1,9 +1,9 @@
 // Exact top-k of given scores: a block, or a cluster of up to 16, takes a row, makes ordered keys of its
 // scores in shared memory while counting their first 12 bits, and selects (topk_select.cuh).
 //
-// Bytes: each score is read once. Shared memory a block: 6 bytes a score of its slice, 26 KiB of histograms
-// and sums, so 32,768 scores at most; one block of 1,024 threads to a multiprocessor above 8,192, else two of
-// 512.
+// Bytes: each score is read once. Shared memory a block: 4 bytes a score of its slice, 42 KiB and more for
+// selecting, so 43,776 scores (a third of 128k) at most; one block of 1,024 threads to a multiprocessor above
+// 8,192, else three of 512.
 
 #include "kernels/cuda/indexer_launch.h"
 #include "kernels/cuda/indexer_tuned.h"
@@ -12,39 +12,34 @@
 namespace fulgur::cuda {
 namespace {
 
-constexpr int kMostSlice = 32768;
+constexpr int kMostSlice = 43776;
 constexpr int kSliceStep = 128;  // slices are whole pages, and whole 16-byte reads of a warp
 
 constexpr int slice_length(int length, int cluster) {
   return (length + cluster * kSliceStep - 1) / (cluster * kSliceStep) * kSliceStep;
 }
 
-constexpr size_t shared_bytes(int slice, int cluster) {
-  return size_t{4} * pass_bins(0) + size_t{4} * pass_bins(1) + size_t{4} * SelectScratch::words(cluster) +
-         static_cast<size_t>(slice) * 6 + static_cast<size_t>(slice) / 64 * 4;
+constexpr size_t shared_bytes(int slice, int cluster, int threads) {
+  return size_t{4} *
+         static_cast<size_t>(SelectScratch::size(threads, cluster) + slice + round_up(slice / 64, 4));
 }
 
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads, 1)
+template <int kThreads, int kBlocks>
+__global__ void __launch_bounds__(kThreads, kBlocks)
     topk_kernel(const TopkArguments arguments, int slice_capacity) {
   extern __shared__ __align__(128) uint32_t shared[];
-  SelectScratch scratch;
-  uint32_t* keys = shared;
-  scratch.first_histogram = keys + slice_capacity;
-  scratch.second_histogram = scratch.first_histogram + pass_bins(0);
-  scratch.small = scratch.second_histogram + pass_bins(1);
   const uint32_t cluster = cluster_size();
-  scratch.survivors =
-      reinterpret_cast<uint16_t*>(scratch.small + SelectScratch::words(static_cast<int>(cluster)));
-  auto* slice_pages = reinterpret_cast<int32_t*>(scratch.survivors + slice_capacity);
+  uint32_t* keys = shared;
+  auto* slice_pages = reinterpret_cast<int32_t*>(keys + slice_capacity);
+  const SelectScratch scratch{keys + slice_capacity + round_up(slice_capacity / 64, 4), cluster};
 
   const uint32_t rank = cluster_rank();
   const int row = static_cast<int>(blockIdx.x / cluster);
   const RowMap& rows = arguments.rows;
   const SelectionOutput& out = arguments.out;
-  TopkSelect<kThreads> select(scratch, cluster, rank);
+  TopkSelect<kThreads> select(scratch, rank);
   select.open();
-  select.clear_first();
+  select.clear();
 
   wait_for_predecessor();
   allow_successor();
@@ -68,12 +63,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
 
   const float* scores = arguments.scores + row * arguments.score_stride + begin;
-  bool met_nan = false;
-  const auto take = [&](float score, int i) {
-    const uint32_t bits = __float_as_uint(score);
-    if (i >= n) return kAbsentKey;
-    met_nan |= is_nan(bits);
-    const uint32_t key = ordered_key(bits);
+  const auto take = [&](float score) {
+    const uint32_t key = ordered_key_of(score);
     select.count_first(key);
     return key;
   };
@@ -81,12 +72,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int i = static_cast<int>(threadIdx.x) * 4; i < n; i += kThreads * 4) {
     // Rows are padded to whole vectors; what lies behind the last score is not looked at.
     const float4 four = *reinterpret_cast<const float4*>(scores + i);
-    *reinterpret_cast<uint4*>(keys + i) =
-        make_uint4(take(four.x, i), take(four.y, i + 1), take(four.z, i + 2), take(four.w, i + 3));
+    uint4 key = make_uint4(take(four.x), kAbsentKey, kAbsentKey, kAbsentKey);
+    if (i + 1 < n) key.y = take(four.y);
+    if (i + 2 < n) key.z = take(four.z);
+    if (i + 3 < n) key.w = take(four.w);
+    *reinterpret_cast<uint4*>(keys + i) = key;
   }
+  __syncthreads();
   const SelectedRow to{positions, slots, slice_pages};
-  if (!select.select(keys, n, begin, static_cast<uint32_t>(length), static_cast<uint32_t>(out.topk), met_nan,
-                     to)) {
+  if (!select.select(keys, n, begin, static_cast<uint32_t>(length), static_cast<uint32_t>(out.topk), to)) {
     if (rank == 0) {
       write_all<kThreads>(0, out.topk, pages, positions, slots);
       if (threadIdx.x == 0) atomicOr(out.fault + rows.sequence[row], kNanFault);
@@ -94,22 +88,35 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
+/// Many rows: blocks small enough that others work while one waits.
+int threads_of(int rows, int slice, int cluster) {
+  return slice > 8192 && rows * cluster <= 2 * kMultiprocessors ? 1024 : 512;
+}
+
+bool run_at_once(int rows, int slice, int cluster) {
+  const int threads = threads_of(rows, slice, cluster);
+  return rows <= clusters_at_once(threads == 1024 ? topk_kernel<1024, 1> : topk_kernel<512, 3>, cluster,
+                                  threads, shared_bytes(slice, cluster, threads));
+}
+
 /// Measured: a block alone is fastest up to 16,384 scores, but for a few rows, which finish sooner shared
-/// out.
+/// out; clusters of which some wait for others are not worth it.
 int choose_cluster(int rows, int max_context) {
   constexpr int kLongSlice = 16384;
   constexpr int kFewBlocks = 16;
   constexpr int kShortSlice = 1024;
-  int cluster = 1;
-  while (cluster < kMostCluster && slice_length(max_context, cluster) > kMostSlice) cluster *= 2;
-  while (cluster < kMostCluster && slice_length(max_context, cluster) > kLongSlice &&
-         rows * cluster * 2 <= kMultiprocessors) {
-    cluster *= 2;
+  int least = 1;
+  while (least < kMostCluster && slice_length(max_context, least) > kMostSlice) ++least;
+  int chosen = least;
+  for (const int cluster : {2, 4, 8, 16}) {
+    const int slice = slice_length(max_context, cluster);
+    if (cluster <= least) continue;
+    const bool few = rows * cluster <= kFewBlocks && slice >= kShortSlice;
+    const bool is_long = slice_length(max_context, chosen) > kLongSlice;
+    if (few || (is_long && rows * cluster <= kMultiprocessors && run_at_once(rows, slice, cluster)))
+      chosen = cluster;
   }
-  while (rows * cluster * 2 <= kFewBlocks && slice_length(max_context, cluster * 2) >= kShortSlice) {
-    cluster *= 2;
-  }
-  return cluster;
+  return chosen;
 }
 
 }  // namespace
@@ -124,13 +131,11 @@ cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& opt
   const int cluster = options.cluster > 0 ? options.cluster : choose_cluster(rows.num_rows, rows.max_context);
   const int slice = slice_length(rows.max_context, cluster);
   if (slice > kMostSlice) return cudaErrorInvalidValue;
-  // Many rows: blocks small enough that others work while one waits.
-  const bool many = rows.num_rows * cluster > 2 * kMultiprocessors;
-  const bool wide = options.threads > 0 ? options.threads == 1024 : slice > 8192 && !many;
-  const int threads = wide ? 1024 : 512;
-  return launch_clusters(wide ? topk_kernel<1024> : topk_kernel<512>,
+  const int threads =
+      options.threads > 0 ? options.threads / 512 * 512 : threads_of(rows.num_rows, slice, cluster);
+  return launch_clusters(threads == 1024 ? topk_kernel<1024, 1> : topk_kernel<512, 3>,
                          dim3(static_cast<unsigned>(rows.num_rows * cluster)), cluster, threads,
-                         shared_bytes(slice, cluster), options, arguments, slice);
+                         shared_bytes(slice, cluster, threads), options, arguments, slice);
 }
 
 }  // namespace fulgur::cuda

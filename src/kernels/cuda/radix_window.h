@@ -5,7 +5,7 @@
 //
 // Floats become ordered keys: unsigned numbers in the order of the floats, -0 with the key of +0, no valid
 // key 0 (which so can stand for "no score here"). The search narrows a window [low, low + 2^bits) of keys
-// that holds the k-th: each pass counts the window's keys in 2^12, 2^11, 2^9 bins by their next bits, and the
+// that holds the k-th: each pass counts the window's keys in 2^12, 2^9, 2^11 bins by their next bits, and the
 // bin that the k-th falls into is the next window. It ends early when all keys of the window are wanted, and
 // after three passes the window is one key, whatever the keys are: concentrated scores take one pass more
 // than spread ones.
@@ -15,8 +15,6 @@
 namespace fulgur::cuda {
 
 constexpr uint32_t kAbsentKey = 0;
-
-constexpr bool is_nan(uint32_t float_bits) { return (float_bits & 0x7FFFFFFF) > 0x7F800000; }
 
 constexpr uint32_t ordered_key(uint32_t float_bits) {
   constexpr uint32_t kSign = 0x80000000;
@@ -42,8 +40,8 @@ struct Window {
 constexpr Window whole_range(uint32_t topk, uint32_t count) { return {0, 32, topk, count}; }
 
 constexpr int kPasses = 3;
-constexpr uint32_t pass_shift(int pass) { return pass == 0 ? 20 : pass == 1 ? 9 : 0; }
-constexpr uint32_t pass_bins(int pass) { return pass == 0 ? 4096 : pass == 1 ? 2048 : 512; }
+constexpr uint32_t pass_shift(int pass) { return pass == 0 ? 20 : pass == 1 ? 11 : 0; }
+constexpr uint32_t pass_bins(int pass) { return pass == 0 ? 4096 : pass == 1 ? 512 : 2048; }
 constexpr uint32_t kMostBins = 4096;
 
 /// Histograms are searched in two steps of 64: groups of 64 bins, then the bins of a group.

@@ -1,0 +1,64 @@
+#pragma once
+
+// What a block of the fused decode kernel holds in shared memory.
+
+#include "kernels/cuda/index_tile.h"
+#include "kernels/cuda/indexer_launch.h"
+#include "kernels/cuda/topk_exchange.cuh"
+
+namespace fulgur::cuda {
+
+constexpr int kDecodeThreads = 512;
+constexpr int kDecodeGroups = kDecodeThreads / 128;  // warpgroups
+constexpr int kMostStages = 4;                       // of a warpgroup's ring
+constexpr int kMostDecodeSlice = 65472;              // counts of a block are sent in 16 bits
+
+constexpr int kMostDecodeRows = 4;  // of a sequence, at once
+
+/// In bytes from the (aligned) start of shared memory.
+struct DecodeLayout {
+  int slice;   // keys of a row
+  int stages;  // of each warpgroup
+  int queries;
+  int weights;
+  int pages;
+  int barriers;
+  int select;
+  int keys;
+  int ring;
+  int total;
+};
+
+constexpr DecodeLayout decode_layout(IndexForm form, int heads, int rows, int slice, int cluster,
+                                     bool select) {
+  DecodeLayout layout{};
+  layout.slice = slice;
+  layout.queries = 0;  // aligned to 1,024 for the swizzle
+  layout.weights = rows * heads * (form == IndexForm::kE4m3 ? 128 : 256);
+  layout.pages = layout.weights + rows * heads * 4;
+  layout.barriers = round_up(layout.pages + slice / kPageKeys * 4, 16);
+  layout.select = layout.barriers + kDecodeGroups * kMostStages * 16;
+  layout.keys =
+      round_up(layout.select + (select ? SelectScratch::size(kDecodeThreads, cluster) * 4 : 0), 128);
+  layout.ring = layout.keys + (select ? rows * slice * 4 : 0);
+  const int stage_bytes = kDecodeGroups * static_cast<int>(page_bytes(form));
+  const int left = static_cast<int>(kMostSharedBytes) - 1024 - layout.ring;
+  const int wanted = (slice / kPageKeys + kDecodeGroups - 1) / kDecodeGroups;
+  layout.stages = left / stage_bytes;
+  if (layout.stages > kMostStages) layout.stages = kMostStages;
+  if (layout.stages > wanted) layout.stages = wanted;
+  layout.total = layout.ring + layout.stages * stage_bytes + 1024;  // the start is aligned by hand
+  return layout;
+}
+constexpr bool fits(const DecodeLayout& layout) {
+  return layout.stages > 0 && layout.total <= static_cast<int>(kMostSharedBytes) &&
+         layout.slice <= kMostDecodeSlice;
+}
+
+/// Pages of a block's slice of `length` keys.
+constexpr int slice_pages(int length, int blocks) {
+  const int pages = (length + kPageKeys - 1) / kPageKeys;
+  return (pages + blocks - 1) / blocks;
+}
+
+}  // namespace fulgur::cuda
