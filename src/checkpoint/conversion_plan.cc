@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "checkpoint/exact_form.h"
 #include "checkpoint/ledger.h"
 #include "checkpoint/stored_module.h"
 
@@ -69,6 +70,7 @@ class Planner {
       modules_.push_back(std::move(module));
     }
     result.modules = std::move(modules_);
+    result.rounded = std::move(rounded_);
     return result;
   }
 
@@ -129,12 +131,13 @@ class Planner {
     return *stored;
   }
 
-  ConvertedModule converted(const Part& part, std::vector<SourceRows> rows, bool quantizable) const {
+  ConvertedModule converted(const Part& part, std::vector<SourceRows> rows, bool quantizable) {
     const StorageForm& stored = form_of(rows.front());
     const bool matrix = part.shape.size() == 2;
     if (!matrix || (!target_.recipe && can_copy(rows))) return copied(part, rows, stored);
     if (!target_.recipe) {
       const StorageForm& form = plain_form_of(rows);
+      if (!holds_exactly(form.form, rows)) rounded_.push_back(part.tensor);
       return computed(part, std::move(rows), form, BlockScales::kF32);
     }
     const StorageForm& form = recipe_form(*target_.recipe, part, quantizable);
@@ -174,11 +177,17 @@ class Planner {
     return target_.recipe->scales == BlockScales::kE8m0 && (dtype == DType::kF8E8M0 || dtype == DType::kU8);
   }
 
-  /// The plain form for rows whose forms differ.
-  [[nodiscard]] static const StorageForm& plain_form_of(const std::vector<SourceRows>& rows) {
-    const bool plain = std::all_of(rows.begin(), rows.end(),
-                                   [](const SourceRows& part) { return is_plain(form_of(part).form); });
-    return storage_form(plain ? "f32" : "bf16");
+  /// The plain form for rows that can't keep their bytes.
+  [[nodiscard]] const StorageForm& plain_form_of(const std::vector<SourceRows>& rows) const {
+    const bool fused = rows.size() > 1;
+    const bool f32 =
+        fused && !holds_exactly(WeightForm::kBf16, rows) && holds_exactly(WeightForm::kF32, rows);
+    return storage_form(f32 ? "f32" : "bf16");
+  }
+  [[nodiscard]] bool holds_exactly(WeightForm plain, const std::vector<SourceRows>& rows) const {
+    return std::all_of(rows.begin(), rows.end(), [&](const SourceRows& part) {
+      return holds_values_exactly(plain, *part.source, catalog_);
+    });
   }
 
   static ConvertedModule named(const Part& part, const StorageForm& form) {
@@ -232,6 +241,7 @@ class Planner {
                                              size_t i) const {
     const PlannedScale& first = rows.front().source->scales[i];
     ConvertedTensor scale = like(first.entry);
+    scale.role = first.role;
     scale.name = fmt::format("{}.{}", module.name, scale_name(first, form));
     const bool of_matrix = first.role == ScaleRole::kFactor || first.role == ScaleRole::kDivisor ||
                            entry(first.entry).shape.size() != 2;
@@ -310,6 +320,7 @@ class Planner {
   std::vector<bool> written_;                              // or left out: parallel to the catalog's entries
   std::unordered_map<std::string_view, int> activations_;  // by module
   std::vector<ConvertedModule> modules_;
+  std::vector<std::string> rounded_;
 };
 
 }  // namespace

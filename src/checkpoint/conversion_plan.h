@@ -49,6 +49,7 @@ struct ConvertedTensor {
   uint64_t bytes = 0;
   Way way = Way::kCopied;
   std::vector<ByteRange> ranges;
+  std::optional<ScaleRole> role;  // of a scale that is copied, or its reciprocal: checked as loading does
 };
 
 /// A module to be written: its weight, then its scales.
@@ -69,6 +70,8 @@ struct ConvertedModule {
 struct ConversionPlan {
   std::vector<ConvertedModule> modules;
   std::vector<int> left_out;  // entries of the catalog that no parameter uses, and no recipe can have
+  std::vector<std::string>
+      rounded;  // modules that become bf16 without a recipe, and whose values are rounded
 };
 
 /// Made from a load plan without problems. Every tensor of the catalog is in it once, but for scales of
@@ -77,8 +80,9 @@ struct ConversionPlan {
 ///
 /// Without a recipe, and where it asks for the form that is stored, bytes are copied. A fused projection of
 /// halves whose bytes can't stand below one another (another form, block rows that both would share, factors
-/// of their own) becomes f32 where that holds both exactly, else bf16; so does a half of a fused one whose
-/// block rows begin in the other half.
+/// of their own) becomes the first of bf16 and f32 that holds both exactly, else bf16, rounded once; a half
+/// of a fused one whose block rows begin in the other half becomes bf16. Values of scales are looked at for
+/// that: throws bad_scale.
 ConversionPlan plan_conversion(std::span<const Parameter> parameters, const LoadPlan& plan,
                                const Catalog& catalog, const ConversionTarget& target);
 

@@ -314,6 +314,12 @@ std::span<const std::byte> ModuleConverter::piece_of(const CatalogEntry& entry, 
   return drawn_;
 }
 
+void ModuleConverter::check_scale(const ConvertedTensor& tensor) const {
+  if (!tensor.role) return;
+  for (const ByteRange& range : tensor.ranges)
+    (void)read_scale({.entry = range.entry, .role = *tensor.role}, catalog_);
+}
+
 void ModuleConverter::copy(const ConvertedTensor& tensor, size_t number, const TensorSink& sink) {
   uint64_t offset = 0;
   for (const ByteRange& range : tensor.ranges) {
@@ -351,6 +357,7 @@ void ModuleConverter::write_reciprocal(const ConvertedTensor& tensor, size_t num
 void ModuleConverter::convert(const ConvertedModule& module, const TensorSink& sink) {
   for (size_t i = 0; i < module.tensors.size(); ++i) {
     const ConvertedTensor& tensor = module.tensors[i];
+    check_scale(tensor);
     if (tensor.way == ConvertedTensor::Way::kCopied) copy(tensor, i, sink);
     if (tensor.way == ConvertedTensor::Way::kReciprocal) write_reciprocal(tensor, i, sink);
     for (const ByteRange& range : tensor.ranges)

@@ -28,6 +28,8 @@ class ModuleConverter {
 
  private:
   class Computation;
+  /// What is copied must load.
+  void check_scale(const ConvertedTensor& tensor) const;
   void copy(const ConvertedTensor& tensor, size_t number, const TensorSink& sink);
   /// Where they lie in a file, or drawn: until the next call.
   std::span<const std::byte> piece_of(const CatalogEntry& entry, uint64_t begin, uint64_t bytes);

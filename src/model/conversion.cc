@@ -81,6 +81,13 @@ std::string left_out_text(const ConversionPlan& conversion, const Catalog& catal
                      printable(catalog.entries[static_cast<size_t>(conversion.left_out.front())].name));
 }
 
+std::string rounded_text(const std::vector<std::string>& rounded) {
+  return fmt::format(
+      "{} of the indexers' matrices {} products of codes and scales that bf16 and f32 can't hold exactly: "
+      "written as bf16, rounded once as loading rounds them, the first being {}.",
+      rounded.size(), rounded.size() == 1 ? "has" : "have", printable(rounded.front()));
+}
+
 /// A mistake of ours must not become a checkpoint: what was written is read again, from its headers.
 void check_written(const PendingFolder& folder, Config config, const std::string& config_text,
                    const ConversionRequest& request) {
@@ -132,6 +139,7 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
 
   ConversionReport report{.bytes = converted_bytes(modules), .notices = plan.notices};
   if (!conversion.left_out.empty()) report.notices.push_back(left_out_text(conversion, catalog));
+  if (!conversion.rounded.empty()) report.notices.push_back(rounded_text(conversion.rounded));
   check_shard_size(modules, request.shard_bytes);
   PendingFolder folder(destination);
   check_room(folder, destination, report.bytes);
