@@ -286,7 +286,8 @@ class Planner {
                           bool as_stored) const {
     ConvertedTensor inputs = like(number);
     if (!as_stored && (inputs.dtype != fulgur::name(DType::kF32) || entry(number).bytes != sizeof(float)))
-      return;  // nothing checked what it is, and nothing needs it
+      return;  // of another type, and nothing needs it
+    inputs.role = ScaleRole::kActivations;
     inputs.name = fmt::format("{}.{}", module.name, activations_of(form)->name);
     append(inputs, number, 0, 1, entry(number).bytes);
     if (!as_stored) turn_over(inputs, form);

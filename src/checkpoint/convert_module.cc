@@ -9,83 +9,19 @@
 #include <optional>
 #include <string>
 
-#include "base/printable.h"
+#include "checkpoint/conversion_refusals.h"
 #include "checkpoint/dequantize.h"
 #include "checkpoint/find_value.h"
 #include "checkpoint/load_scales.h"
 #include "checkpoint/quantize.h"
+#include "checkpoint/scaled_values.h"
+#include "checkpoint/stored_rows.h"
 
 namespace fulgur {
 namespace {
 
 constexpr int64_t kSlabBytes = int64_t{32} << 20;
 constexpr int64_t kChunkElements = int64_t{1} << 18;  // of a thread: 1 MiB of f32
-
-/// Draws bytes of a tensor, from `begin` on, on all threads.
-void draw_on(ThreadTeam& team, const Catalog& catalog, const CatalogEntry& entry, uint64_t begin,
-             std::span<std::byte> to) {
-  constexpr int64_t kWholeElements = 64;
-  team.run([&](int member) {
-    const Share share = share_of(static_cast<int64_t>(to.size()), member, team.size(), kWholeElements);
-    const auto first = static_cast<size_t>(share.begin);
-    catalog.read(entry, begin + first, to.subspan(first, static_cast<size_t>(share.end) - first));
-  });
-}
-
-/// All of a tensor: where it lies in its file, or drawn into `drawn`.
-const std::byte* all_bytes(ThreadTeam& team, const Catalog& catalog, int number,
-                           std::vector<std::byte>& drawn) {
-  const CatalogEntry& entry = catalog.entries[static_cast<size_t>(number)];
-  if (!entry.drawn) return catalog.bytes(entry).data();
-  drawn.resize(entry.bytes);
-  draw_on(team, catalog, entry, 0, drawn);
-  return drawn.data();
-}
-
-const CatalogEntry& weight_of(const Catalog& catalog, const SourceRows& rows) {
-  return catalog.entries[static_cast<size_t>(rows.source->entry)];
-}
-
-/// Rows of a stored module, with its scales.
-struct StoredRows {
-  Weight weight;
-  std::vector<float> block_scales;
-  std::vector<std::byte> drawn_weight;  // of tensors that lie in no file
-  std::vector<std::byte> drawn_groups;
-};
-
-StoredRows stored_rows(ThreadTeam& team, const Catalog& catalog, const SourceRows& rows) {
-  const CatalogEntry& entry = weight_of(catalog, rows);
-  StoredRows stored{.weight = {.form = rows.source->form->form,
-                               .rows = entry.shape.front(),
-                               .cols = entry.shape.back(),
-                               .block_rows = rows.source->block_rows,
-                               .block_cols = rows.source->block_cols}};
-  stored.weight.data = all_bytes(team, catalog, rows.source->entry, stored.drawn_weight);
-  if (stored.weight.form == WeightForm::kNvfp4) stored.weight.cols *= kNvfp4CodesPerByte;
-  for (const PlannedScale& scale : rows.source->scales) {
-    std::vector<float> values = read_scale(scale, catalog);
-    switch (scale.role) {
-      case ScaleRole::kBlocks:
-        stored.block_scales = std::move(values);
-        stored.weight.scales = stored.block_scales.data();  // a move of the vector leaves them where they are
-        break;
-      case ScaleRole::kGroups:
-        stored.weight.scales = all_bytes(team, catalog, scale.entry, stored.drawn_groups);
-        break;
-      case ScaleRole::kFactor:
-        stored.weight.global = static_cast<double>(values.front());
-        break;
-      case ScaleRole::kDivisor:
-        stored.weight.global = 1 / static_cast<double>(values.front());
-        break;
-      case ScaleRole::kActivations:
-        break;
-    }
-  }
-  stored.weight = stored.weight.take_rows(rows.first_row, rows.rows);
-  return stored;
-}
 
 /// Whether a power of two can stand for it without a change: what an e8m0 holds.
 bool is_power_of_two(float scale) {
@@ -111,12 +47,15 @@ class ModuleConverter::Computation {
   void run() {
     switch (module_.form->form) {
       case WeightForm::kFp8:
-        return write_fp8();
+        write_fp8();
+        break;
       case WeightForm::kNvfp4:
-        return write_nvfp4();
+        write_nvfp4();
+        break;
       default:
-        return write_plain();
+        write_plain();
     }
+    if (!any_left_) refuse_lost_matrix();
   }
 
  private:
@@ -176,6 +115,7 @@ class ModuleConverter::Computation {
         std::byte* at = result.data() + (first - row) * width;
         values(first, count, to, at);
         check_plain(first, count, to, at);
+        look_for_any(to, at, count * width);
       });
       sink_(0, static_cast<uint64_t>(row * width), bytes_of(result, (end - row) * width));
     }
@@ -199,8 +139,17 @@ class ModuleConverter::Computation {
         uint8_t* to = codes.data() + (first - row) * cols_;
         float* to_scales = scales.data() + (first - row) / kFp8Block * grid_cols;
         std::vector<float>& buffer = buffers[static_cast<size_t>(member)];
-        if (take_block_row(first, count, to, to_scales) || !finite_values(first, count, buffer)) return;
-        quantize_fp8(buffer.data(), count, cols_, module_.scales, to, to_scales);
+        if (!take_block_row(first, count, to, to_scales)) {
+          if (!finite_values(first, count, buffer)) return;
+          quantize_fp8(buffer.data(), count, cols_, module_.scales, to, to_scales);
+        }
+        check_quantized(first, {.form = WeightForm::kFp8,
+                                .rows = count,
+                                .cols = cols_,
+                                .data = to,
+                                .scales = to_scales,
+                                .block_rows = kFp8Block,
+                                .block_cols = kFp8Block});
       });
       sink_(0, static_cast<uint64_t>(row * cols_), bytes_of(codes, (end - row) * cols_));
       const int64_t grid_rows = (end - row + kFp8Block - 1) / kFp8Block;
@@ -265,13 +214,42 @@ class ModuleConverter::Computation {
       for_rows(row, end, chunk_rows(), [&](int64_t first, int64_t count, int member) {
         std::vector<float>& buffer = buffers[static_cast<size_t>(member)];
         finite_values(first, count, buffer);
-        quantize_nvfp4(buffer.data(), count, cols_, factor, codes.data() + (first - row) * width,
-                       scales.data() + (first - row) * groups);
+        uint8_t* to = codes.data() + (first - row) * width;
+        uint8_t* to_scales = scales.data() + (first - row) * groups;
+        quantize_nvfp4(buffer.data(), count, cols_, factor, to, to_scales);
+        check_quantized(first, {.form = WeightForm::kNvfp4,
+                                .rows = count,
+                                .cols = cols_,
+                                .data = to,
+                                .scales = to_scales,
+                                .global = static_cast<double>(factor)});
       });
       sink_(0, static_cast<uint64_t>(row * width), bytes_of(codes, (end - row) * width));
       sink_(1, static_cast<uint64_t>(row * groups), bytes_of(scales, (end - row) * groups));
     }
     sink_(2, 0, std::as_bytes(std::span(&written, 1)));
+  }
+
+  void check_quantized(int64_t first, const Weight& written) {
+    if (const auto infinite = first_overflow(written)) note_bad(first * cols_ + *infinite);
+    look_for_any(written.form, static_cast<const std::byte*>(written.data),
+                 written.rows * row_bytes(written.form, cols_));
+  }
+  void look_for_any(WeightForm form, const std::byte* values, int64_t bytes) {
+    if (!any_left_ && any_nonzero(form, values, bytes)) any_left_ = true;
+  }
+
+  /// All that was written is 0: what was read must be too.
+  void refuse_lost_matrix() {
+    std::vector<float> buffer(static_cast<size_t>(chunk_rows() * cols_));
+    float largest = 0;
+    for (int64_t row = 0; row < module_.rows; row += chunk_rows()) {
+      const int64_t count = std::min(chunk_rows(), module_.rows - row);
+      largest = std::max(largest, finite_values(row, count, buffer).value_or(0));
+    }
+    if (largest > 0)
+      throw Error(
+          lost_matrix(catalog_, weight_of(catalog_, module_.sources.front()), largest, *module_.form));
   }
 
   void note_bad(int64_t index) {
@@ -286,15 +264,10 @@ class ModuleConverter::Computation {
     for (; row >= at->rows; ++at) row -= at->rows;
     const CatalogEntry& entry = weight_of(catalog_, *at);
     const std::string index = fmt::format("[{}, {}]", at->first_row + row, bad_ % cols_);
-    throw Error(Problem{
-        .kind = ErrorKind::kBadValue,
-        .file = catalog_.file_of(entry),
-        .tensor = entry.name,
-        .message = fmt::format("{}{} is not a finite number, or is none in the form that it is to have.",
-                               printable(entry.name), index),
-        .expected = "finite weights",
-        .found = fmt::format("a NaN, an infinity, or what becomes one, at {}", index),
-        .todo = "find all such values with fulgur inspect --verify, and fetch the file again"});
+    std::vector<float> of_row(static_cast<size_t>(cols_));
+    values(bad_ / cols_, 1, WeightForm::kF32, reinterpret_cast<std::byte*>(of_row.data()));
+    const float value = of_row[static_cast<size_t>(bad_ % cols_)];
+    throw Error(unwritable_value(catalog_, entry, index, value, *module_.form));
   }
 
   const ConvertedModule& module_;
@@ -303,7 +276,8 @@ class ModuleConverter::Computation {
   const TensorSink& sink_;
   const int64_t cols_;
   std::vector<StoredRows> stored_;
-  std::atomic<int64_t> bad_{-1};  // the first value that can't be written
+  std::atomic<bool> any_left_{false};  // a value that was written isn't 0
+  std::atomic<int64_t> bad_{-1};       // the first value that can't be written
 };
 
 std::span<const std::byte> ModuleConverter::piece_of(const CatalogEntry& entry, uint64_t begin,
@@ -339,17 +313,12 @@ void ModuleConverter::write_reciprocal(const ConvertedTensor& tensor, size_t num
   catalog_.read(catalog_.entries[static_cast<size_t>(entry_number)], 0,
                 std::as_writable_bytes(std::span(&value, 1)));
   const float reciprocal = 1 / value;
-  if (!std::isfinite(reciprocal) || !(reciprocal > 0)) {
-    const CatalogEntry& entry = catalog_.entries[static_cast<size_t>(entry_number)];
+  // A subnormal has lost bits, and some codes under so large a scale are infinite.
+  const double factor = tensor.role == ScaleRole::kDivisor ? double{reciprocal} : double{value};
+  const bool infinite = tensor.role != ScaleRole::kActivations && factor * kMostE4m3 * kMostE2m1 > kMostBf16;
+  if (!std::isnormal(reciprocal) || infinite) {
     throw Error(
-        Problem{.kind = ErrorKind::kBadScale,
-                .file = catalog_.file_of(entry),
-                .tensor = entry.name,
-                .message = fmt::format("{} is {}, whose reciprocal no scale can be.", printable(entry.name),
-                                       std::isnan(value) ? "nan" : fmt::format("{}", value)),
-                .expected = "a finite number above 0 that has a reciprocal",
-                .found = fmt::format("{}", value),
-                .todo = "fetch this file again, or convert again"});
+        unwritable_scale(catalog_, catalog_.entries[static_cast<size_t>(entry_number)], value, infinite));
   }
   sink(number, 0, std::as_bytes(std::span(&reciprocal, 1)));
 }

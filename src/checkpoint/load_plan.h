@@ -62,6 +62,8 @@ struct IgnoredTensor {
 struct LoadPlan {
   std::vector<PlannedParameter> parameters;  // parallel to the parameters that were resolved
   std::vector<IgnoredTensor> ignored;
+  std::vector<int>
+      activations;  // of the ignored, scales beside weights in use: they must be such as could be
   std::vector<Problem> problems;  // everything that is wrong, never just the first
 };
 

@@ -32,7 +32,11 @@ float value_at(const CatalogEntry& entry, const std::byte* data, int64_t index) 
   const auto code = static_cast<uint8_t>(*at);
   float value = 0;
   Bf16 half;
+  uint16_t half_bits = 0;
   switch (entry.dtype) {
+    case DType::kF16:
+      std::memcpy(&half_bits, at, sizeof half_bits);
+      return half_to_float(half_bits);
     case DType::kF32:
       std::memcpy(&value, at, sizeof value);
       return value;
@@ -46,9 +50,11 @@ float value_at(const CatalogEntry& entry, const std::byte* data, int64_t index) 
   }
 }
 
-bool scales_matrix(ScaleRole role) { return role == ScaleRole::kFactor || role == ScaleRole::kDivisor; }
+/// Of a whole matrix, or its inputs. One spelling holds the reciprocal of the other: it must have one.
+bool scales_matrix(ScaleRole role) {
+  return role == ScaleRole::kFactor || role == ScaleRole::kDivisor || role == ScaleRole::kActivations;
+}
 
-/// Where it scales a whole matrix one spelling holds the reciprocal of the other: it must have one.
 bool is_bad(float value, ScaleRole role) {
   if (!std::isfinite(value) || value < 0) return true;
   return scales_matrix(role) && (value == 0 || !std::isfinite(1 / value));
@@ -101,9 +107,9 @@ Problem describe_bad(const Task& task, const Catalog& catalog) {
           .todo = "fetch this file again, or convert again"};
 }
 
-std::vector<Task> list_tasks(const LoadPlan& plan, size_t num_entries) {
+std::vector<Task> list_tasks(const LoadPlan& plan, const Catalog& catalog) {
   std::vector<Task> tasks;
-  std::vector<bool> seen(num_entries);  // two parameters may be made from one module
+  std::vector<bool> seen(catalog.entries.size());  // two parameters may be made from one module
   for (const PlannedParameter& parameter : plan.parameters) {
     for (const PlannedSource& source : parameter.sources) {
       for (const PlannedScale& scale : source.scales) {
@@ -112,6 +118,11 @@ std::vector<Task> list_tasks(const LoadPlan& plan, size_t num_entries) {
         seen[entry] = true;
       }
     }
+  }
+  for (const int entry : plan.activations) {
+    if (!seen[static_cast<size_t>(entry)] && !catalog.entries[static_cast<size_t>(entry)].drawn)
+      tasks.push_back({.entry = entry, .role = ScaleRole::kActivations});
+    seen[static_cast<size_t>(entry)] = true;
   }
   return tasks;
 }
@@ -138,7 +149,7 @@ void place(std::vector<Task>& tasks, const Catalog& catalog, LoadedWeights& load
 
 LoadedScales load_scales(const LoadPlan& plan, const Catalog& catalog, LoadTeam& team,
                          LoadedWeights& loaded) {
-  std::vector<Task> tasks = list_tasks(plan, catalog.entries.size());
+  std::vector<Task> tasks = list_tasks(plan, catalog);
   place(tasks, catalog, loaded);
   team.run(tasks.size(), [&](size_t i, int) {
     load(tasks[i], catalog);
@@ -151,6 +162,7 @@ LoadedScales load_scales(const LoadPlan& plan, const Catalog& catalog, LoadTeam&
   std::vector<Problem> problems;
   for (const Task& task : tasks) {
     if (task.num_bad > 0) problems.push_back(describe_bad(task, catalog));
+    if (task.role == ScaleRole::kActivations) continue;  // nothing reads it
     const auto entry = static_cast<size_t>(task.entry);
     scales.data[entry] = task.memory;
     if (task.memory == nullptr) {
@@ -203,7 +215,7 @@ std::vector<float> read_scale(const PlannedScale& scale, const Catalog& catalog)
 }
 
 uint64_t scale_memory_bytes(ScaleRole role, const CatalogEntry& entry) {
-  if (role == ScaleRole::kGroups && !entry.drawn) return 0;
+  if (role == ScaleRole::kActivations || (role == ScaleRole::kGroups && !entry.drawn)) return 0;
   const uint64_t bytes =
       role == ScaleRole::kGroups ? entry.bytes : entry.bytes / size_bytes(entry.dtype) * sizeof(float);
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -211,7 +223,7 @@ uint64_t scale_memory_bytes(ScaleRole role, const CatalogEntry& entry) {
 
 uint64_t scale_bytes(const LoadPlan& plan, const Catalog& catalog) {
   uint64_t bytes = 0;
-  for (const Task& task : list_tasks(plan, catalog.entries.size()))
+  for (const Task& task : list_tasks(plan, catalog))
     bytes += catalog.entries[static_cast<size_t>(task.entry)].bytes;
   return bytes;
 }

@@ -14,9 +14,9 @@ struct LoadedScales {
   std::vector<double> factors;    // kFactor; kDivisor: its reciprocal
 };
 
-/// Loads and checks every scale that the plan uses; their memory is added to `loaded`. Throws a bad_scale for
-/// each tensor that holds a NaN, an infinity, a negative value, or, where it scales a whole matrix, a zero or
-/// a number so small that it has no reciprocal.
+/// Loads and checks every scale that the plan uses, and checks those of activations beside them; their memory
+/// is added to `loaded`. Throws a bad_scale for each tensor that holds a NaN, an infinity, a negative value,
+/// or, where it scales a whole matrix or its inputs, a zero or a number so small that it has no reciprocal.
 LoadedScales load_scales(const LoadPlan& plan, const Catalog& catalog, LoadTeam& team, LoadedWeights& loaded);
 
 /// A source as it is stored, with its scales; without data where it is drawn.

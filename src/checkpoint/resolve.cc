@@ -73,7 +73,9 @@ class Resolver {
     for (const Parameter& parameter : parameters) plan_.parameters.push_back(plan(parameter));
     std::unordered_set<int> ignored;
     for (const int scale : modules_.unneeded()) {
-      if (ignored.insert(scale).second) plan_.ignored.push_back({.entry = scale, .rule = kUnneededScales});
+      if (!ignored.insert(scale).second) continue;
+      plan_.ignored.push_back({.entry = scale, .rule = kUnneededScales});
+      plan_.activations.push_back(scale);
     }
     for (int number = 0; number < ledger_.size(); ++number) {
       if (!ledger_.consumed(number)) settle_leftover(number, ignore);
@@ -178,7 +180,14 @@ class Resolver {
           fmt::format("{}, which takes its place in another kind of model", ledger_.described(rival)));
     }
     if (!missing_.insert(absent.front()).second) return;  // said for the other parameter made from it
-    std::string message = fmt::format("{} is missing: no file holds it", absent.front());
+    std::vector<std::string> first;                       // of one spelling, whichever it is
+    for (const Part& part : half != nullptr ? *half->parts : parameter.spellings.front()) {
+      if (std::find(absent.begin(), absent.end(), part.tensor) != absent.end()) first.push_back(part.tensor);
+    }
+    const bool one = first.size() == 1;
+    std::string message = fmt::format("{} {} missing: no file holds {}", enumerate(first), one ? "is" : "are",
+                                      one ? "it" : "them");
+    if (absent.size() > first.size()) message += fmt::format(", nor {}", absent.back());
     if (half != nullptr) message += fmt::format(", though its other half is there: {}", enumerate(found));
     ledger_.report({.kind = ErrorKind::kMissingTensor,
                     .file = ledger_.catalog().source,

@@ -16,7 +16,8 @@ enum class ScaleRole {
   kGroups,       // NVFP4: a multiplier for every 16 columns of a row, [n, m / 16]
   kFactor,       // NVFP4: a multiplier of the whole matrix, [] or [1]
   kDivisor,      // NVFP4: the same, to divide by
-  kActivations,  // of the inputs, for kernels that quantize those: ignored, and may be absent
+  kActivations,  // of the inputs, for kernels that quantize those: checked and ignored, may be absent, [] or
+                 // [1]
 };
 
 /// A tensor beside a module's weight, by its last component. Two of one role are two spellings of the same.

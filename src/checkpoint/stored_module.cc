@@ -30,7 +30,7 @@ std::vector<ScaleShape> scale_shapes(ScaleRole role, const std::vector<Dim>& sha
   const Dim& cols = shape.back();
   const ScaleShape scalars[] = {{{}, rows.size, cols.size}, {{{1, ""}}, rows.size, cols.size}};
   if (role == ScaleRole::kGroups) return {{{rows, divided(cols, kNvfp4Group, "{} / {}")}, 0, 0}};
-  if (role == ScaleRole::kFactor || role == ScaleRole::kDivisor) return {scalars[0], scalars[1]};
+  if (role != ScaleRole::kBlocks) return {scalars[0], scalars[1]};
   std::vector<ScaleShape> shapes;
   if (scheme.block_scales) {
     shapes.push_back({{divided(rows, kFp8Block, "ceil({} / {})"), divided(cols, kFp8Block, "ceil({} / {})")},
@@ -51,6 +51,7 @@ std::string any_of(const std::vector<ScaleShape>& shapes) {
 /// The dtypes that a scale of `role` may have.
 std::vector<DType> scale_dtypes(ScaleRole role, const Fp8Scheme& scheme) {
   if (role == ScaleRole::kGroups) return {DType::kF8E4M3};
+  if (role == ScaleRole::kActivations) return {DType::kF32, DType::kBf16, DType::kF16};
   if (role != ScaleRole::kBlocks) return {DType::kF32};
   std::vector<DType> dtypes = {DType::kF32, DType::kBf16, DType::kF8E8M0};
   if (scheme.u8_scales) dtypes.push_back(DType::kU8);
@@ -206,6 +207,8 @@ bool ModuleReader::find_scales(const StorageForm& form, const Part& part, bool w
     }
     for (const int number : present) ledger_.consume(number);
     if (role == ScaleRole::kActivations) {
+      for (const int number : present)
+        all_fit = scale_fits(part, {.entry = number, .role = role}, source) && all_fit;
       unneeded_.insert(unneeded_.end(), present.begin(), present.end());
     } else if (present.empty() && std::any_of(names.begin(), names.end(), [&](const std::string& name) {
                  return ledger_.catalog().gaps.may_hold(name);

@@ -9,11 +9,10 @@
 #include <utility>
 
 #include "base/printable.h"
-#include "checkpoint/dequantize.h"
 #include "checkpoint/find_value.h"
 #include "checkpoint/load_scales.h"
 #include "checkpoint/load_team.h"
-#include "checkpoint/quantize.h"
+#include "checkpoint/scaled_values.h"
 
 namespace fulgur {
 namespace {
@@ -44,57 +43,6 @@ void keep_first(std::atomic<int64_t>& first, int64_t index) {
   }
 }
 
-/// Codes of 0 have no bit set but the sign.
-bool all_zero(const uint8_t* codes, int64_t count, uint8_t magnitude) {
-  return std::none_of(codes, codes + count, [&](uint8_t code) { return (code & magnitude) != 0; });
-}
-
-/// How many columns a scale covers.
-int64_t scale_width(const Weight& w) { return w.form == WeightForm::kFp8 ? w.block_cols : kNvfp4Group; }
-
-/// The first scale of these rows, as an element of the whole tensor of scales, that is 0, though not all that
-/// it covers there is. `rows` are their codes.
-int64_t find_zero_scale(const Weight& w, const std::byte* rows, int64_t first_row, int64_t num_rows) {
-  const auto* codes = reinterpret_cast<const uint8_t*>(rows);
-  const bool fp8 = w.form == WeightForm::kFp8;
-  const int64_t width = scale_width(w);
-  const int64_t blocks = (w.cols + width - 1) / width;
-  for (int64_t r = first_row; r < first_row + num_rows; ++r) {
-    const int64_t scale_row = fp8 ? r / w.block_rows : r;
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t count = std::min(width, w.cols - b * width);
-      const int64_t at = (r - first_row) * w.cols + b * width;
-      const uint8_t* block = fp8 ? codes + at : codes + at / kNvfp4CodesPerByte;
-      const bool zero = fp8 ? w.block_scales(r)[b] == 0 : (w.group_scales(r)[b] & 0x7f) == 0;
-      if (zero && !(fp8 ? all_zero(block, count, 0x7f) : all_zero(block, count / kNvfp4CodesPerByte, 0x77)))
-        return scale_row * blocks + b;
-    }
-  }
-  return kNone;
-}
-
-/// Whether a code could become infinite in bf16, which is what kernels and conversions make of it.
-bool may_overflow(const Weight& w, const CatalogEntry& scale) {
-  double largest = 0;
-  if (w.form == WeightForm::kFp8) {
-    const auto count = static_cast<int64_t>(scale.bytes / size_bytes(scale.dtype));
-    const auto* scales = static_cast<const float*>(w.scales);
-    if (count > 0) largest = *std::max_element(scales, scales + count);
-    largest *= kMostE4m3;
-  } else {
-    largest = double{kMostE4m3} * kMostE2m1 * w.global;
-  }
-  constexpr double kMostBf16 = 0x1.fep127;
-  return largest > kMostBf16;
-}
-
-/// The first element in these rows that is infinite once its scales are applied.
-int64_t find_overflow(const Weight& w, int64_t first_row, int64_t num_rows) {
-  std::vector<std::byte> values(static_cast<size_t>(num_rows * w.cols) * sizeof(Bf16));
-  convert_rows(w.take_rows(first_row, num_rows), WeightForm::kBf16, values.data());
-  return first_infinite_bf16(values.data(), num_rows * w.cols).value_or(kNone);
-}
-
 uint64_t row_bytes(const Tensor& t) { return t.entry->bytes / static_cast<uint64_t>(t.stored.rows); }
 
 uint64_t check(const Task& task, const Catalog& catalog, std::vector<std::byte>& scratch) {
@@ -111,11 +59,12 @@ uint64_t check(const Task& task, const Catalog& catalog, std::vector<std::byte>&
   if (const auto bad = first_not_finite(t.entry->dtype, rows, task.num_rows * t.stored.cols))
     keep_first(t.first_bad, first + *bad);
   if (t.scale == nullptr) return bytes;
-  keep_first(t.first_zero_scale, find_zero_scale(t.stored, rows, task.first_row, task.num_rows));
-  if (t.may_overflow && !t.entry->drawn) {
-    const int64_t infinite = find_overflow(t.stored, task.first_row, task.num_rows);
-    if (infinite != kNone) keep_first(t.first_infinite, first + infinite);
-  }
+  Weight part = t.stored.take_rows(task.first_row, task.num_rows);
+  part.data = rows;
+  if (const auto zero = first_zero_scale(part, task.first_row))
+    keep_first(t.first_zero_scale, zero->row * zero->cols + zero->col);
+  if (!t.may_overflow || t.entry->drawn) return bytes;
+  if (const auto infinite = first_overflow(part)) keep_first(t.first_infinite, first + *infinite);
   return bytes;
 }
 
@@ -139,14 +88,8 @@ Problem infinite_value(const Tensor& t) {
 }
 
 Problem zero_scale(const Tensor& t) {
-  const std::string index =
-      index_text(*t.scale, t.first_zero_scale, t.scale->shape.empty() ? 1 : t.scale->shape.back());
-  return {.kind = ErrorKind::kBadScale,
-          .tensor = t.scale->name,
-          .message = fmt::format("{}{} is 0, but the codes of {} that it scales are not.",
-                                 printable(t.scale->name), index, printable(t.entry->name)),
-          .expected = "a scale above 0, or codes of 0 alone",
-          .found = fmt::format("a scale of 0 at {}", index)};
+  const int64_t cols = t.scale->shape.empty() ? 1 : t.scale->shape.back();
+  return zero_scale_problem(*t.scale, *t.entry, {t.first_zero_scale / cols, t.first_zero_scale % cols, cols});
 }
 
 /// Each tensor of weights once, whatever is made from it.
@@ -195,7 +138,7 @@ std::vector<Problem> verify(const LoadPlan& plan, const Catalog& catalog, int nu
   const std::vector<std::unique_ptr<Tensor>> tensors = list_tensors(plan, catalog, scales);
   for (const auto& tensor : tensors) {
     if (tensor->stored.scales == nullptr) tensor->scale = nullptr;  // a problem says that it is bad
-    if (tensor->scale != nullptr) tensor->may_overflow = may_overflow(tensor->stored, *tensor->scale);
+    if (tensor->scale != nullptr) tensor->may_overflow = may_overflow(tensor->stored);
   }
   std::vector<Task> tasks;
   size_t drawn_bytes = 0;  // of the largest task

@@ -4,6 +4,7 @@
 #include <fnmatch.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -64,6 +65,17 @@ InspectReport report_of(const Inspection& inspection, const Options& options) {
   return report;
 }
 
+/// What generating would refuse beside the tensors: the tokenizer.
+void check_tokenizer(const Options& options, std::vector<Problem>& problems) {
+  std::error_code ignored;
+  if (options.random.chosen() || !std::filesystem::is_directory(options.folder, ignored)) return;
+  try {
+    (void)open_tokenizer(std::filesystem::path(options.folder));
+  } catch (const Error& error) {
+    problems.insert(problems.end(), error.problems().begin(), error.problems().end());
+  }
+}
+
 int inspect(const Options& options) {
   if (options.folder.empty() && !options.random.chosen()) usage_required("DIR or --random-weights");
   Inspection inspection =
@@ -75,6 +87,7 @@ int inspect(const Options& options) {
     inspection.problems = verify(inspection.plan->load, *inspection.catalog, num_threads(options.threads),
                                  [&](uint64_t done, uint64_t total) { progress.update(done, total); });
   }
+  check_tokenizer(options, inspection.problems);
   const InspectReport report = report_of(inspection, options);
   if (inspection.plan && report.lines.empty() && !inspection.plan->parameters.empty())
     inspection.problems.push_back(no_match(options.parameter, inspection.plan->parameters.size()));

@@ -73,6 +73,7 @@ struct OpenedModel {
 /// refused before anything is allocated.
 OpenedModel open_model(FoundModel found, const ModelOptions& options, const RunSize& size);
 /// The folder's tokenizer.json, if there is one.
+std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder);
 std::optional<Tokenizer> open_tokenizer(const FoundModel& found);
 /// An engine over the model, with caches for its cache_tokens; refers to model and tokenizer (or null).
 Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer,

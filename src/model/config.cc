@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "model/config_sections.h"
@@ -74,7 +75,7 @@ void read_indexer(ConfigFields& fields, Config& config) {
   std::vector<bool> full = read_full_indexers(fields, config.num_hidden_layers);
   if (!sparse) return;
 
-  config.index_topk = topk;
+  config.index_topk = std::max<int64_t>(topk, 1);  // sparse also where the field is refused
   config.index_n_heads = num_heads;
   config.index_head_dim = head_dim;
   config.indexer_rope_interleave = interleave;
@@ -205,7 +206,8 @@ Config read_all(ConfigFields& fields) {
   return config;
 }
 
-Config read_document(const Json& document, const std::string& file) {
+/// All its problems are added; throws where nothing can be read.
+Config read_document(const Json& document, const std::string& file, std::vector<Problem>& problems) {
   if (!document.is_object()) {
     throw Error(Problem{.kind = ErrorKind::kBadConfig,
                         .file = file,
@@ -214,33 +216,64 @@ Config read_document(const Json& document, const std::string& file) {
                         .found = brief(document),
                         .todo = fmt::format("use the {} that belongs to this checkpoint", file)});
   }
-  std::vector<Problem> problems;
   ConfigFields fields(document, file, problems);
-  Config config = read_all(fields);
-  if (!problems.empty()) throw Error(std::move(problems));
-  return config;
+  return read_all(fields);
 }
 
-/// A file beside config.json, if it is there: `read` takes its fields. All its problems are thrown together.
+/// Fields that neither name a tensor nor give it a shape, with those of objects in them.
+bool decides_tensors(const Problem& problem) {
+  constexpr std::string_view kFree[] = {"hidden_act",
+                                        "rms_norm_eps",
+                                        "max_position_embeddings",
+                                        "rope_theta",
+                                        "rope_scaling",
+                                        "rope_parameters",
+                                        "rope_interleave",
+                                        "num_key_value_heads",
+                                        "qk_head_dim",
+                                        "index_topk",
+                                        "indexer_rope_interleave",
+                                        "index_share_for_mtp_iteration",
+                                        "n_group",
+                                        "topk_group",
+                                        "num_experts_per_tok",
+                                        "norm_topk_prob",
+                                        "scoring_func",
+                                        "topk_method",
+                                        "routed_scaling_factor",
+                                        "bos_token_id",
+                                        "eos_token_id",
+                                        "dtype",
+                                        "torch_dtype"};
+  const std::string_view field = std::string_view(problem.tensor).substr(0, problem.tensor.find('.'));
+  return std::find(std::begin(kFree), std::end(kFree), field) == std::end(kFree);
+}
+
+/// A file beside config.json, if it is there: `read` takes its fields. Returns all its problems.
 template <typename Read>
-void read_beside(const std::filesystem::path& path, Read read) {
+std::vector<Problem> read_beside(const std::filesystem::path& path, Read read) {
   std::error_code ignored;
-  if (std::filesystem::symlink_status(path, ignored).type() == std::filesystem::file_type::not_found) return;
-  const Json document = read_json(path, ErrorKind::kBadConfig);
-  const std::string file = path.filename().string();
+  if (std::filesystem::symlink_status(path, ignored).type() == std::filesystem::file_type::not_found)
+    return {};
   std::vector<Problem> problems;
-  if (!document.is_object()) {
-    problems.push_back({.kind = ErrorKind::kBadConfig,
-                        .file = file,
-                        .message = "The top level must be an object.",
-                        .expected = "{...}",
-                        .found = brief(document),
-                        .todo = fmt::format("use the {} that belongs to this checkpoint, or none", file)});
-  } else {
-    ConfigFields fields(document, file, problems);
-    read(fields);
+  try {
+    const Json document = read_json(path, ErrorKind::kBadConfig);
+    const std::string file = path.filename().string();
+    if (!document.is_object()) {
+      problems.push_back({.kind = ErrorKind::kBadConfig,
+                          .file = file,
+                          .message = "The top level must be an object.",
+                          .expected = "{...}",
+                          .found = brief(document),
+                          .todo = fmt::format("use the {} that belongs to this checkpoint, or none", file)});
+    } else {
+      ConfigFields fields(document, file, problems);
+      read(fields);
+    }
+  } catch (const Error& error) {
+    problems.insert(problems.end(), error.problems().begin(), error.problems().end());
   }
-  if (!problems.empty()) throw Error(std::move(problems));
+  return problems;
 }
 
 /// Chat models name in generation_config.json what ends a turn.
@@ -259,7 +292,10 @@ void merge_generation_config(ConfigFields& fields, Config& config) {
 std::string_view name(ModelType type) { return family(type).name; }
 
 Config parse_config(std::string_view json, const std::string& file) {
-  return read_document(parse_json(json, ErrorKind::kBadConfig, file), file);
+  std::vector<Problem> problems;
+  Config config = read_document(parse_json(json, ErrorKind::kBadConfig, file), file, problems);
+  if (!problems.empty()) throw Error(std::move(problems));
+  return config;
 }
 
 std::set<std::string, std::less<>> config_field_names() {
@@ -270,7 +306,7 @@ std::set<std::string, std::less<>> config_field_names() {
   return fields.looked_for();
 }
 
-Config read_config(const std::filesystem::path& folder) {
+ConfigSurvey survey_config(const std::filesystem::path& folder) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(folder, ignored)) {
     throw Error(Problem{.kind = ErrorKind::kIoError,
@@ -281,13 +317,29 @@ Config read_config(const std::filesystem::path& folder) {
                         .todo = "name the folder that holds the model's files"});
   }
   const std::filesystem::path path = folder / "config.json";
-  Config config = read_document(read_json(path, ErrorKind::kBadConfig), path.filename().string());
-  read_beside(folder / "generation_config.json",
-              [&](ConfigFields& fields) { merge_generation_config(fields, config); });
-  read_beside(folder / "hf_quant_config.json", [&](ConfigFields& fields) {
+  ConfigSurvey survey;
+  std::vector<Problem>& problems = survey.problems;
+  Config config = read_document(read_json(path, ErrorKind::kBadConfig), path.filename().string(), problems);
+  bool sound = std::none_of(problems.begin(), problems.end(), decides_tensors);
+  const auto add = [&](std::vector<Problem> more) {
+    problems.insert(problems.end(), std::make_move_iterator(more.begin()),
+                    std::make_move_iterator(more.end()));
+  };
+  add(read_beside(folder / "generation_config.json",
+                  [&](ConfigFields& fields) { merge_generation_config(fields, config); }));
+  std::vector<Problem> of_modelopt = read_beside(folder / "hf_quant_config.json", [&](ConfigFields& fields) {
     config.quantization = read_modelopt_quantization(fields, config.quantization);
   });
-  return config;
+  sound = sound && of_modelopt.empty();
+  add(std::move(of_modelopt));
+  if (sound) survey.config = std::move(config);
+  return survey;
+}
+
+Config read_config(const std::filesystem::path& folder) {
+  ConfigSurvey survey = survey_config(folder);
+  if (!survey.problems.empty()) throw Error(std::move(survey.problems));
+  return std::move(*survey.config);
 }
 
 void override_index_topk(Config& config, int64_t index_topk) {

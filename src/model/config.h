@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "checkpoint/fp8_scheme.h"
 
 namespace fulgur {
@@ -99,6 +100,15 @@ void override_index_topk(Config& config, int64_t index_topk);
 /// Throws an Error with every problem found: bad_config and unsupported name field, value and what is
 /// allowed.
 Config read_config(const std::filesystem::path& folder);
+/// The same of a folder whose files may have faults.
+struct ConfigSurvey {
+  /// Empty where something is wrong with what decides which tensors there are and of which shapes; what else
+  /// is wrong stands for a value that could be.
+  std::optional<Config> config;
+  std::vector<Problem> problems;  // of all three files together
+};
+/// Throws what keeps config.json from being read at all.
+ConfigSurvey survey_config(const std::filesystem::path& folder);
 /// The same from text; `file` is the name used in messages.
 Config parse_config(std::string_view json, const std::string& file);
 /// Every field that is read of a config.json.

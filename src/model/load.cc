@@ -189,7 +189,9 @@ ModelFiles read_model_files(const std::filesystem::path& folder) {
     files.problems.insert(files.problems.end(), error.problems().begin(), error.problems().end());
   };
   try {
-    files.config = read_config(folder);
+    ConfigSurvey survey = survey_config(folder);
+    files.config = std::move(survey.config);
+    files.problems = std::move(survey.problems);
   } catch (const Error& error) {
     keep(error);
     if (error.kind() == ErrorKind::kIoError) return files;  // not the folder of a model

@@ -33,7 +33,7 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
 /// What a checkpoint folder holds before anything is made of it.
 struct ModelFiles {
   std::string name;                // of the folder, or what stands for it
-  std::optional<Config> config;    // empty where a problem says why
+  std::optional<Config> config;    // empty where a problem says why; else enough to plan (ConfigSurvey)
   std::optional<Catalog> catalog;  // likewise; where it is damaged, what can be read of it
   std::vector<Problem> problems;   // of both together
 };

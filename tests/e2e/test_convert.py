@@ -112,6 +112,53 @@ def test_unfusing_fp8_halves_with_block_rows_of_their_own_loses_nothing(tmp_path
     assert before.keys() == again.keys() and all(stored.same(before[tensor], again[tensor]) for tensor in before)
 
 
+def store_anew(folder, changed):
+    """Rewrites a one-file checkpoint with other arrays in place of some: name -> (dtype, array)."""
+    tensors = {**stored.read(folder), **changed}
+
+    def change(header, data):
+        data.clear()
+        for name, (dtype, array) in tensors.items():
+            header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [len(data), len(data) + array.nbytes]}
+            data += array.tobytes()
+
+    stored.rewrite(folder, change)
+
+
+@pytest.mark.parametrize("scales", ["f32-pow2", "e8m0", "f32"])
+def test_fusing_fp8_with_f32_is_exact_where_f32_is_and_says_so_where_it_is_not(scales, tmp_path):
+    convert(GOLDEN / "v32-bf16", tmp_path / "fp8", to="fp8-block", scales=scales)
+    before = stored.read(tmp_path / "fp8")
+    heads = [name for name in before if name.endswith("weights_proj.weight")]
+    draw = np.random.default_rng(0)
+    store_anew(tmp_path / "fp8", {name: ("F32", draw.normal(size=before[name][1].shape).astype(np.float32)) for name in heads})
+    before = stored.read(tmp_path / "fp8")
+    result = run("convert", tmp_path / "fp8", tmp_path / "out", fuse=True)
+    after = stored.read(tmp_path / "out")
+    kinds = set()
+    for indexer in halves(before):
+        wanted = np.concatenate([stored.values(before, f"{indexer}.{part}")[0] for part in ("wk", "weights_proj")])
+        exact = np.array_equal(wanted, wanted.astype(np.float32))
+        kind, fused = after[f"{indexer}.wk_weights_proj.weight"]
+        assert kind == ("F32" if exact else "BF16")
+        assert np.array_equal(fused, wanted if exact else stored.to_bf16(wanted))
+        kinds.add(kind)
+    assert ("BF16" in kinds) == (scales == "f32")
+    assert result.returncode == 0 and bool(result.stderr) == ("rounded once" in result.stderr) == ("BF16" in kinds)
+
+
+def test_fusing_fp8_with_bf16_stays_bf16_where_that_is_exact(tmp_path):
+    convert(GOLDEN / "v32-bf16", tmp_path / "fp8", to="fp8-block", scales="f32-pow2")
+    before = stored.read(tmp_path / "fp8")
+    result = run("convert", tmp_path / "fp8", tmp_path / "out", fuse=True)
+    assert result.returncode == 0 and result.stderr == ""
+    after = stored.read(tmp_path / "out")
+    for indexer in halves(before):
+        wanted = np.concatenate([stored.values(before, f"{indexer}.{part}")[0] for part in ("wk", "weights_proj")])
+        kind, fused = after[f"{indexer}.wk_weights_proj.weight"]
+        assert kind == "BF16" and np.array_equal(stored.bf16(fused), wanted)
+
+
 def expected_form(form, module, shape):
     """By the published recipes: docs/spec/commands.md, convert."""
     if re.search(r"(embed_tokens|lm_head|shared_head\.head|mlp\.gate|eh_proj)$", module):

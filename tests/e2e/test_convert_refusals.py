@@ -110,17 +110,88 @@ def test_a_nan_that_would_have_to_be_quantized_is_named_by_its_place(form, modul
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
 
-def test_a_scale_that_is_nan_is_named(tmp_path):
-    shutil.copytree(GOLDEN / "v3-fp8", tmp_path / "bad")
-    name = "model.layers.0.self_attn.o_proj.weight_scale_inv"
+def poisoned(folder, golden, end, value):
+    """A golden in one file in which the first value of the first tensor whose name ends so is another; and that name."""
+    assert run("convert", GOLDEN / golden, folder).returncode == 0
+    chosen = []
 
     def damage(header, data):
+        name = min(name for name in header if name.endswith(end))
         begin = header[name]["data_offsets"][0]
-        data[begin:begin + 4] = np.float32("nan").tobytes()
+        data[begin:begin + len(value)] = value
+        chosen.append(name)
 
-    rewrite(tmp_path / "bad", damage)
-    assert name in refused(tmp_path / "bad", tmp_path / "out", to="bf16").splitlines()[0]
+    rewrite(folder, damage)
+    return chosen[0]
+
+
+def f32(value):
+    return np.float32(value).tobytes()
+
+
+BAD_SCALES = [("v3-fp8", "o_proj.weight_scale_inv", f32("nan")), ("v3-fp8", "o_proj.weight_scale_inv", f32("inf")),
+              ("v3-fp8", "o_proj.weight_scale_inv", f32(-1)), ("v3-nvfp4", "up_proj.weight_scale_2", f32("nan")),
+              ("v3-nvfp4", "up_proj.weight_scale_2", f32(0)), ("v3-nvfp4", "up_proj.weight_scale", b"\x7f"),
+              ("v3-nvfp4", "up_proj.weight_scale", b"\xb0"), ("glm-nvfp4-ct", "up_proj.weight_global_scale", f32(-1)),
+              ("v3-nvfp4", "up_proj.input_scale", f32("nan")), ("glm-nvfp4-ct", "up_proj.input_global_scale", f32(0))]
+
+
+@pytest.mark.parametrize("golden, end, value", BAD_SCALES)
+def test_a_scale_that_none_can_be_is_refused_as_loading_refuses_it_whether_it_is_copied_or_used(golden, end, value, tmp_path):
+    name = poisoned(tmp_path / "bad", golden, end, value)
+    said = run("inspect", tmp_path / "bad", verify=True).stderr.splitlines()[0]
+    assert name in said and "which no scale can be" in said
+    for options in [{}, {"to": "fp8-block"}, {"to": "nvfp4-modelopt"}, {"to": "nvfp4-ct"}]:
+        assert refused(tmp_path / "bad", tmp_path / "out", **options).splitlines()[0] == said, options
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
+
+
+@pytest.mark.parametrize("scales", ["f32-pow2", "e8m0"])
+def test_a_value_that_rounding_up_makes_infinite_is_refused(scales, tmp_path):
+    # 1.9375 * 2^127, of which 2^120 is the scale: 248 of these become 256.
+    assert poisoned(tmp_path / "bad", "v32-bf16", EXPERT, b"\x78\x7f") == EXPERT
+    text = refused(tmp_path / "bad", tmp_path / "out", to="fp8-block", scales=scales)
+    assert f"{EXPERT}[0, 0]" in text.splitlines()[0] and "infinite as fp8" in text.splitlines()[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+    for options in [{"to": "fp8-block"}, {"to": "bf16"}]:
+        assert run("convert", tmp_path / "bad", tmp_path / options["to"], **options).returncode == 0
+        assert run("inspect", tmp_path / options["to"], verify=True).returncode == 0
+
+
+@pytest.mark.parametrize("form", ["nvfp4-modelopt", "nvfp4-ct"])
+def test_a_matrix_that_would_be_lost_is_refused_and_zeros_are_not(form, tmp_path):
+    shutil.copytree(SOURCE, tmp_path / "bad")
+
+    def fill(bits):
+        def change(header, data):
+            begin, end = header[EXPERT]["data_offsets"]
+            data[begin:end] = bits * ((end - begin) // 2)
+
+        rewrite(tmp_path / "bad", change)
+
+    fill(b"\x80\x04")  # 2^-118
+    text = refused(tmp_path / "bad", tmp_path / "out", to=form)
+    assert text.splitlines()[0].endswith(f"{EXPERT} is so small that nothing but zeros would be left of it as {form}.")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+    fill(b"\0\x80")  # -0
+    assert run("convert", tmp_path / "bad", tmp_path / "out", to=form).returncode == 0
+
+
+def test_a_scale_whose_reciprocal_would_lose_bits_is_refused(tmp_path):
+    name = poisoned(tmp_path / "bad", "v3-nvfp4", "up_proj.weight_scale_2", f32(1e38))
+    text = refused(tmp_path / "bad", tmp_path / "out", to="nvfp4-ct")
+    assert f"{name} is 1e+38, which can't be written as its reciprocal" in text.splitlines()[0]
+
+
+@pytest.mark.parametrize("golden, end, zero", [("v3-fp8", "o_proj.weight_scale_inv", f32(0)), ("v3-nvfp4", "up_proj.weight_scale", b"\0")])
+def test_a_scale_of_0_over_codes_is_refused_where_values_are_made_of_them(golden, end, zero, tmp_path):
+    name = poisoned(tmp_path / "bad", golden, end, zero)
+    said = run("inspect", tmp_path / "bad", verify=True).stderr.splitlines()[0]
+    assert f"{name}[0, 0] is 0" in said
+    assert refused(tmp_path / "bad", tmp_path / "out", to="bf16").splitlines()[0] == said
 
 
 def shell(line):

@@ -135,6 +135,13 @@ def test_a_config_that_cannot_be_read_is_an_error_beside_a_good_catalog(broken):
     assert [error["kind"] for error in report["errors"]] == ["bad_config"]
 
 
+def test_a_tokenizer_that_generating_refuses_is_an_error(broken):
+    (broken / "tokenizer.json").write_text("{")
+    assert [error["kind"] for error in inspect(broken)["errors"]] == ["bad_tokenizer"]
+    said = run("generate", model=broken, ids="1", max_tokens=1)
+    assert said.returncode == 1 and said.stderr == run("inspect", broken).stderr
+
+
 def test_verify_finds_a_nan_that_headers_do_not_show(broken):
     name = "model.layers.1.self_attn.o_proj.weight"
 

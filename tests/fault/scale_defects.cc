@@ -18,6 +18,9 @@ constexpr const char* kFactor = "model.layers.*.mlp.experts.*.up_proj.weight_sca
 constexpr const char* kDivisor =
     "model.layers.*.mlp.experts.*.up_proj.weight_global_scale";  // compressed-tensors'
 
+constexpr const char* kInputs = "model.layers.*.mlp.experts.*.up_proj.input_scale";
+constexpr const char* kInputsOfCt = "model.layers.*.mlp.experts.*.up_proj.input_global_scale";
+
 constexpr auto kMissing = ErrorKind::kMissingScale;
 constexpr auto kOrphan = ErrorKind::kOrphanScale;
 constexpr auto kBad = ErrorKind::kBadScale;
@@ -263,6 +266,13 @@ std::vector<Defect> scale_defects() {
       valued("a divisor without a reciprocal", kDivisor, 1e-39F, "1e-39"),
       valued("a divisor below 0", kDivisor, -1.0F, "-1"),
       valued("a divisor that is infinite", kDivisor, kInfinity, "inf"),
+      shaped("a scale of activations of two numbers", kInputs, two),
+      shaped("a scale of activations of two dimensions", kInputsOfCt, one_by_one),
+      typed("a scale of activations in I32", kInputs, "I32"),
+      valued("a scale of activations that is NaN", kInputs, kNan, "nan"),
+      valued("a scale of activations of 0", kInputsOfCt, 0.0F, "0"),
+      valued("a scale of activations below 0", kInputs, -1.0F, "-1"),
+      valued("a scale of activations that is infinite", kInputsOfCt, kInfinity, "inf"),
       {"scales of 0 over codes that are not", block_of_zero_over_codes},
       {"scales that make codes infinite", product_that_overflows},
       orphan("an FP8 scale beside a bf16 output", "model.layers.*.self_attn.o_proj.weight",

@@ -99,6 +99,35 @@ std::vector<int64_t> one_row_more(std::vector<int64_t> shape) {
 }
 std::vector<int64_t> transposed(std::vector<int64_t> shape) { return {shape.rbegin(), shape.rend()}; }
 
+Result no_projection(Checkpoint& c) {
+  const auto wk = c.first(kWk);
+  if (!wk) return std::nullopt;
+  const std::string name = *wk;
+  const std::string proj = beside(name, "weights_proj");
+  c.erase_module(name);
+  c.erase_module(proj);
+  const std::string fused = beside(name, "wk_weights_proj");
+  return refused(kMissing, name, {name + " and " + proj + " are missing", "nor " + fused});
+}
+
+/// Fields that decide no tensor's name or shape hide nothing of what is wrong with tensors.
+Result faults_of_the_config_too(Checkpoint& c) {
+  const auto wk = c.first(kWk);
+  const std::string gone = wk ? beside(*wk, "weights_proj") : std::string("model.norm.weight");
+  c.erase_module(gone);
+  Expected expected = refused(kMissing, gone);
+  const auto fault = [&](ErrorKind kind, const char* field, const char* value) {
+    c.set(field, value);
+    expected.problems.push_back(problem(kind, field));
+  };
+  fault(ErrorKind::kUnsupported, "hidden_act", "\"gelu\"");
+  fault(ErrorKind::kUnsupported, "scoring_func", "\"softmax\"");
+  fault(ErrorKind::kBadConfig, "rope_theta", "-1");
+  fault(ErrorKind::kBadConfig, "rms_norm_eps", "0");
+  fault(ErrorKind::kBadConfig, "bos_token_id", "-5");
+  return expected;
+}
+
 Result pair_beside_fused(Checkpoint& c) {
   const auto fused = c.first(kFused);
   if (!fused) return std::nullopt;
@@ -228,6 +257,8 @@ std::vector<Defect> tensor_defects() {
          c.erase_module(*wk);
          return refused(kMissing, *wk, {*wk, beside(*wk, "weights_proj")});
        }},
+      {"neither the pair nor the fused tensor", no_projection},
+      {"half a pair under a config of five faults", faults_of_the_config_too},
       {"no indexer in one layer", no_indexer},
       {"a dense config beside an indexer", dense_config},
       {"the pair beside the fused tensor", pair_beside_fused},
