@@ -75,11 +75,13 @@ void check_unique(const Catalog& catalog, std::vector<Problem>& problems) {
 /// Every tensor that the index lists lies where it says.
 void check_listed(const ShardList& list, const std::vector<bool>& known, const Catalog& catalog,
                   std::vector<Problem>& problems) {
+  const CatalogEntry* next = catalog.entries.data();  // both are sorted
+  const CatalogEntry* end = catalog.entries.data() + catalog.entries.size();
   for (const auto& [tensor, number] : list.listed) {
     if (!known[static_cast<size_t>(number)]) continue;  // what is wrong with the file is said already
     const std::string& file = list.files[static_cast<size_t>(number)];
-    const CatalogEntry* first = catalog.find(tensor);
-    const CatalogEntry* end = catalog.entries.data() + catalog.entries.size();
+    while (next != end && next->name < tensor) ++next;
+    const CatalogEntry* first = next != end && next->name == tensor ? next : nullptr;
     const CatalogEntry* at = first;
     while (at != nullptr && at != end && at->name == tensor && catalog.file_of(*at) != file) ++at;
     if (at != nullptr && at != end && at->name == tensor) continue;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/printable.h"
+#include "checkpoint/plain_json.h"
 
 namespace fulgur {
 
@@ -18,9 +19,9 @@ std::string JsonEvents::parse(std::span<const std::byte> text) {
   if (const size_t nul = characters.find('\0'); nul != std::string_view::npos) {
     return fmt::format("it is not JSON: a NUL byte at {}", nul);
   }
-  if (!nlohmann::json::sax_parse(begin, begin + text.size(), this) && reason_.empty()) {
-    reason_ = "it is not JSON";
-  }
+  const bool read = is_plain_json(characters) ? PlainJson<JsonEvents>(characters, *this).read()
+                                              : nlohmann::json::sax_parse(begin, begin + text.size(), this);
+  if (!read && reason_.empty()) reason_ = "it is not JSON";
   return std::exchange(reason_, {});
 }
 

@@ -3,26 +3,41 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
+#include <functional>
 #include <utility>
 
 #include "base/printable.h"
 #include "checkpoint/safetensors_header.h"
 
 namespace fulgur {
+namespace {
+
+uint32_t upper_half(size_t hash) { return static_cast<uint32_t>(hash >> 32U); }
+
+}  // namespace
 
 Ledger::Ledger(const Catalog& catalog) : catalog_(catalog), state_(catalog.entries.size()) {
-  by_name_.reserve(catalog.entries.size());
+  slots_.resize(std::bit_ceil(2 * catalog.entries.size() + 2));
   for (size_t i = 0; i < catalog.entries.size(); ++i) {
-    by_name_.emplace(catalog.entries[i].name, static_cast<int>(i));
-    state_[i].damaged = catalog.gaps.named.contains(catalog.entries[i].name);
+    const std::string& name = catalog.entries[i].name;
+    if (!catalog.gaps.named.empty()) state_[i].damaged = catalog.gaps.named.contains(name);
+    const size_t hash = std::hash<std::string_view>()(name);
+    size_t at = hash & (slots_.size() - 1);
+    while (slots_[at].number >= 0) at = (at + 1) & (slots_.size() - 1);
+    slots_[at] = {.hash = upper_half(hash), .number = static_cast<int>(i)};
   }
 }
 
 const CatalogEntry& Ledger::entry(int number) const { return catalog_.entries[static_cast<size_t>(number)]; }
 
 int Ledger::find(std::string_view name) const {
-  const auto at = by_name_.find(name);
-  return at == by_name_.end() ? -1 : at->second;
+  const size_t hash = std::hash<std::string_view>()(name);
+  for (size_t at = hash & (slots_.size() - 1);; at = (at + 1) & (slots_.size() - 1)) {
+    const Slot& slot = slots_[at];
+    if (slot.number < 0 || (slot.hash == upper_half(hash) && entry(slot.number).name == name))
+      return slot.number;
+  }
 }
 
 std::string Ledger::file_of(int number) const { return catalog_.file_of(entry(number)); }

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "base/error.h"
@@ -52,7 +51,12 @@ class Ledger {
   [[nodiscard]] const State& at(int number) const { return state_[static_cast<size_t>(number)]; }
 
   const Catalog& catalog_;
-  std::unordered_map<std::string_view, int> by_name_;
+  /// Numbers by hash of their names, in the first free slot from there on; the hash's upper half beside each.
+  struct Slot {
+    uint32_t hash = 0;
+    int number = -1;
+  };
+  std::vector<Slot> slots_;   // a power of two of them, at least half of them free
   std::vector<State> state_;  // parallel to the catalog's entries
   std::vector<Problem> problems_;
 };

@@ -210,8 +210,9 @@ std::vector<float> read_scale(const PlannedScale& scale, const Catalog& catalog)
     return values;  // never bad
   }
   load(task, catalog);
-  if (task.num_bad > 0) throw Error(describe_bad(task, catalog));
-  return values;
+  if (task.num_bad == 0) return values;
+  catalog.throw_if_damaged(entry);  // what is gone reads as zeros
+  throw Error(describe_bad(task, catalog));
 }
 
 uint64_t scale_memory_bytes(ScaleRole role, const CatalogEntry& entry) {

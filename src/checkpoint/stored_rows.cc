@@ -26,6 +26,7 @@ void refuse_zero_scale(const Catalog& catalog, const SourceRows& rows, const Wei
     const CatalogEntry& entry = catalog.entries[static_cast<size_t>(scale.entry)];
     Problem problem = zero_scale_problem(entry, weight_of(catalog, rows), *place);
     problem.file = catalog.file_of(entry);
+    catalog.throw_if_damaged(entry);  // what is gone reads as zeros
     throw Error(std::move(problem));
   }
 }
