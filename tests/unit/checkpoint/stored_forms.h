@@ -174,7 +174,9 @@ class FormWriter {
     std::vector<uint8_t> codes;
     std::vector<uint8_t> scales;
     for (int64_t i = 0; i < rows_ * cols_ / 2; ++i) codes.push_back(static_cast<uint8_t>(random_()));
-    for (int64_t i = 0; i < rows_ * cols_ / 16; ++i) scales.push_back(static_cast<uint8_t>(random_() % 0x7f));
+    // 0 may stand over codes of 0 alone.
+    for (int64_t i = 0; i < rows_ * cols_ / 16; ++i)
+      scales.push_back(static_cast<uint8_t>(1 + random_() % 0x7e));
     add(modelopt ? "weight" : "weight_packed", "U8", {rows_, cols_ / 2}) = {codes.begin(), codes.end()};
     add("weight_scale", "F8_E4M3", {rows_, cols_ / 16}) = {scales.begin(), scales.end()};
     const float global = modelopt ? positive() : 1000 * positive();
