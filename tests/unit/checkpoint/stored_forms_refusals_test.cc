@@ -304,12 +304,13 @@ TEST_F(FormTest, AllBadScalesAreReportedTogetherAndThoseOfOneTensorOnce) {
   EXPECT_NE(problems[0].message.find("5 more of its values"), std::string::npos) << problems[0].message;
 }
 
-TEST_F(FormTest, WhatIsIgnoredIsNotCheckedForBadScales) {
+TEST_F(FormTest, ScalesOfActivationsAreIgnoredButChecked) {
   StoredForm stored = stored_as("nvfp4_modelopt", "m", kRows, kCols);
   named(stored.tensors, "m.input_scale").data = bytes_of(std::numeric_limits<float>::quiet_NaN());
   const std::vector<Parameter> parameters = {matrix("m")};
   const Catalog read = catalog(stored.tensors);
-  EXPECT_NO_THROW(execute(resolve(parameters, {}, read), parameters, read, kThreads));
+  EXPECT_EQ(summary(problems_of([&] { execute(resolve(parameters, {}, read), parameters, read, kThreads); })),
+            "bad_scale m.input_scale");
 }
 
 }  // namespace
