@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/printable.h"
 #include "base/text_file.h"
 #include "cli/command.h"
 #include "cli/model_options.h"
@@ -274,7 +275,8 @@ int run_demo(const ModelOptions& options) {
   flush_output();
   if (!same) print_log("The three projections differ: this is a mistake in Fulgur, please report it.\n");
   if (!right)
-    print_log("The answer is wrong: the number is {}, the model said {}.\n", question.answer, answer.text);
+    print_log("The answer is wrong: the number is {}, the model said {}.\n", question.answer,
+              printable(answer.text));
   return right && same ? kExitDone : kExitFailed;
 }
 

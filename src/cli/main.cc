@@ -41,15 +41,16 @@ constexpr std::array kCommands = {
 
 /// What is wrong with arguments that no option took.
 std::string unexpected(const CLI::App& app) {
-  const std::vector<std::string> extra = app.remaining(true);
+  std::vector<std::string> extra = app.remaining(true);
+  std::erase(extra, "--");
   const std::string command = "fulgur " + app.get_subcommands().front()->get_name();
   const auto option =
       std::ranges::find_if(extra, [](const std::string& text) { return text.size() > 1 && text[0] == '-'; });
   if (option != extra.end())
     return fmt::format("{0} has no option {1}; {0} --help lists what it has.\n", command, *option);
   return fmt::format(
-      "{} takes no more arguments: '{}' is one too many. Put a text of several words in quotes.\n", command,
-      extra.front());
+      "{} takes no more arguments: '{}' is one too many. A text of several words stands in quotes.\n",
+      command, extra.empty() ? "--" : extra.front());
 }
 
 /// Parses and runs; `verbose` is known as soon as it is parsed.

@@ -27,8 +27,8 @@ void check_token(int64_t token, const Config& config, const char* todo) {
 
 void check_number(std::string_view what, double value, double least, double most) {
   if (value >= least && value <= most) return;  // false for a NaN
-  refuse(fmt::format("{} is out of range.", what), fmt::format("{} to {}", least, most),
-         fmt::format("{}", value), "change it");
+  refuse(fmt::format("{} is out of range.", what), fmt::format("{:g} to {:g}", least, most),
+         fmt::format("{:g}", value), "change it");
 }
 
 void check_sampling(const Sampling& s, const Config& config) {
@@ -37,7 +37,7 @@ void check_sampling(const Sampling& s, const Config& config) {
   check_number("top_k", s.top_k, 0, static_cast<double>(int64_t{1} << 30));
   check_number("top_p", s.top_p, 0, 1);
   check_number("min_p", s.min_p, 0, 1);
-  check_number("repetition_penalty", s.repetition_penalty, 1 / kMost, kMost);
+  check_number("repetition_penalty", s.repetition_penalty, 0.01F, kMost);
   check_number("frequency_penalty", s.frequency_penalty, -kMost, kMost);
   check_number("presence_penalty", s.presence_penalty, -kMost, kMost);
   for (const auto& [token, bias] : s.logit_bias) {

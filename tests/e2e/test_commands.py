@@ -78,6 +78,7 @@ def test_unknown_options_are_usage_errors(arguments):
 
 @pytest.mark.parametrize("arguments, said", [
     (["generate", "In", "the", "beginning"], "fulgur generate takes no more arguments: 'the' is one too many."),
+    (["generate", "--", "In", "the"], "fulgur generate takes no more arguments: 'the' is one too many."),
     (["generate", "x", "--max-token", "5"], "fulgur generate has no option --max-token;"),
     (["generate", "--no-such-option", "bf16", "x"], "fulgur generate has no option --no-such-option;"),
     (["chat", "--random-weights", "c.json"], "fulgur chat has no option --random-weights;")])

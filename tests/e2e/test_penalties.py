@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from fulgur_cli import logits, output
+from fulgur_cli import logits, output, run
 
 PROMPT = "And the sons of the king, the sons of the"
 PENALTIES = [dict(repetition_penalty=1.4), dict(frequency_penalty=0.6), dict(presence_penalty=1.5),
@@ -34,3 +34,7 @@ def test_tokens_are_chosen_by_the_penalized_logits(penalties):
     drafting = answer(**penalties, speculate=3)
     assert drafting["ids"] == found["ids"]
     assert drafting["timings"]["accepted"] > 0
+
+
+def test_the_least_penalty_that_help_names_is_taken():
+    assert run("generate", "hi", repetition_penalty=0.01, max_tokens=2).returncode == 0
