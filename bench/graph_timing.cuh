@@ -1,7 +1,6 @@
 #pragma once
 
-// How the benches of tuned kernels measure: a graph of calls, replayed; and the two bounds of every kernel,
-// an empty launch and a read.
+// How the benches of tuned kernels measure: a graph of calls, replayed.
 
 #include <cuda_runtime.h>
 
@@ -55,48 +54,6 @@ inline Timing time_calls(int calls, const std::function<void(int, cudaStream_t)>
   cudaEventDestroy(end);
   cudaStreamDestroy(stream);
   return {us[us.size() / 2], us.front(), us.back()};
-}
-
-static __global__ void empty_kernel() {
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-/// Reads `pieces` of 16 bytes, four in flight a thread, before or after the predecessor's end.
-static __global__ void __launch_bounds__(512)
-    read_kernel(const uint4* from, int pieces, bool early, uint32_t* sink) {
-  constexpr int kInFlight = 4;
-  asm volatile("griddepcontrol.launch_dependents;");
-  if (!early) asm volatile("griddepcontrol.wait;" ::: "memory");
-  uint32_t sum = 0;
-  const auto threads = static_cast<int>(gridDim.x * blockDim.x);
-  for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < pieces;
-       i += kInFlight * threads) {
-    uint4 v[kInFlight] = {};
-#pragma unroll
-    for (int k = 0; k < kInFlight; ++k)
-      if (i + k * threads < pieces)
-        asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(v[k].x), "=r"(v[k].y), "=r"(v[k].z), "=r"(v[k].w)
-                     : "l"(from + i + k * threads));
-#pragma unroll
-    for (const uint4& x : v) sum += x.x ^ x.y ^ x.z ^ x.w;
-  }
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  if (sum == 0x12345678U) *sink = sum;
-}
-template <typename... Params, typename... Args>
-void launch_pdl(void (*kernel)(Params...), int blocks, int threads, cudaStream_t stream, bool pdl,
-                Args... args) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = pdl ? 1 : 0;
-  must(cudaLaunchKernelEx(&config, kernel, args...), "launch");
 }
 
 }  // namespace fulgur::cuda_test

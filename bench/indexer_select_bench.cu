@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cuda/select_setup.cuh"
+#include "graph_timing.cuh"
 #include "kernels/cuda/indexer_launch.h"
 
 namespace fulgur::cuda_test {
@@ -16,57 +17,19 @@ namespace {
 using cuda::IndexForm;
 using cuda::LaunchOptions;
 
-constexpr int kReplays = 21;
 std::FILE* table = nullptr;
-
-struct Timing {
-  double median_us;
-  double least_us;
-  double most_us;
-};
-
-/// `call(i, options)` queues call i.
-Timing time_calls(int calls, bool pdl, const std::function<cudaError_t(int, const LaunchOptions&)>& call,
-                  LaunchOptions options) {
-  cudaStream_t stream;
-  must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
-  options.stream = stream;
-  options.pdl = pdl;
-  must(call(0, options), "first call");
-  must(cudaStreamSynchronize(stream), "first call");
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < calls; ++i) must(call(i, options), "captured call");
-  must(cudaStreamEndCapture(stream, &graph), "capture");
-  must(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
-  cudaEvent_t begin;
-  cudaEvent_t end;
-  must(cudaEventCreate(&begin), "event");
-  must(cudaEventCreate(&end), "event");
-  std::vector<double> us;
-  for (int replay = 0; replay < kReplays + 2; ++replay) {
-    must(cudaEventRecord(begin, stream), "record");
-    must(cudaGraphLaunch(executable, stream), "launch");
-    must(cudaEventRecord(end, stream), "record");
-    must(cudaEventSynchronize(end), "replay");
-    float ms = 0;
-    must(cudaEventElapsedTime(&ms, begin, end), "elapsed");
-    if (replay >= 2) us.push_back(ms * 1000.0 / calls);
-  }
-  std::sort(us.begin(), us.end());
-  cudaGraphExecDestroy(executable);
-  cudaGraphDestroy(graph);
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaStreamDestroy(stream);
-  return {us[us.size() / 2], us.front(), us.back()};
-}
 
 void report(const std::string& name, int calls, double bytes,
             const std::function<cudaError_t(int, const LaunchOptions&)>& call, LaunchOptions options = {}) {
-  const Timing off = time_calls(calls, false, call, options);
-  const Timing on = time_calls(calls, true, call, options);
+  const auto time = [&](bool pdl) {
+    options.pdl = pdl;
+    return time_calls(calls, [&](int i, cudaStream_t stream) {
+      options.stream = stream;
+      must(call(i, options), "call");
+    });
+  };
+  const Timing off = time(false);
+  const Timing on = time(true);
   const auto line = [&](std::FILE* to, const char* format) {
     std::fprintf(to, format, name.c_str(), off.median_us, off.least_us, off.most_us, on.median_us,
                  on.least_us, on.most_us, bytes / on.median_us / 1e6);

@@ -55,6 +55,12 @@ std::string read_text_file(const std::filesystem::path& path, size_t most_bytes)
   return text;
 }
 
+std::string_view take_line(std::string_view& rest) {
+  const std::string_view line = rest.substr(0, rest.find('\n'));
+  rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+  return line;
+}
+
 std::optional<std::string> read_input_line() {
   std::string line;
   int c = 0;

@@ -2,7 +2,10 @@
 
 #include "cli/bench.h"
 
+#include <fmt/format.h>
+
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli/command.h"
 
@@ -22,6 +25,15 @@ std::function<int()> declare_bench(Arguments& args) {
       "  fulgur bench engine --requests 1,16\n"
       "  fulgur bench indexer --tokens 1,128");
   return [chosen] { return (*chosen)(); };
+}
+
+std::string text(const Spread& spread, int digits) {
+  return fmt::format("{:.{}f} ({:.{}f}-{:.{}f})", spread.median, digits, spread.least, digits, spread.most,
+                     digits);
+}
+
+nlohmann::ordered_json json_of(const Spread& spread) {
+  return {{"median", spread.median}, {"least", spread.least}, {"most", spread.most}};
 }
 
 }  // namespace fulgur::cli

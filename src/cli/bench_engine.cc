@@ -36,12 +36,9 @@ std::vector<std::vector<int32_t>> read_prompts(const std::string& file, int64_t 
   const std::string text = read_text_file(file);
   std::vector<std::vector<int32_t>> prompts;
   size_t line = 0;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
+  for (std::string_view rest = text; !rest.empty();) {
     const std::string name = fmt::format("{}:{}", file, ++line);
-    const Json row =
-        parse_json(std::string_view(text).substr(begin, end - begin), ErrorKind::kBadRequest, name);
-    begin = end + 1;
+    const Json row = parse_json(take_line(rest), ErrorKind::kBadRequest, name);
     if (!row.is_object() || !row.contains("ids") || row["ids"].empty()) {
       throw Error(Problem{.kind = ErrorKind::kBadRequest,
                           .file = name,
@@ -64,15 +61,6 @@ std::vector<std::vector<int32_t>> draw_prompts(int count, int64_t prompt_tokens,
     for (int32_t& id : prompt) id = static_cast<int32_t>(random() % static_cast<uint32_t>(vocab));
   }
   return prompts;
-}
-
-std::string text(const Spread& spread, int digits) {
-  return fmt::format("{:.{}f} ({:.{}f}-{:.{}f})", spread.median, digits, spread.least, digits, spread.most,
-                     digits);
-}
-
-nlohmann::ordered_json json_of(const Spread& spread) {
-  return {{"median", spread.median}, {"least", spread.least}, {"most", spread.most}};
 }
 
 void print_line(const ThroughputLine& line, int drafts, bool json) {

@@ -26,10 +26,6 @@ double tb_per_s(const BenchLine& line) {
   return static_cast<double>(line.bytes) / line.with_pdl.median / 1e6;
 }
 
-nlohmann::ordered_json json_of(const CallTimes& times) {
-  return {{"median", times.median}, {"least", times.least}, {"most", times.most}};
-}
-
 void print_json(const BenchLine& line) {
   print_out("{}\n", nlohmann::ordered_json{{"what", line.what},
                                            {"how", line.how},
@@ -42,14 +38,11 @@ void print_json(const BenchLine& line) {
                         .dump());
 }
 
-std::string text(const CallTimes& times) {
-  return fmt::format("{:.2f} ({:.2f}-{:.2f})", times.median, times.least, times.most);
-}
-
 void print_line(const BenchLine& line) {
   print_out("{:<11}{:<11}{:>5}{:>9.2f}  {:<26}{:<26}{:>5.2f}{:>9.2f}{:>7.0f} %\n", line.what, line.how,
-            line.tokens, static_cast<double>(line.bytes) / 1e6, text(line.without_pdl), text(line.with_pdl),
-            tb_per_s(line), line.limit_us, 100 * line.limit_us / line.with_pdl.median);
+            line.tokens, static_cast<double>(line.bytes) / 1e6, text(line.without_pdl, 2),
+            text(line.with_pdl, 2), tb_per_s(line), line.limit_us,
+            100 * line.limit_us / line.with_pdl.median);
 }
 
 int run_bench(const Options& options) {

@@ -48,11 +48,8 @@ struct Question {
 Question read_question(const std::filesystem::path& folder, const Tokenizer& tokenizer) {
   const std::filesystem::path file = folder / "eval/retrieval.jsonl";
   const std::string text = read_text_file(file);
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    const Json row =
-        parse_json(std::string_view(text).substr(begin, end - begin), ErrorKind::kBadRequest, file.string());
-    begin = end + 1;
+  for (std::string_view rest = text; !rest.empty();) {
+    const Json row = parse_json(take_line(rest), ErrorKind::kBadRequest, file.string());
     const auto integer = [&](const char* field) {
       return row.is_object() && row.contains(field) && row[field].is_number_integer()
                  ? row[field].get<int64_t>()

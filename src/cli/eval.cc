@@ -109,10 +109,8 @@ Rows read_rows(const Options& options, const Config& config, const Tokenizer* to
   const std::string text = read_text_file(options.file);
   Rows result;
   size_t line_number = 0;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line = std::string_view(text).substr(begin, end - begin);
-    begin = end + 1;
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::string_view line = take_line(rest);
     ++line_number;
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     if (options.limit >= 0 && static_cast<int64_t>(result.rows.size()) == options.limit) break;

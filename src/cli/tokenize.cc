@@ -87,16 +87,14 @@ std::string convert_line(const Tokenizer& tokenizer, const Options& options, std
 void convert_lines(const Tokenizer& tokenizer, const Options& options, const Input& input) {
   std::string_view rest = input.text;
   for (int64_t number = 1; !rest.empty(); ++number) {
-    const size_t end = std::min(rest.find('\n'), rest.size());
     const std::string name = fmt::format("{}, line {}", input.name, number);
     try {
-      print_out("{}\n", convert_line(tokenizer, options, rest.substr(0, end), name));
+      print_out("{}\n", convert_line(tokenizer, options, take_line(rest), name));
     } catch (const Error& error) {
       Problem problem = error.problems().front();
       problem.file = name;
       throw Error(std::move(problem));
     }
-    rest.remove_prefix(std::min(end + 1, rest.size()));
   }
 }
 

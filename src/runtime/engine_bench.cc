@@ -15,11 +15,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds(Clock::duration time) { return std::chrono::duration<double>(time).count(); }
 
-Spread spread(std::vector<double> values) {
-  std::ranges::sort(values);
-  return {values[values.size() / 2], values.front(), values.back()};
-}
-
 /// Times of some requests that run at once, as the engine's thread meets them. Between the last first token
 /// and the first last one all of them decode.
 class Window {
@@ -109,9 +104,9 @@ void bench_throughput(const std::vector<Engine*>& engines, const EngineBench& be
     for (size_t i = 0; i < engines.size(); ++i) {
       take({.requests = requests,
             .engine = i,
-            .tokens_per_s = spread(rounds[i].tokens_per_s),
-            .step_us = spread(rounds[i].step_us),
-            .outside_model = spread(rounds[i].outside_model),
+            .tokens_per_s = Spread::of(rounds[i].tokens_per_s),
+            .step_us = Spread::of(rounds[i].step_us),
+            .outside_model = Spread::of(rounds[i].outside_model),
             .drafted = rounds[i].drafted,
             .accepted = rounds[i].accepted});
     }
@@ -134,7 +129,7 @@ FirstTokenTimes bench_first_token(Engine& engine, int64_t prefix, int rounds) {
       times->push_back(1e3 * engine.submit({.prompt = prompt, .max_tokens = 1}).wait().prompt_s);
     }
   }
-  return {spread(computed), spread(cached)};
+  return {Spread::of(computed), Spread::of(cached)};
 }
 
 }  // namespace fulgur

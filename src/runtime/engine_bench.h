@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fulgur/engine.h"
+#include "runtime/spread.h"
 
 namespace fulgur {
 
@@ -15,13 +16,7 @@ struct EngineBench {
   int rounds = 5;
 };
 
-/// Over the rounds.
-struct Spread {
-  double median = 0;
-  double least = 0;
-  double most = 0;
-};
-
+/// Spreads are over the rounds.
 struct ThroughputLine {
   int requests = 0;
   size_t engine = 0;

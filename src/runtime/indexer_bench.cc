@@ -169,18 +169,13 @@ class Bench {
       cuda::Stream& stream = *streams_[(pdl ? 2U : 0U) + (tuned ? 1U : 0U)];
       Arena arena(backend_);
       Context context{.backend = &backend_, .stream = &stream, .arena = &arena};
-      return summary(
+      return Spread::of(
           time_replays(stream, calls_for(copies), bench_.replays, [&](int call) { queue(context, call); }));
     };
     line.without_pdl = time(false);
     line.with_pdl = time(true);
     line.limit_us = limit(bytes);
     take_(line);
-  }
-
-  static CallTimes summary(std::vector<double> times) {
-    std::ranges::sort(times);
-    return {times[times.size() / 2], times.front(), times.back()};
   }
 
   double limit(size_t bytes) {
@@ -194,8 +189,8 @@ class Bench {
     for (size_t i = 0; i < copies; ++i)
       backend_.upload(static_cast<std::byte*>(buffer.data()) + i * whole, words.data(), whole);
     Context context{.backend = &backend_, .stream = streams_[0].get()};
-    const CallTimes times =
-        summary(time_replays(*streams_[0], calls_for(copies), bench_.replays, [&](int call) {
+    const Spread times =
+        Spread::of(time_replays(*streams_[0], calls_for(copies), bench_.replays, [&](int call) {
           queue_read(context,
                      static_cast<std::byte*>(buffer.data()) + static_cast<size_t>(call) % copies * whole,
                      whole);

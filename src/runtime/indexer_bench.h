@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "runtime/spread.h"
+
 namespace fulgur {
 
 /// The indexer of a published model, as far as its kernels see it.
@@ -17,20 +19,14 @@ struct IndexerBench {
   int replays = 21;
 };
 
-/// Microseconds a call, over the replays of one graph of at least 64 calls.
-struct CallTimes {
-  double median = 0;
-  double least = 0;
-  double most = 0;
-};
-
+/// Times are microseconds a call, over the replays of one graph of at least 64 calls.
 struct BenchLine {
   std::string what;  // "projection", "prepare", "select", "select exact"
   std::string how;   // "separate", "overlapped", "fused": cuBLASLt; "own", or "any shape"
   int tokens = 0;
-  size_t bytes = 0;       // that must be read
-  CallTimes without_pdl;  // programmatic dependent launch
-  CallTimes with_pdl;
+  size_t bytes = 0;    // that must be read
+  Spread without_pdl;  // programmatic dependent launch
+  Spread with_pdl;
   double limit_us = 0;  // a cold read of as many bytes, in a graph without PDL, in the same run
 };
 
