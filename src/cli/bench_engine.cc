@@ -168,6 +168,7 @@ std::function<int()> declare_bench_engine(Arguments& args) {
       .type_name("N");
   args.add_flag("--json", options->json, "Print one JSON object a line");
   add_model_options(args, options->model);
+  add_random_model_options(args, options->model);
   add_speculate_option(args, options->model);
   args.footer(
       "Prints the median (least-most) of the rounds: the time to the first token of a prompt, computed and "

@@ -43,7 +43,11 @@ constexpr std::array kCommands = {
 std::string unexpected(const CLI::App& app) {
   std::vector<std::string> extra = app.remaining(true);
   std::erase(extra, "--");
-  const std::string command = "fulgur " + app.get_subcommands().front()->get_name();
+  std::string command = "fulgur";
+  for (const CLI::App* at = &app; !at->get_subcommands().empty();) {  // those that were given
+    at = at->get_subcommands().front();
+    command += " " + at->get_name();
+  }
   const auto option =
       std::ranges::find_if(extra, [](const std::string& text) { return text.size() > 1 && text[0] == '-'; });
   if (option != extra.end())

@@ -81,6 +81,7 @@ def test_unknown_options_are_usage_errors(arguments):
     (["generate", "--", "In", "the"], "fulgur generate takes no more arguments: 'the' is one too many."),
     (["generate", "x", "--max-token", "5"], "fulgur generate has no option --max-token;"),
     (["generate", "--no-such-option", "bf16", "x"], "fulgur generate has no option --no-such-option;"),
+    (["bench", "engine", "x"], "fulgur bench engine takes no more arguments: 'x' is one too many."),
     (["chat", "--random-weights", "c.json"], "fulgur chat has no option --random-weights;")])
 def test_what_no_option_takes_is_called_by_its_name(arguments, said):
     result = run(*arguments)

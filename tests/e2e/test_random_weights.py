@@ -117,6 +117,11 @@ def test_convert_draws_before_it_quantizes(tmp_path):
     assert (tmp_path / "once" / "model.safetensors").read_bytes() == (tmp_path / "twice" / "model.safetensors").read_bytes()
 
 
+def test_bench_engine_times_drawn_models():
+    lines = output("bench", "engine", *small("glm-5"), requests=2, prompt_tokens=4, new_tokens=4, prefix_tokens=64, rounds=1, json=True)
+    assert [json.loads(line).get("requests") for line in lines.splitlines()] == [None, 2, 2]
+
+
 def test_usage_errors():
     config = ["--random-weights", CONFIGS / "glm-5.json"]
     for command in [["generate", "--ids", "1", "--model", MINI, *config], ["inspect", MINI, *config], ["inspect"],
