@@ -60,7 +60,13 @@ fi
 
 tokens=$([[ $quick == 1 ]] && echo 1,128 || echo 1,2,8,32,128)
 run bench_v32 200 "$build/bin/fulgur" bench indexer --device cuda --tokens "$tokens"
-[[ $quick == 1 ]] || run bench_glm5 200 "$build/bin/fulgur" bench indexer --device cuda --model glm5 --tokens "$tokens"
+if [[ $quick == 0 ]]; then
+  run bench_glm5 200 "$build/bin/fulgur" bench indexer --device cuda --model glm5 --tokens "$tokens"
+  run bench_v32_32k 200 "$build/bin/fulgur" bench indexer --device cuda --context 32768 --tokens 1,8,32
+  for each in 2 4; do  # tokens of a sequence, as when drafts are verified
+    run "bench_v32_by_$each" 200 "$build/bin/fulgur" bench indexer --device cuda --tokens-per-sequence $each --tokens "$each,$((32 * each))"
+  done
+fi
 
 echo
 grep -h '^cuda' "$out/machine.txt"

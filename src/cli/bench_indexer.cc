@@ -45,8 +45,19 @@ void print_line(const BenchLine& line) {
             100 * line.limit_us / line.with_pdl.median);
 }
 
+void check(const IndexerBench& bench) {
+  const int each = bench.tokens_per_sequence;
+  for (const int tokens : bench.tokens) {
+    if (tokens % each != 0)
+      usage_error("--tokens", fmt::format("{} are not a multiple of --tokens-per-sequence {}", tokens, each));
+  }
+  if (bench.context < each)
+    usage_error("--context", fmt::format("{} are less than --tokens-per-sequence {}", bench.context, each));
+}
+
 int run_bench(const Options& options) {
   IndexerBench bench = options.bench;
+  check(bench);
   bench.model = options.model == "glm5" ? BenchModel::kGlm5 : BenchModel::kV32;
   const auto take = [&](const BenchLine& line) {
     if (options.json) return print_json(line);
@@ -69,10 +80,12 @@ std::function<int()> declare_bench_indexer(Arguments& args) {
   args.add_option("--device", options->device, "Where (default: cuda)").one_of({"cuda"});
   args.add_option("--model", options->model, "Whose shapes: v32 or glm5 (default: v32)")
       .one_of({"v32", "glm5"});
-  args.add_option("--tokens", options->bench.tokens,
-                  "Tokens of the step, one of each sequence (default: 1,2,8,32,128)")
+  args.add_option("--tokens", options->bench.tokens, "Tokens of the step (default: 1,2,8,32,128)")
       .comma_separated()
       .integer_range(1, 1024);
+  args.add_option("--tokens-per-sequence", options->bench.tokens_per_sequence,
+                  "So many of each sequence, as when drafts are verified (default: 1)")
+      .integer_range(1, 17);
   args.add_option("--context", options->bench.context, "Tokens of each sequence (default: 8192)")
       .integer_range(1, 1 << 20);
   args.add_option("--replays", options->bench.replays, "Replays of the graph (default: 21)")

@@ -392,13 +392,15 @@ def test_bench_times_kernels_where_there_is_a_gpu_and_says_so_where_there_is_non
     if why_not is None:
         lines = [json.loads(line) for line in result.stdout.splitlines()]
         assert {line["how"] for line in lines if line["what"] == "projection"} >= {"separate", "overlapped", "fused"}
+        assert [line["how"] for line in lines if line["what"] == "indexer"] == ["own"]
         assert all(line["us"]["least"] <= line["us"]["median"] <= line["us"]["most"] for line in lines)
     else:
         assert (result.returncode, result.stdout) == (1, "")
         assert a_sentence(result.stderr) == why_not and "to do" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--device", "cpu"], ["--tokens", "0"], ["--tokens", "1,x"], ["--context", "0"], ["--model", "v4"]],
+@pytest.mark.parametrize("arguments", [["--device", "cpu"], ["--tokens", "0"], ["--tokens", "1,x"], ["--context", "0"], ["--model", "v4"],
+                                       ["--tokens", "8,9", "--tokens-per-sequence", "2"], ["--context", "1", "--tokens", "2", "--tokens-per-sequence", "2"]],
                          ids=" ".join)
 def test_bench_refuses_what_it_cannot_time(arguments):
     result = run("bench", "indexer", *arguments)
