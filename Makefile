@@ -110,7 +110,7 @@ check-tsan: tsan-all $(VENV)/.stamp
 # A short run of each; what it adds to the corpus stays in the build folder.
 check-fuzz: packages-fuzz build/fuzz/build.ninja
 	cmake --build build/fuzz --target fuzz
-	for input in header index config tokenizer; do \
+	for input in header index json config tokenizer; do \
 	  mkdir -p build/fuzz/found/$$input; \
 	  build/fuzz/bin/$${input}_fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=10 -verbosity=0 -print_funcs=0 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
 	    -dict=tests/fuzz/$$input.dict build/fuzz/found/$$input tests/fuzz/corpus/$$input; \

@@ -114,6 +114,16 @@ def write_indexes():
         write("index", name, json.dumps({"metadata": golden["metadata"], "weight_map": weight_map}, indent=1).encode())
 
 
+def write_json():
+    """After how many events the reader stops (255: never), and a text."""
+    fp8 = dict(list(cut(tensors_of("v32-fp8")).items())[:6])
+    write("json", "header", b"\xff" + header_seed(fp8)[4:])
+    write("json", "stopped", b"\x14" + header_seed(fp8)[4:])
+    write("json", "index", b"\xff" + (CORPUS / "index/golden").read_bytes())
+    write("json", "numbers", b"\xff[0, 10, 9999999999999999999 ,[ ],{ },[[{}],\r\n\t[7]]]")
+    write("json", "deep", b"\xff" + b"[" * 16 + b"]" * 16)
+
+
 def write_configs():
     for golden in ("v32-bf16", "v32-fp8", "v32-nvfp4", "glm-bf16", "glm-fp8", "glm-nvfp4-ct", "v3-fp8", "v3-nvfp4"):
         config = json.loads((GOLDENS / golden / "config.json").read_text())
@@ -165,5 +175,6 @@ def write_tokenizers():
 if __name__ == "__main__":
     write_headers()
     write_indexes()
+    write_json()
     write_configs()
     write_tokenizers()
