@@ -65,8 +65,7 @@ std::vector<TableRow> linear_rows();
 std::vector<TableRow> mla_prepare_rows();
 std::vector<TableRow> mla_output_rows();
 std::vector<TableRow> attention_prepare_rows();
-std::vector<TableRow> indexer_prepare_rows();  // with the FP8 ones
-std::vector<TableRow> indexer_prepare_fp8_rows();
+std::vector<TableRow> indexer_prepare_rows();
 std::vector<TableRow> indexer_select_rows();
 std::vector<TableRow> mla_attention_rows();
 std::vector<TableRow> ffn_rows();

@@ -2,61 +2,14 @@
 
 #include <cmath>
 
-#include "ops/indexer_prepare.h"
 #include "ops/indexer_select.h"
-#include "reference/indexer_prepare.h"
 #include "reference/indexer_scores.h"
 #include "reference/indexer_select.h"
-#include "unit/ops/indexer_outputs.h"
 #include "unit/ops/mla_weights.h"
 #include "unit/ops/op_table.h"
 
 namespace fulgur::test {
 namespace {
-
-class IndexerPrepareCase : public OpCase<IndexerPrepareCase> {
- public:
-  IndexerPrepareCase(Machine& machine, Random& random, const Dims& dims, DType operand, DType keys,
-                     WeightForm form, IndexerProjection projection, bool aligned)
-      : shape_(indexer_shape(dims)),
-        projection_(projection),
-        batch_(machine, random, dims.batch),
-        rope_(machine, dims, batch_.max_context()),
-        weights_(machine, random, dims, {form, aligned}, {form}),
-        x_(machine.add(operand, batch_.num_tokens(), dims.hidden, {.padding = aligned ? 8 : 4})
-               .fill_normal(random, 1)
-               .comes_late()),
-        q_latent_(machine.add(operand, batch_.num_tokens(), dims.q_lora, {.padding = 2})
-                      .fill_normal(random, 1)
-                      .comes_late()),
-        outputs_(machine, batch_, shape_, keys) {}
-
-  [[nodiscard]] int num_rows() const override { return batch_.num_tokens(); }
-  void check() override {
-    with_op(Side::kHost, 0, num_rows(),
-            [&](const IndexerPrepare& op) { outputs_.expect(reference::indexer_prepare(op)); });
-  }
-
-  template <typename F>
-  void with_op(Side side, int first, int count, F f) {
-    const TokenBatch batch = batch_.rows(side, first, count);
-    const RopeTable rope = rope_.table(side);
-    const IndexerWeights weights = weights_.weights(side);
-    f(IndexerPrepare{x_.operand(side, first, count), q_latent_.operand(side, first, count), weights, shape_,
-                     projection_, rope, batch, outputs_.q(side, first, count),
-                     outputs_.head_weights(side, first, count), outputs_.keys(side)});
-  }
-
- private:
-  IndexerShape shape_;
-  IndexerProjection projection_;
-  Batch batch_;
-  RopeBuffers rope_;
-  IndexerWeightBuffers weights_;
-  Buffer& x_;
-  Buffer& q_latent_;
-  IndexerOutputs outputs_;
-};
 
 /// Scores and selection of the same inputs.
 class IndexerSelectCase : public OpCase<IndexerSelectCase> {
@@ -190,56 +143,6 @@ const std::vector<Dims>& published_selections() {
 }
 
 }  // namespace
-
-std::vector<TableRow> indexer_prepare_rows() {
-  struct Projection {
-    IndexerProjection projection;
-    const char* name;
-  };
-  constexpr Projection kProjections[] = {{IndexerProjection::kSeparate, "separate"},
-                                         {IndexerProjection::kOverlapped, "overlapped"},
-                                         {IndexerProjection::kFused, "fused"}};
-  std::vector<TableRow> rows = indexer_prepare_fp8_rows();
-  for (const Dims& dims : all_dims()) {
-    if (dims.index_heads == 0) continue;
-    for (const DType operand : kOperandDTypes) {
-      for (const WeightForm form : kWeightForms) {
-        for (const auto& [projection, text] : kProjections) {
-          rows.push_back({"indexer_prepare_" + std::string(dims.name) + "_" + short_name(operand) + "_by_" +
-                              short_name(form) + "_" + text,
-                          1, [&dims, operand, form, projection](Machine& m, Random& r, int) {
-                            return std::make_unique<IndexerPrepareCase>(m, r, dims, operand, operand, form,
-                                                                        projection, /*aligned=*/false);
-                          }});
-        }
-      }
-    }
-    for (const DType operand : kOperandDTypes) {
-      const DType keys = operand == DType::kBf16 ? DType::kF32 : DType::kBf16;
-      rows.push_back({.name = "indexer_prepare_" + std::string(dims.name) + "_" + short_name(operand) +
-                              "_keys_" + short_name(keys),
-                      .make =
-                          [&dims, operand, keys](Machine& m, Random& r, int) {
-                            return std::make_unique<IndexerPrepareCase>(
-                                m, r, dims, operand, keys, WeightForm::kBf16, IndexerProjection::kFused,
-                                /*aligned=*/false);
-                          },
-                      .mixed_caches = true});
-    }
-    if (dims.hidden % 8 != 0) continue;
-    for (const auto& [projection, text] : kProjections) {
-      rows.push_back({.name = "indexer_prepare_" + std::string(dims.name) + "_aligned_" + text,
-                      .make =
-                          [&dims, projection](Machine& m, Random& r, int) {
-                            return std::make_unique<IndexerPrepareCase>(
-                                m, r, dims, DType::kBf16, DType::kBf16, WeightForm::kBf16, projection,
-                                /*aligned=*/true);
-                          },
-                      .by_library = true});
-    }
-  }
-  return rows;
-}
 
 std::vector<TableRow> indexer_select_rows() {
   std::vector<TableRow> rows;
