@@ -118,6 +118,27 @@ __device__ void bring(const BatchArguments& args, const BatchMemory<Shape>& memo
   }
 }
 
+/// What the tile's heads need beside the product, by one warp.
+template <typename Shape>
+__device__ void copy_inputs(const QueryArguments& query, HeadInputs* inputs, int first_token, int head,
+                            int lane) {
+  const int count = min(Shape::kTokens, query.num_tokens - first_token);
+#pragma unroll 1
+  for (int first = 0; first < count; first += kWarpLanes) {
+    const int own = first + lane;
+    const int position = own < count ? query.rows.position[first_token + own] : 0;
+    if (own < count && query.rounding.e4m3) inputs[own].copy_weight(query, first_token + own, head);
+    constexpr int kAtOnce = kWarpLanes / HeadInputs::kPieces;
+#pragma unroll 4
+    for (int i = 0; i < min(kWarpLanes, Shape::kTokens); i += kAtOnce) {
+      const int token = i + lane / HeadInputs::kPieces;
+      const int at = __shfl_sync(kAllLanes, position, token);
+      if (first + token < count)
+        inputs[first + token].copy_angles(query.rows, at, lane % HeadInputs::kPieces);
+    }
+  }
+}
+
 /// A warp's share of a head's product with a tile of tokens. A group's weights are converted beside the
 /// products of the one before.
 template <typename Shape>
@@ -265,8 +286,7 @@ __global__ void __maxnreg__((BatchShape<kRank, kTokens>::kRegisters))
   const int first_token = tile * Shape::kTokens;
   if (warp == kConsumerWarps + 1) {
     wait_for_predecessor();
-    for (int i = lane; i < Shape::kTokens && first_token + i < query.num_tokens; i += kWarpLanes)
-      memory.inputs[i].copy(query, first_token + i, head);
+    copy_inputs<Shape>(query, memory.inputs, first_token, head, lane);
     arrive_with_copies(&inputs_arrived);
     return;
   }

@@ -14,18 +14,19 @@ struct alignas(16) HeadInputs {
   float weight;
   float padding[3];
 
-  /// By one thread, once the predecessor has ended.
-  __device__ void copy(const QueryArguments& args, int64_t token, int head) {
-    constexpr int kPieceFloats = 4;
-    const int64_t at = args.rows.position[token] * args.rows.rope_stride;
-#pragma unroll
-    for (int i = 0; i < kRopePairs; i += kPieceFloats) {
-      copy_piece(cos + i, args.rows.cos + at + i);
-      copy_piece(sin + i, args.rows.sin + at + i);
-    }
-    if (args.rounding.e4m3) copy_word(&weight, args.head_weights + token * args.head_weight_stride + head);
+  static constexpr int kPieces = 2 * kRopePairs / 4;
+  /// Four of the angles, by one of kPieces lanes side by side. Through L1: tokens at the same position would
+  /// else queue for its two lines of L2, every head's block for each of them.
+  __device__ void copy_angles(const IndexRows& rows, int position, int piece) {
+    const int i = piece % (kPieces / 2) * 4;
+    const int64_t at = position * rows.rope_stride + i;
+    const bool of_cos = piece < kPieces / 2;
+    copy_cached_piece((of_cos ? cos : sin) + i, (of_cos ? rows.cos : rows.sin) + at);
   }
-  /// The angles alone, by one warp.
+  __device__ void copy_weight(const QueryArguments& args, int64_t token, int head) {
+    copy_word(&weight, args.head_weights + token * args.head_weight_stride + head);
+  }
+  /// All angles, by one warp.
   __device__ void load_angles(const IndexRows& rows, int position, int lane) {
     const int64_t at = position * rows.rope_stride + lane;
     copy_word(cos + lane, rows.cos + at);

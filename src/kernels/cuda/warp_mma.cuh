@@ -110,6 +110,11 @@ __device__ inline void copy_piece(void* to_shared, const void* from_global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to_shared)), "l"(from_global)
                : "memory");
 }
+/// The same through L1.
+__device__ inline void copy_cached_piece(void* to_shared, const void* from_global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(shared_address(to_shared)), "l"(from_global)
+               : "memory");
+}
 /// Arrives on the barrier once this thread's copies so far have landed [cp.async.mbarrier.arrive].
 __device__ inline void arrive_with_copies(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
