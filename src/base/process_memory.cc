@@ -1,5 +1,6 @@
 #include "base/process_memory.h"
 
+#include <malloc.h>
 #include <sys/resource.h>
 
 #include <cinttypes>
@@ -11,10 +12,10 @@
 namespace fulgur {
 namespace {
 
-std::optional<uint64_t> status_bytes(const char* field) {
-  std::ifstream status("/proc/self/status");
+std::optional<uint64_t> field_bytes(const char* file, const char* field) {
+  std::ifstream lines(file);
   const std::string format = std::string(field) + ": %" SCNu64 " kB";
-  for (std::string line; std::getline(status, line);) {
+  for (std::string line; std::getline(lines, line);) {
     uint64_t kibibytes = 0;
     if (std::sscanf(line.c_str(), format.c_str(), &kibibytes) == 1) return kibibytes * 1024;
   }
@@ -23,11 +24,18 @@ std::optional<uint64_t> status_bytes(const char* field) {
 
 }  // namespace
 
-uint64_t rss_bytes() { return status_bytes("VmRSS").value_or(0); }
+// VmRSS is a sum of counters that each CPU keeps to itself for a while; the roll-up counts pages.
+uint64_t settled_rss_bytes() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+  if (const std::optional<uint64_t> counted = field_bytes("/proc/self/smaps_rollup", "Rss")) return *counted;
+  return field_bytes("/proc/self/status", "VmRSS").value_or(0);
+}
 
 // getrusage begins with what the parent held when it was forked, so it is asked only where there is no /proc.
 uint64_t peak_rss_bytes() {
-  if (const std::optional<uint64_t> peak = status_bytes("VmHWM")) return *peak;
+  if (const std::optional<uint64_t> peak = field_bytes("/proc/self/status", "VmHWM")) return *peak;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<uint64_t>(usage.ru_maxrss) * 1024;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -49,7 +50,6 @@ Problem no_match(const std::string& glob, size_t num_parameters) {
 InspectReport report_of(const Inspection& inspection, const Options& options) {
   InspectReport report{.inspection = inspection, .batch = options.batch};
   if (!inspection.plan) return report;
-  report.lines = parameter_lines(inspection, options.parameter);
   report.context = options.context > 0 ? options.context : inspection.config->max_position_embeddings;
   const int64_t pages = (report.context + kPageTokens - 1) / kPageTokens;
   report.cache_dtypes =
@@ -58,21 +58,23 @@ InspectReport report_of(const Inspection& inspection, const Options& options) {
                               {.threads = num_threads(options.threads),
                                .precision = options.precision,
                                .cache_forms = options.cache_forms,
-                               .num_drafts = inspection.plan->mtp ? 1 : 0},
+                               .num_drafts = inspection.plan->mtp ? kDefaultDrafts : 0},
                               {.cache_tokens = pages * kPageTokens * options.batch,
                                .context = report.context,
                                .sequences = options.batch});
+  report.lines = parameter_lines(inspection, options.parameter);  // behind: a run holds none of it
   return report;
 }
 
-/// What generating would refuse beside the tensors: the tokenizer.
-void check_tokenizer(const Options& options, std::vector<Problem>& problems) {
+/// The tokenizer, which generating would refuse beside the tensors, and hold in memory.
+std::optional<Tokenizer> read_tokenizer(const Options& options, std::vector<Problem>& problems) {
   std::error_code ignored;
-  if (options.random.chosen() || !std::filesystem::is_directory(options.folder, ignored)) return;
+  if (options.random.chosen() || !std::filesystem::is_directory(options.folder, ignored)) return std::nullopt;
   try {
-    (void)open_tokenizer(std::filesystem::path(options.folder));
+    return open_tokenizer(std::filesystem::path(options.folder));
   } catch (const Error& error) {
     problems.insert(problems.end(), error.problems().begin(), error.problems().end());
+    return std::nullopt;
   }
 }
 
@@ -87,7 +89,7 @@ int inspect(const Options& options) {
     inspection.problems = verify(inspection.plan->load, *inspection.catalog, num_threads(options.threads),
                                  [&](uint64_t done, uint64_t total) { progress.update(done, total); });
   }
-  check_tokenizer(options, inspection.problems);
+  const std::optional<Tokenizer> tokenizer = read_tokenizer(options, inspection.problems);
   const InspectReport report = report_of(inspection, options);
   if (inspection.plan && report.lines.empty() && !inspection.plan->parameters.empty())
     inspection.problems.push_back(no_match(options.parameter, inspection.plan->parameters.size()));

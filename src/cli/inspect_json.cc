@@ -97,6 +97,7 @@ void append_memory(std::string& text, const InspectReport& report) {
   text += '{';
   append_field(text, "weights_mapped", memory.weights.mapped);
   append_field(text, "weights_copied", memory.weights.copied);
+  append_field(text, "weights_sources", memory.weights.sources);
   append_field(text, "cache", memory.cache());
   append_key(text, "caches");
   text += '{';

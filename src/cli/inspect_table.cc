@@ -117,10 +117,10 @@ void print_table(const InspectReport& report) {
   }
   const MemoryNeed& memory = *report.memory;
   print_out(
-      "memory      {}: weights {} mapped and {} copied, caches {} for {} x {} tokens, "
+      "memory      {}: weights {} mapped and {} copied from {}, caches {} for {} x {} tokens, "
       "steps {}, the program itself {}\n",
       gibibytes(memory.total()), gibibytes(memory.weights.mapped), gibibytes(memory.weights.copied),
-      gibibytes(memory.cache()), report.batch, report.context,
+      gibibytes(memory.weights.sources), gibibytes(memory.cache()), report.batch, report.context,
       gibibytes(memory.tables + memory.scratch + memory.host), gibibytes(memory.process));
   print_out("caches      latents {} {}{}\n", cache_form_name(report.cache_dtypes.latents),
             gibibytes(memory.latents),

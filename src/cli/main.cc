@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/process_memory.h"
 #include "cli/command.h"
 #include "cli/streams.h"
 
@@ -87,7 +88,9 @@ int run(int argc, char** argv, bool& verbose) {
   try {
     app.parse(argc, argv);
     set_log_details(verbose);
-    return chosen();
+    const int status = chosen();
+    log_detail(fmt::format("memory: {:.1f} MB at the peak", static_cast<double>(peak_rss_bytes()) / 1e6));
+    return status;
   } catch (const CLI::ExtrasError&) {
     write_log(unexpected(app));
     return kExitUsage;

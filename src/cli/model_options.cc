@@ -193,12 +193,13 @@ RunnerOptions runner_options(const ModelOptions& options, int num_drafts) {
 
 void log_memory(const MemoryNeed& need) {
   const auto mb = [](uint64_t bytes) { return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6); };
-  log_detail(
-      fmt::format("memory: {} predicted: weights {} mapped and {} copied, latents {}, index keys {}, tables "
-                  "{}, steps {}, "
-                  "the program itself {}",
-                  mb(need.total()), mb(need.weights.mapped), mb(need.weights.copied), mb(need.latents),
-                  mb(need.index_keys), mb(need.tables), mb(need.scratch + need.host), mb(need.process)));
+  log_detail(fmt::format(
+      "memory: {} predicted: weights {} mapped and {} copied from {}, latents {}, index keys {}, tables "
+      "{}, steps {}, "
+      "the program itself {}",
+      mb(need.total()), mb(need.weights.mapped), mb(need.weights.copied), mb(need.weights.sources),
+      mb(need.latents), mb(need.index_keys), mb(need.tables), mb(need.scratch + need.host),
+      mb(need.process)));
 }
 
 }  // namespace
@@ -210,7 +211,7 @@ OpenedModel open_model(FoundModel found, const ModelOptions& options, const RunS
   const bool drafts = options.speculates && found.planned.plan.mtp;
   OpenedModel opened{.selection = make_selection(options),
                      .cache_tokens = size.cache_tokens,
-                     .num_drafts = drafts ? static_cast<int>(options.speculate.value_or(1)) : 0};
+                     .num_drafts = drafts ? static_cast<int>(options.speculate.value_or(kDefaultDrafts)) : 0};
   opened.memory = memory_need(found.config(), found.planned.plan, found.planned.catalog,
                               runner_options(options, opened.num_drafts), size);
   check_fits(opened.memory);

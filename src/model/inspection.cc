@@ -36,6 +36,11 @@ std::map<std::string, uint64_t> stored_bytes(const LoadPlan& plan, const Catalog
 WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog, bool with_mtp) {
   WeightBytes bytes;
   std::vector<bool> seen(catalog.entries.size());
+  const auto add_source = [&](int number) {
+    const CatalogEntry& entry = catalog.entries[static_cast<size_t>(number)];
+    if (!seen[static_cast<size_t>(number)] && !entry.drawn) bytes.sources += entry.bytes;
+    seen[static_cast<size_t>(number)] = true;
+  };
   const size_t count =
       with_mtp ? plan.load.parameters.size() : std::min(plan.num_main, plan.load.parameters.size());
   for (size_t i = 0; i < count; ++i) {
@@ -46,13 +51,15 @@ WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog, bool wit
     (mapped ? bytes.mapped : bytes.copied) +=
         static_cast<uint64_t>(parameter.rows * row_bytes(planned.held, parameter.cols));
     for (const PlannedSource& source : planned.sources) {
+      if (!mapped) add_source(source.entry);
       for (const PlannedScale& scale : source.scales) {
         const auto number = static_cast<size_t>(scale.entry);
         if (seen[number]) continue;
-        seen[number] = true;
         const CatalogEntry& entry = catalog.entries[number];
         const uint64_t copied = scale_memory_bytes(scale.role, entry);
         (copied > 0 ? bytes.copied : bytes.mapped) += copied > 0 ? copied : entry.bytes;
+        if (copied > 0) add_source(scale.entry);
+        seen[number] = true;
       }
     }
   }

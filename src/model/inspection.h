@@ -28,11 +28,12 @@ Inspection inspect_model(ModelFiles files, Precision precision);
 /// ignored is not among them.
 std::map<std::string, uint64_t> stored_bytes(const LoadPlan& plan, const Catalog& catalog);
 
-/// What the weights of a plan take in memory: mapped where they lie in the files, or copied. `with_mtp`
-/// false: those of the main model alone.
+/// What the weights of a plan take in memory: mapped where they lie in the files, or copied, and the parts of
+/// files that these copies are made from. `with_mtp` false: those of the main model alone.
 struct WeightBytes {
   uint64_t mapped = 0;
   uint64_t copied = 0;
+  uint64_t sources = 0;  // read once; the page cache's, as what is mapped
 };
 WeightBytes weight_bytes(const ModelPlan& plan, const Catalog& catalog, bool with_mtp);
 

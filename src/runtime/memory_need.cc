@@ -17,6 +17,11 @@
 namespace fulgur {
 namespace {
 
+/// What a process of any model takes besides, measured: code that runs only in steps and what the engine
+/// notes of its requests, and of each thread the part of its stack that kernels use.
+constexpr uint64_t kCodeToCome = 640 << 10;
+constexpr uint64_t kThreadBytes = 64 << 10;
+
 std::string gigabytes(uint64_t bytes) { return fmt::format("{:.2f} GB", static_cast<double>(bytes) / 1e9); }
 
 }  // namespace
@@ -38,7 +43,7 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
       .host = static_cast<uint64_t>(std::min<int64_t>(size.prompt_logits, static_cast<int64_t>(kLogitsRows)) *
                                     config.vocab_size) *
               sizeof(float),
-      .process = rss_bytes()};
+      .process = settled_rss_bytes() + kCodeToCome + static_cast<uint64_t>(options.threads) * kThreadBytes};
   if (mtp) {  // F of each page's last token
     need.tables +=
         pages * static_cast<uint64_t>(config.hidden_size) * size_bytes(operand_dtype(options.precision));

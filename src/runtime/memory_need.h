@@ -8,8 +8,9 @@
 
 namespace fulgur {
 
-/// What the process takes in memory that runs a model: its peak resident set, with the weights that are used
-/// where they lie in files (they are read at load, and are the page cache's: the system may take them back).
+/// What the process takes in memory that runs a model: its peak resident set, with what is read of
+/// the weights' files (it is used where it lies or copied, and the page cache's: the system may take it
+/// back).
 struct MemoryNeed {
   WeightBytes weights;
   uint64_t latents = 0;     // of the paged caches
@@ -17,11 +18,11 @@ struct MemoryNeed {
   uint64_t tables = 0;      // rotary angles; with the MTP layer F of each page's end
   uint64_t scratch = 0;     // the arena of steps: activations, what ops work in, logits
   uint64_t host = 0;        // logits that are handed out
-  uint64_t process = 0;     // that it holds already: program, tokenizer, plan
+  uint64_t process = 0;     // program, tokenizer and plan, which it holds already, stacks of its threads
   [[nodiscard]] uint64_t cache() const { return latents + index_keys; }
   /// What has to be allocated yet.
   [[nodiscard]] uint64_t allocated() const { return weights.copied + cache() + tables + scratch + host; }
-  [[nodiscard]] uint64_t total() const { return weights.mapped + allocated() + process; }
+  [[nodiscard]] uint64_t total() const { return weights.mapped + weights.sources + allocated() + process; }
 };
 
 /// Of a plan, before it is loaded. What the MTP layer takes is in it where the options run it. Where the plan

@@ -137,10 +137,14 @@ uint64_t step_scratch_bytes(const Config& config, const ModelWeights& weights, c
   const Backend& backend = options.backend != nullptr ? *options.backend : choose_backend();
   Steps steps(config, weights, options, backend);
   const int64_t context = std::max<int64_t>(size.longest(), 1);
-  steps.run({.sequences = 1,
-             .each = std::clamp<int64_t>(size.step_tokens, 1, context),
+  // Prompts, of several sequences where one is shorter than a step.
+  const int64_t tokens = std::clamp<int64_t>(size.step_tokens, 1, size.sequences * context);
+  const int64_t prompts = (tokens + context - 1) / context;
+  steps.run({.sequences = prompts,
+             .each = (tokens + prompts - 1) / prompts,
              .context = context,
-             .logits_rows = size.prompt_logits});
+             .logits_rows = std::max(size.prompt_logits, prompts)});
+  // A token of each, with its drafts.
   const int64_t each = std::min<int64_t>(1 + options.num_drafts, context);
   steps.run(
       {.sequences = size.sequences, .each = each, .context = context, .logits_rows = size.sequences * each});

@@ -47,8 +47,8 @@ def test_every_tensor_is_a_source_or_ignored_by_a_rule(name):
     assert sources | ignored == set(held) and not sources & ignored
     assert sum(report["bytes"].values()) == sum(size for name, (_, _, size) in held.items() if name in sources)
     assert all(parameter["steps"] and parameter["form"] for parameter in report["parameters"])
-    parts = ("weights_mapped", "weights_copied", "cache", "tables", "scratch", "process")
-    assert report["memory"]["total"] == sum(report["memory"][key] for key in parts) and all(report["memory"][key] > 0 for key in parts[2:])
+    parts = ("weights_mapped", "weights_copied", "weights_sources", "cache", "tables", "scratch", "process")
+    assert report["memory"]["total"] == sum(report["memory"][key] for key in parts) and all(report["memory"][key] > 0 for key in parts[3:])
 
 
 def test_a_fused_projection_names_its_halves_and_their_scales():

@@ -19,18 +19,55 @@ def ids(count):
     return ",".join(str(2 + 7 * i % 1000) for i in range(count))
 
 
+def told(result):
+    """(predicted, used) bytes of a run with --verbose."""
+    assert result.returncode == 0, result.stderr
+    return [float(re.search(rf"memory: ([0-9.]+) MB {what}", result.stderr).group(1)) * 1e6 for what in ("predicted", "at the peak")]
+
+
 def measured(*model, prompt, max_tokens, **options):
     """(predicted, used) bytes of a run that fills its caches."""
-    result = run("generate", *model, ids=ids(prompt), max_tokens=max_tokens, verbose=True, json=True, **options)
-    assert result.returncode == 0, result.stderr
-    predicted = float(re.search(r"memory: ([0-9.]+) MB predicted", result.stderr).group(1)) * 1e6
-    return predicted, json.loads(result.stdout)["timings"]["peak_rss_bytes"]
+    return told(run("generate", *model, ids=ids(prompt), max_tokens=max_tokens, verbose=True, json=True, **options))
 
 
-@pytest.mark.parametrize("options", [{}, {"threads": 1, "kv_dtype": "fp8", "index_dtype": "fp8"}, {"precision": "full", "speculate": 1}],
-                         ids=["native", "fp8", "full"])
-def test_a_process_takes_what_was_predicted(options):
-    predicted, used = measured(prompt=2000, max_tokens=40, model=MINI, **options)
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """mini-v32, and without its tokenizer."""
+    bare = tmp_path_factory.mktemp("bare")
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).symlink_to(MINI / name)
+    return {"tokenizer": MINI, "bare": bare}
+
+
+FORMS = {
+    "native": {},
+    "fp8": {"threads": 1, "kv_dtype": "fp8", "index_dtype": "fp8"},
+    "full": {"precision": "full", "speculate": 1},
+    "plain": {"speculate": 0, "threads": 16},
+}
+
+
+@pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("sizes", [(2000, 40), (8, 8)], ids=["long", "short"])
+@pytest.mark.parametrize("model", ["tokenizer", "bare"])
+def test_a_process_takes_what_was_predicted(models, model, sizes, options):
+    predicted, used = measured(prompt=sizes[0], max_tokens=sizes[1], model=models[model], **options)
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+@pytest.mark.parametrize("requests", [1, 16, 64])
+@pytest.mark.parametrize("form", ["bf16", "fp8"])
+def test_many_requests_take_what_was_predicted(requests, form):
+    result = run("bench", "engine", model=MINI, requests=requests, new_tokens=16, prefix_tokens=64, rounds=1, speculate=0, kv_dtype=form,
+                 index_dtype=form, verbose=True)
+    predicted, used = told(result)
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+def test_parts_of_files_that_copies_are_made_from_are_predicted(tmp_path):
+    """In full precision weights of an FP8 checkpoint are copies in f32; what they were made from stays mapped."""
+    output("convert", MINI, tmp_path / "fp8", to="fp8-block")
+    predicted, used = measured(prompt=8, max_tokens=8, model=tmp_path / "fp8", precision="full")
     assert used == pytest.approx(predicted, rel=0.05)
 
 
@@ -42,11 +79,13 @@ def test_weights_drawn_at_random_take_what_was_predicted(layers):
     assert used == pytest.approx(predicted, rel=0.05)
 
 
-def test_inspect_predicts_what_generate_takes():
-    """Of a model without a tokenizer, which inspect doesn't read."""
-    model = ["--random-weights", CONFIG, "--layers", 4, "--weights-form", "bf16", *sets(*SMALL)]
-    report = json.loads(output("inspect", *model, json=True, context=608, threads=2))
-    _, used = measured(*model, prompt=600, max_tokens=8, threads=2)
+@pytest.mark.parametrize("model", ["drawn", "tokenizer", "bare"])
+def test_inspect_predicts_what_generate_takes(models, model):
+    drawn = model == "drawn"
+    folder = [] if drawn else [models[model]]
+    chosen = ["--random-weights", CONFIG, "--layers", 4, "--weights-form", "bf16", *sets(*SMALL)] if drawn else []
+    report = json.loads(output("inspect", *folder, *chosen, json=True, context=608, threads=2))
+    _, used = measured(*(chosen or ["--model", *folder]), prompt=600, max_tokens=8, threads=2)
     assert used == pytest.approx(report["memory"]["total"], rel=0.05)
 
 
