@@ -108,6 +108,9 @@ struct CacheForms {
   CacheForm index_keys = CacheForm::kByPrecision;
 };
 
+/// Tokens that are guessed ahead where nobody says.
+inline constexpr int kDefaultDrafts = 1;
+
 struct EngineOptions {
   int threads = 0;              // 0: one for each CPU that the process may use
   bool full_precision = false;  // weights dequantized, activations and caches in f32
@@ -116,7 +119,9 @@ struct EngineOptions {
   int64_t index_scratch_bytes = int64_t{64} << 20;  // that index scores may take, whatever the context
   int64_t step_tokens = 512;                        // most tokens computed at once
   int max_running = 256;                            // most requests computed at once
-  int num_drafts = 0;        // tokens that the model's MTP layer guesses ahead; 0: none. Texts are the same
+  /// Tokens that the model's MTP layer guesses ahead, 0: none. Texts are the same. Null: kDefaultDrafts where
+  /// the checkpoint has that layer without problems, else none.
+  std::optional<int> num_drafts;
   bool prefix_cache = true;  // keep the caches of prompts and texts for those that begin alike
 };
 

@@ -231,22 +231,25 @@ Engine::Engine(const LoadedModel& model, const Tokenizer* tokenizer, const Runne
     : impl_(std::make_unique<Impl>(model, tokenizer, runner, scheduler)) {}
 
 Engine::Engine(const std::string& folder, const EngineOptions& options) {
+  const int wanted_drafts = options.num_drafts.value_or(kDefaultDrafts);
   if (options.threads < 0 || options.cache_tokens < 0 || options.step_tokens < 1 || options.max_running < 1 ||
-      options.num_drafts < 0) {
+      wanted_drafts < 0) {
     throw Error(Problem{
         .kind = ErrorKind::kBadRequest,
         .message = "The engine's options are out of range.",
         .expected =
             "threads, cache_tokens and num_drafts of at least 0, step_tokens and max_running of at least 1",
         .found = fmt::format("threads {}, cache_tokens {}, num_drafts {}, step_tokens {}, max_running {}",
-                             options.threads, options.cache_tokens, options.num_drafts, options.step_tokens,
+                             options.threads, options.cache_tokens, wanted_drafts, options.step_tokens,
                              options.max_running),
         .todo = "leave at their defaults those that don't matter"});
   }
   const int threads = options.threads > 0 ? options.threads : available_cpus();
   const Precision precision = options.full_precision ? Precision::kFull : Precision::kNative;
   PlannedModel planned =
-      plan_loading(read_model_files(folder), {.precision = precision, .mtp = options.num_drafts > 0});
+      plan_loading(read_model_files(folder), {.precision = precision,
+                                              .mtp = options.num_drafts && wanted_drafts > 0,
+                                              .mtp_if_intact = !options.num_drafts});
   auto owned = std::make_unique<Impl::Owned>();
   if (std::filesystem::exists(std::filesystem::path(folder) / "tokenizer.json")) {
     owned->tokenizer = Tokenizer::load(folder);
@@ -261,7 +264,7 @@ Engine::Engine(const std::string& folder, const EngineOptions& options) {
                        .cache_forms = options.cache_forms,
                        .index_scratch_bytes = options.index_scratch_bytes,
                        .num_pages = num_pages,
-                       .num_drafts = options.num_drafts};
+                       .num_drafts = planned.plan.mtp ? wanted_drafts : 0};
   check_index_scratch(runner.index_scratch_bytes, config, threads, choose_backend());
   const MemoryNeed need = memory_need(config, planned.plan, planned.catalog, runner,
                                       {.cache_tokens = tokens,

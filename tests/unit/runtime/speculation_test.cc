@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -236,7 +237,7 @@ INSTANTIATE_TEST_SUITE_P(Models, SpeculationFaults, testing::Values("tests/golde
 
 class SpeculationOnMini : public testing::Test {
  protected:
-  static Completion answer(int num_drafts) {
+  static Completion answer(std::optional<int> num_drafts) {
     Engine engine((kSource / "models/mini-v32").string(),
                   {.threads = 2, .cache_tokens = 256, .num_drafts = num_drafts});
     return engine
@@ -249,11 +250,12 @@ class SpeculationOnMini : public testing::Test {
 TEST_F(SpeculationOnMini, IsRightAboutMostNextWordsOfProse) {
   const Completion plain = answer(0);
   EXPECT_EQ(plain.drafted, 0);
-  for (const int num_drafts : {1, 2}) {
+  for (const std::optional<int> num_drafts : {std::optional<int>(), std::optional<int>(2)}) {
     const Completion drafting = answer(num_drafts);
     EXPECT_EQ(drafting.text, plain.text);
     EXPECT_EQ(drafting.ids, plain.ids);
-    EXPECT_GT(drafting.accepted, drafting.drafted / 2) << num_drafts << " drafts of " << drafting.drafted;
+    EXPECT_GT(drafting.accepted, drafting.drafted / 2)
+        << num_drafts.value_or(kDefaultDrafts) << " drafts of " << drafting.drafted;
   }
 }
 
@@ -290,8 +292,12 @@ TEST_F(SpeculationOnMini, EndsATextWhereItWouldEndWithoutDrafts) {
   }
 }
 
-TEST(SpeculationRefusal, NamesAModelWithoutTheLayer) {
-  EXPECT_THROW(Engine((kSource / "tests/golden/data/v32-bf16").string(), {.num_drafts = 1}), Error);
+TEST(SpeculationRefusal, IsForThoseAloneWhoAskForDraftsOfAModelWithoutTheLayer) {
+  const std::string folder = (kSource / "tests/golden/data/v32-bf16").string();
+  EXPECT_THROW(Engine(folder, {.num_drafts = 1}), Error);
+  Engine engine(folder);
+  const Completion text = engine.submit({.prompt = {1, 2, 3}, .max_tokens = 4}).wait();
+  EXPECT_EQ(text.drafted, 0);
 }
 
 }  // namespace
