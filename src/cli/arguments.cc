@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cli/byte_size.h"
+#include "cli/token_bias.h"
 #include "tokenizer/utf8.h"
 
 namespace fulgur::cli {
@@ -36,6 +37,10 @@ std::string check_text(const std::string& given) {
 
 std::string check_byte_size(const std::string& given) {
   return parse_byte_size(given) ? "" : given + " is no size such as 5GB, 500MB or 4GiB";
+}
+
+std::string check_token_bias(const std::string& given) {
+  return parse_token_bias(given) ? "" : given + " is no token id and bias such as 42:-1.5";
 }
 
 std::string check_path(const std::string& given) { return given.empty() ? "the name can't be empty" : ""; }
@@ -107,6 +112,11 @@ Option& Option::byte_size() {
   return *this;
 }
 
+Option& Option::token_bias() {
+  option_->check(CLI::Validator(check_token_bias, ""));
+  return *this;
+}
+
 Option& Option::path() {
   option_->check(CLI::Validator(check_path, ""));
   return *this;
@@ -131,6 +141,12 @@ template Option Arguments::add_option(const std::string&, std::optional<std::str
 Option Arguments::add_option(const std::string& names, const std::function<void(const std::string&)>& take,
                              const std::string& help) {
   return Option(app_->add_option_function<std::string>(names, take, help));
+}
+
+Option Arguments::add_options(const std::string& names,
+                              const std::function<void(const std::vector<std::string>&)>& take,
+                              const std::string& help) {
+  return Option(app_->add_option_function<std::vector<std::string>>(names, take, help));
 }
 
 Option Arguments::add_flag(const std::string& names, bool& value, const std::string& help) {

@@ -33,10 +33,11 @@ class Option {
   Option& integer_range(int64_t least, int64_t most);
   Option& number_range(double least, double most);  // and not NaN
   Option& one_of(const std::vector<std::string>& names);
-  Option& seed();       // an integer from 0 to 2^64 - 1
-  Option& text();       // in UTF-8, not empty
-  Option& path();       // not empty, as a shell variable that is not set
-  Option& byte_size();  // what cli/byte_size.h parses
+  Option& seed();        // an integer from 0 to 2^64 - 1
+  Option& text();        // in UTF-8, not empty
+  Option& path();        // not empty, as a shell variable that is not set
+  Option& byte_size();   // what cli/byte_size.h parses
+  Option& token_bias();  // what cli/token_bias.h parses
 
  private:
   CLI::Option* option_;
@@ -54,6 +55,10 @@ class Arguments {
   /// The same for a value that `take` makes something of.
   Option add_option(const std::string& names, const std::function<void(const std::string&)>& take,
                     const std::string& help);
+  /// For values of which there may be many.
+  Option add_options(const std::string& names,
+                     const std::function<void(const std::vector<std::string>&)>& take,
+                     const std::string& help);
   Option add_flag(const std::string& names, bool& value, const std::string& help);
   /// Options of which exactly one must be given.
   Arguments one_of_these(const std::string& heading, const std::string& help);

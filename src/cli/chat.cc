@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
+#include <future>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,6 +19,7 @@
 #include "cli/sampling_options.h"
 #include "cli/streams.h"
 #include "fulgur/engine.h"
+#include "runtime/request_check.h"
 #include "runtime/step_runner.h"
 #include "tokenizer/tokenizer.h"
 
@@ -46,14 +49,15 @@ std::string trimmed(const std::string& line) {
 }
 
 /// Set by Ctrl-C: ends the answer, or the chat where none is being given.
-volatile std::sig_atomic_t interrupted = 0;
+std::atomic<bool> interrupted = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may set no other");
 
 /// While it lives, Ctrl-C sets `interrupted` and lets a read return.
 class InterruptGuard {
  public:
   InterruptGuard() {
     struct sigaction action = {};
-    action.sa_handler = [](int) { interrupted = 1; };
+    action.sa_handler = [](int) { interrupted = true; };
     sigaction(SIGINT, &action, &before_);
   }
   ~InterruptGuard() { sigaction(SIGINT, &before_, nullptr); }
@@ -113,16 +117,19 @@ class Conversation {
                           .found = fmt::format("{} tokens", context_ - room),
                           .todo = "begin a new one with /clear, or raise --context"});
     }
-    Generation generation = engine_.submit(
-        {.prompt = prompt, .max_tokens = std::min(room, options_.max_tokens), .sampling = options_.sampling});
-    while (const std::optional<GeneratedToken> token = generation.next()) {
-      write_out(token->text);
-      flush_output();
-      if (interrupted != 0) generation.cancel();
-    }
+    std::promise<Generation> promise;
+    const std::shared_future<Generation> submitted = promise.get_future().share();
+    promise.set_value(engine_.submit({.prompt = prompt,
+                                      .max_tokens = std::min(room, options_.max_tokens),
+                                      .sampling = options_.sampling,
+                                      .on_token = [&](const GeneratedToken& token) {  // as generate prints
+                                        write_out(token.text);
+                                        flush_output();
+                                        if (interrupted) Generation(submitted.get()).cancel();
+                                      }}));
+    const Completion answer = Generation(submitted.get()).wait();
     write_out("\n");
     flush_output();
-    const Completion answer = generation.wait();
     ids_ = std::move(prompt);
     ids_.insert(ids_.end(), answer.ids.begin(), answer.ids.end());
     // An answer that was cut short gets its end token all the same.
@@ -169,6 +176,7 @@ int run_chat(const Options& options) {
   const std::string system =
       options.system_file.empty() ? options.system : read_text_file(options.system_file);
   const int64_t context = context_tokens(options, found.config());
+  check_sampling(options.sampling, found.config());
   const OpenedModel model = open_model(std::move(found), options.model, {.cache_tokens = context});
   Engine engine = make_engine(options.model, model, &*tokenizer);
   Conversation conversation(engine, model.loaded.config, *tokenizer, options, context, system);
@@ -179,7 +187,7 @@ int run_chat(const Options& options) {
   bool failed = false;
   while (true) {
     if (terminal) print_log("> ");
-    interrupted = 0;
+    interrupted = false;
     std::optional<std::string> line = read_input_line();
     if (line && line->ends_with('\r')) line->pop_back();  // lines of a file that was written on Windows
     if (!line) break;

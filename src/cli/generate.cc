@@ -19,6 +19,7 @@
 #include "cli/token_lists.h"
 #include "fulgur/engine.h"
 #include "runtime/prompt.h"
+#include "runtime/request_check.h"
 #include "runtime/step_runner.h"
 #include "tokenizer/tokenizer.h"
 
@@ -110,6 +111,7 @@ int run_generate(const Options& options) {
   const std::vector<int32_t> prompt = prompt_ids(options, found.config(), tokenizer ? &*tokenizer : nullptr);
   const auto prompt_tokens = static_cast<int64_t>(prompt.size());
   const int64_t max_tokens = new_tokens(options, found.config(), prompt_tokens);
+  check_sampling(options.sampling, found.config());
   const OpenedModel model = open_model(
       std::move(found), options.model,
       {.cache_tokens = prompt_tokens + max_tokens, .step_tokens = std::min(prompt_tokens, kStepTokens)});

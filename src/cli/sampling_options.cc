@@ -1,5 +1,10 @@
 #include "cli/sampling_options.h"
 
+#include <string>
+#include <vector>
+
+#include "cli/token_bias.h"
+
 namespace fulgur::cli {
 void add_sampling_options(Arguments& args, Sampling& sampling) {
   const char* group = "Sampling";
@@ -36,6 +41,16 @@ void add_sampling_options(Arguments& args, Sampling& sampling) {
                   "Subtract P once from the logits of the text's tokens (default: 0)")
       .number_range(-100, 100)
       .type_name("P")
+      .group(group);
+  args.add_options(
+          "--logit-bias",
+          [&sampling](const std::vector<std::string>& biases) {
+            for (const std::string& bias : biases) sampling.logit_bias.push_back(*parse_token_bias(bias));
+          },
+          "Add B, -100 to 100, to a token's logit, before penalties; may be given more than once")
+      .one_at_a_time()
+      .token_bias()
+      .type_name("ID:B")
       .group(group);
   args.add_option("--seed", sampling.seed,
                   "Seed of the draws; the same seed gives the same text (default: 0)")

@@ -31,6 +31,8 @@ void check_number(std::string_view what, double value, double least, double most
          fmt::format("{:g}", value), "change it");
 }
 
+}  // namespace
+
 void check_sampling(const Sampling& s, const Config& config) {
   constexpr double kMost = 100;
   check_number("temperature", s.temperature, 0, kMost);
@@ -45,8 +47,6 @@ void check_sampling(const Sampling& s, const Config& config) {
     check_number(fmt::format("The bias of token {}", token), bias, -kMost, kMost);
   }
 }
-
-}  // namespace
 
 int64_t most_cached_tokens(const Request& request) {
   // The last new token is drawn and never run.
