@@ -63,6 +63,8 @@ constexpr std::array<uint8_t, 16> bytes_of(const std::array<uint16_t, 16>& table
 struct alignas(16) ByteTable {
   std::array<uint8_t, 16> bytes;
 };
+inline constexpr ByteTable kE4m3RepairHigh{bytes_of(kE4m3Repair, 8)};
+inline constexpr ByteTable kE4m3RepairLow{bytes_of(kE4m3Repair, 0)};
 inline constexpr ByteTable kE2m1High{bytes_of(kE2m1Bits, 8)};
 inline constexpr ByteTable kE2m1Low{bytes_of(kE2m1Bits, 0)};
 

@@ -50,7 +50,15 @@ void decode_entry(const PagedLatents& latents, const uint8_t* entry, float* out)
     float scale = 0;
     std::memcpy(&scale, scales, sizeof scale);
     const int end = std::min(begin + PagedLatents::kGroup, r);
-    for (int d = begin; d < end; ++d) out[d] = kE4m3Values[entry[d]] * scale;
+    const Vec scale_of_all = splat(scale);
+    int d = begin;
+    Bf16 values[kChunk];
+    for (; d + kChunk <= end; d += kChunk) {
+      decode_e4m3(entry + d, values);
+      store(out + d, load(values) * scale_of_all);
+      store(out + d + kLanes, load(values + kLanes) * scale_of_all);
+    }
+    for (; d < end; ++d) out[d] = kE4m3Values[entry[d]] * scale;
   }
   for (int d = r; d < latents.width; ++d, scales += sizeof(Bf16)) {
     Bf16 value;

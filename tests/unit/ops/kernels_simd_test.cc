@@ -121,6 +121,32 @@ TEST_P(Simd, StoresBf16AsTheBaseRoundsIt) {
   }
 }
 
+TEST_P(Simd, DecodesEveryFp8CodeExactly) {
+  std::vector<uint8_t> codes(256);
+  std::iota(codes.begin(), codes.end(), uint8_t{0});
+  std::ranges::shuffle(codes, std::mt19937(9));
+  std::vector<Bf16> values(codes.size());
+  probe(GetParam()).from_e4m3(codes.data(), values.data());
+  for (size_t i = 0; i < codes.size(); ++i) {
+    const auto exact = std::bit_cast<uint32_t>(e4m3_to_float(codes[i]));
+    ASSERT_EQ(uint32_t{values[i].bits} << 16, exact) << int{codes[i]};
+  }
+}
+
+TEST_P(Simd, TurnsPairsOfBytesRound) {
+  constexpr size_t kFrom = 22;  // bytes from row to row
+  constexpr size_t kTo = 18;
+  std::vector<uint8_t> from(8 * kFrom);
+  std::iota(from.begin(), from.end(), uint8_t{0});
+  std::vector<uint8_t> to(8 * kTo);
+  probe(GetParam()).transpose_pairs(from.data(), kFrom, to.data(), kTo);
+  for (size_t i = 0; i < 8; ++i) {
+    for (size_t j = 0; j < 16; ++j) {
+      ASSERT_EQ(to[i * kTo + j], from[j / 2 * kFrom + 2 * i + j % 2]) << i << ", " << j;
+    }
+  }
+}
+
 TEST_P(Simd, AddsLanesInOneTreeHoweverManyVectorsAtOnce) {
   std::vector<float> x(4096);
   std::mt19937 generator(8);

@@ -26,6 +26,12 @@ constinit const test::SimdProbe kSimdProbe = {
         [](const float* x, int64_t size, Bf16* out) {
           for_each_vector(size, [&](int64_t i, auto n) { store(out + i, load(x + i, n), n); });
         },
+    .from_e4m3 =
+        [](const uint8_t* codes, Bf16* out) {
+          for (int i = 0; i < 256; i += 2 * kLanes) decode_e4m3(codes + i, out + i);
+        },
+    .transpose_pairs = [](const uint8_t* from, int64_t from_stride, uint8_t* to,
+                          int64_t to_stride) { transpose_pairs(from, from_stride, to, to_stride); },
     .sums =
         [](const float* x, int64_t size, float* out) {
           for (int64_t i = 0; i + kLanes <= size; i += kLanes) out[i / kLanes] = sum(load(x + i));

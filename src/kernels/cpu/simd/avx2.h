@@ -9,6 +9,8 @@
 //   load_e4m3(p), _e2m1(p)  4 * kLanes codes (two a byte in e2m1): the even and the odd ones of the first
 //   half,
 //                           then of the second. e4m3: times kE4m3Unit, and E4m3Watch says whether one is NaN
+//   decode_e4m3(p, out)     2 * kLanes codes as bf16, in order
+//   transpose_pairs(...)    8 x 8 elements of two bytes
 //   load_group_scales(p)    the e4m3 scales of 4 * kLanes e2m1 codes, as lanes of the first half's even or
 //   odd
 //                           ones and of the second's
@@ -17,6 +19,8 @@
 //   max(a, b), min(a, b)    b where either is a NaN
 //   sum(v), sum4(..)        one fixed tree over the lanes; sum4 gives each sum the bits of sum()
 //   a < b, <=, ==           Mask; false where either is a NaN
+
+#include "kernels/cpu/simd/transpose.h"
 
 namespace fulgur::cpu::FULGUR_CPU_ISA {
 
@@ -140,6 +144,24 @@ class E4m3Watch {
  private:
   __m256i largest_;
 };
+
+inline void decode_e4m3(const uint8_t* p, Bf16* out) {
+  const __m256i codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i sign_and_bits =
+      _mm256_and_si256(_mm256_slli_epi16(codes, 4), _mm256_set1_epi16(static_cast<short>(0x87f0)));
+  const __m256i moved = _mm256_add_epi16(sign_and_bits, _mm256_set1_epi16(kE4m3Rebias));
+  const __m256i next = _mm256_add_epi16(codes, _mm256_set1_epi16(1));
+  const __m256i special =
+      _mm256_cmpeq_epi16(_mm256_and_si256(next, _mm256_set1_epi16(0x70)), _mm256_setzero_si256());
+  // PSHUFB gives 0 for the bytes of the index that are none of theirs.
+  const __m256i index = _mm256_and_si256(next, _mm256_set1_epi16(0x0f));
+  const __m256i low = _mm256_shuffle_epi8(
+      load_table(kE4m3RepairLow), _mm256_or_si256(index, _mm256_set1_epi16(static_cast<short>(0x8000))));
+  const __m256i high = _mm256_shuffle_epi8(
+      load_table(kE4m3RepairHigh), _mm256_or_si256(_mm256_slli_epi16(index, 8), _mm256_set1_epi16(0x0080)));
+  const __m256i repair = _mm256_and_si256(special, _mm256_or_si256(low, high));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_xor_si256(moved, repair));
+}
 
 // Bytes b and b + 8 side by side, so that after unpacking, widening the even (or odd) ones of 16 bf16 gives
 // the even columns of the first (or second) half; the odd columns, from the upper nibbles, alike.

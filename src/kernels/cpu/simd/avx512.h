@@ -2,6 +2,8 @@
 
 // Vec over AVX-512 F, BW, DQ and VL: 16 lanes. simd/avx2.h explains the vocabulary.
 
+#include "kernels/cpu/simd/transpose.h"
+
 namespace fulgur::cpu::FULGUR_CPU_ISA {
 
 constexpr int kLanes = 16;
@@ -81,6 +83,8 @@ inline __m512i load_e4m3_as_bf16(const uint8_t* p) {
   return _mm512_xor_si512(moved,
                           _mm512_maskz_permutexvar_epi16(special, next, _mm512_load_si512(kRepair.data())));
 }
+
+inline void decode_e4m3(const uint8_t* p, Bf16* out) { _mm512_storeu_si512(out, load_e4m3_as_bf16(p)); }
 
 constexpr float kE4m3Unit = 1;
 /// load_e4m3 gives NaN for NaN.

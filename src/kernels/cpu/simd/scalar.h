@@ -72,6 +72,15 @@ VecQuad quad_of(F&& value) {
            {F32x4{value(8), value(10), value(12), value(14)}},
            {F32x4{value(9), value(11), value(13), value(15)}}}};
 }
+inline void decode_e4m3(const uint8_t* p, Bf16* out) {
+  for (int i = 0; i < 2 * kLanes; ++i) out[i] = {kE4m3Bits[p[i]]};
+}
+inline void transpose_pairs(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride) {
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 8; ++j) std::memcpy(to + j * to_stride + 2 * i, from + i * from_stride + 2 * j, 2);
+  }
+}
+
 constexpr float kE4m3Unit = 1;
 /// load_e4m3 gives NaN for NaN.
 struct E4m3Watch {
