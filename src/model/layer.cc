@@ -122,6 +122,11 @@ void DecoderLayer::forward(Step& step, Residual& residual) const {
   if (step.observer != nullptr) step.observer->hidden(layer_, residual);
 }
 
+void DecoderLayer::fill_caches(Step& step, Residual& residual) const {
+  const ArenaScope scope(*step.context.arena);
+  (void)prepare_attention(step, add_norm(step, residual, weights_.input_norm, eps_));
+}
+
 DecoderLayer::Attended DecoderLayer::prepare_attention(Step& step, const Operand& x) const {
   const MlaShape& s = mla_shape_;
   Arena& arena = *step.context.arena;

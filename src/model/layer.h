@@ -49,6 +49,8 @@ class DecoderLayer {
                bool moe);
 
   void forward(Step& step, Residual& residual) const;
+  /// Of it the part that fills the caches. What is left in the residual stream is of no use.
+  void fill_caches(Step& step, Residual& residual) const;
 
  private:
   struct Attended {

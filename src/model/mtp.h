@@ -23,10 +23,14 @@ class Mtp {
   /// stands for F where a further draft is made from a draft. `hidden` holds F, [any, hidden], rows[t] names
   /// the row that goes with token t: back-end memory, [num_tokens]. The layer always selects for itself.
   Operand forward(Step& step, const Operand& hidden, const int32_t* rows) const;
+  /// Of it the part that fills the caches, for tokens after which nothing is guessed.
+  void fill_caches(Step& step, const Operand& hidden, const int32_t* rows) const;
   /// Logits of the rows that are wanted of what forward returned: out [num_rows, vocab].
   void lm_head(Step& step, const Operand& out, const int32_t* rows, Matrix<float> logits) const;
 
  private:
+  Residual combine(Step& step, const Operand& hidden, const int32_t* rows) const;
+
   const Config& config_;
   const MtpWeights& weights_;
   DecoderLayer layer_;

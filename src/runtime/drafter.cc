@@ -50,6 +50,21 @@ struct Drafter::Pairs {
     sequence.push_back(static_cast<int32_t>(chunk));
     previous.push_back(static_cast<int32_t>(from));
   }
+  /// Takes away those after which nothing is guessed.
+  Pairs take_unwanted() {
+    Pairs unwanted;
+    Pairs kept;
+    size_t next = 0;  // of `wanted`, whose rows ascend
+    for (size_t i = 0; i < token.size(); ++i) {
+      const bool keep = next < wanted.size() && wanted[next].row == static_cast<int32_t>(i);
+      Pairs& to = keep ? kept : unwanted;
+      if (keep) wanted[next++].row = static_cast<int32_t>(kept.token.size());
+      to.add(token[i], position[i], static_cast<size_t>(sequence[i]), static_cast<size_t>(previous[i]));
+    }
+    kept.wanted = std::move(wanted);
+    *this = std::move(kept);
+    return unwanted;
+  }
 };
 
 Drafter::Drafter(const LoadedModel& model, DType operand_dtype, int num_pages, int num_drafts,
@@ -107,12 +122,14 @@ Drafter::Pairs Drafter::pairs_of(const BatchPlan& plan, const std::vector<ChunkR
   return pairs;
 }
 
-/// Keeps what the next chunks need of this step's.
+/// Keeps what the next chunks need of this step's: of all or, if it throws, of none. A page's end is the same
+/// when its step is run again.
 void Drafter::keep(const std::vector<End>& ends, const BatchPlan& plan, const Operand& hidden,
                    const Backend& backend) {
+  std::map<RequestId, Text> kept;
   for (const auto& [i, row, computed, paired] : ends) {
     const PlannedChunk& chunk = plan.chunks[i];
-    Text& text = texts_[chunk.request];
+    Text& text = kept[chunk.request];
     text.paired = paired;
     text.last.resize(row_bytes_);
     backend.download(text.last.data(), row_of(hidden, row + computed - 1), row_bytes_);
@@ -122,6 +139,8 @@ void Drafter::keep(const std::vector<End>& ends, const BatchPlan& plan, const Op
                        row_of(hidden, row + static_cast<size_t>(after - 1 - chunk.first)), row_bytes_);
     }
   }
+  for (const auto& [request, text] : kept) texts_.erase(request);
+  texts_.merge(kept);
 }
 
 /// The logits of all pairs for who looks on. What is NaN fails.
@@ -181,16 +200,15 @@ void Drafter::draft(const Step& main, const Operand& hidden, const BatchPlan& pl
   Pairs pairs = pairs_of(plan, runs, main);
   const std::vector<End> ends = std::move(pairs.ends);
   Arena& arena = *main.context.arena;
-  Operand from = hidden;
-  for (int i = 0; i < std::max(1, num_drafts_) && !pairs.token.empty(); ++i) {
+  const auto with_step = [&](const Pairs& of, StepObserver* observer, const auto& use) {
     const std::vector<uint32_t> no_fault(plan.chunks.size(), 0);
     TokenBatch tokens = main.batch;
-    tokens.num_tokens = static_cast<int>(pairs.token.size());
-    tokens.max_context = *std::ranges::max_element(pairs.position) + 1;
+    tokens.num_tokens = static_cast<int>(of.token.size());
+    tokens.max_context = *std::ranges::max_element(of.position) + 1;
     tokens.first_position = Mtp::kFirstPosition;
-    tokens.token = arena.upload(pairs.token);
-    tokens.position = arena.upload(pairs.position);
-    tokens.sequence = arena.upload(pairs.sequence);
+    tokens.token = arena.upload(of.token);
+    tokens.position = arena.upload(of.position);
+    tokens.sequence = arena.upload(of.sequence);
     tokens.fault = arena.upload(no_fault);
     Step step{.context = main.context,
               .batch = tokens,
@@ -198,12 +216,26 @@ void Drafter::draft(const Step& main, const Operand& hidden, const BatchPlan& pl
               .caches = main.caches,
               .operand_dtype = main.operand_dtype,
               .projection = main.projection,
-              .observer = i == 0 ? main.observer : nullptr};
-    const int32_t* const previous = arena.upload(pairs.previous);
-    const Operand out = time_.of([&] { return mtp_.forward(step, from, previous); });
-    if (step.observer != nullptr && step.observer->wants_mtp_logits()) show(step, out, *step.observer, runs);
-    pairs = guess(step, out, pairs, plan, runs);
-    from = out;
+              .observer = observer};
+    use(step, arena.upload(of.previous));
+  };
+  if (main.observer == nullptr) {  // who looks on sees all pairs
+    const Pairs cached = pairs.take_unwanted();
+    if (!cached.token.empty()) {
+      with_step(cached, nullptr, [&](Step& step, const int32_t* previous) {
+        time_.of([&] { mtp_.fill_caches(step, hidden, previous); });
+      });
+    }
+  }
+  Operand from = hidden;
+  for (int i = 0; i < std::max(1, num_drafts_) && !pairs.token.empty(); ++i) {
+    with_step(pairs, i == 0 ? main.observer : nullptr, [&](Step& step, const int32_t* previous) {
+      const Operand out = time_.of([&] { return mtp_.forward(step, from, previous); });
+      if (step.observer != nullptr && step.observer->wants_mtp_logits())
+        show(step, out, *step.observer, runs);
+      pairs = guess(step, out, pairs, plan, runs);
+      from = out;
+    });
   }
   keep(ends, plan, hidden, *main.context.backend);  // in the end: a step that throws is run again
 }
