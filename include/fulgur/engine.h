@@ -88,9 +88,10 @@ class RequestState;
 /// A request on its way. Copies are the same request. May be dropped: the request goes on.
 class Generation {
  public:
-  /// Waits for the next token; empty after the last. Throws the Error that ended the request.
+  /// Waits for the next token; empty after the last. Throws what ended the request: an Error, std::bad_alloc,
+  /// or what its on_token or on_prompt_logits threw.
   std::optional<GeneratedToken> next();
-  /// Waits for the end. Throws the Error that ended the request.
+  /// Waits for the end. Throws what ended the request.
   Completion wait();
   /// Ends it soon, with kCancelled; from any thread, at any time. From its on_token: no token comes after.
   void cancel();

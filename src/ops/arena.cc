@@ -23,6 +23,7 @@ void Arena::reserve(size_t bytes) {
   for (const Block& block : blocks_) backend_.release(block.data);
   blocks_.clear();
   current_ = 0;
+  blocks_.reserve(1);
   blocks_.push_back({static_cast<std::byte*>(backend_.allocate(bytes)), bytes, 0});
 }
 
@@ -35,6 +36,7 @@ void* Arena::allocate(size_t bytes) {
   if (blocks_.empty() || blocks_[current_].used + bytes > blocks_[current_].size) {
     const size_t size =
         std::max({bytes, kMinBlockBytes, blocks_.empty() ? size_t{0} : 2 * blocks_.back().size});
+    blocks_.reserve(blocks_.size() + 1);  // what the back end gives is in it without fail
     blocks_.push_back({static_cast<std::byte*>(backend_.allocate(size)), size, 0});
     current_ = blocks_.size() - 1;
   }

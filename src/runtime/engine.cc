@@ -39,7 +39,7 @@ class Engine::Impl {
           while (receive()) {
             try {
               step();
-            } catch (...) {
+            } catch (...) {  // std::bad_alloc say
               fail_all(std::current_exception());
             }
           }
@@ -100,18 +100,30 @@ class Engine::Impl {
   }
 
   /// Takes what was submitted, waiting for it if there is nothing else to do. False: it is time to end.
-  bool receive() {
-    std::unique_lock lock(mutex_);
-    wake_.wait(lock, [&] { return stopping_ || !inbox_.empty() || !requests_.empty(); });
-    for (std::shared_ptr<RequestState>& state : inbox_) {
-      const Request& request = state->request();
-      scheduler_.add(state->id(), request.prompt, request.on_prompt_logits == nullptr);
-      requests_.emplace(state->id(), std::move(state));
+  bool receive() noexcept {
+    std::vector<std::shared_ptr<RequestState>> submitted;
+    bool stopping = false;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return stopping_ || !inbox_.empty() || !requests_.empty(); });
+      submitted.swap(inbox_);
+      stopping = stopping_;
     }
-    inbox_.clear();
-    if (!stopping_) return true;
+    for (const std::shared_ptr<RequestState>& state : submitted) add(state);
+    if (!stopping) return true;
     for (const auto& [id, state] : requests_) state->finish(FinishReason::kCancelled);
     return false;
+  }
+
+  void add(const std::shared_ptr<RequestState>& state) noexcept {
+    const Request& request = state->request();
+    try {
+      requests_.emplace(state->id(), state);
+      scheduler_.add(state->id(), request.prompt, request.on_prompt_logits == nullptr);
+    } catch (...) {
+      state->fail(std::current_exception());
+      forget(state->id());
+    }
   }
 
   void step() {
@@ -194,17 +206,17 @@ class Engine::Impl {
     }
   }
 
-  void fail(RequestId id, std::exception_ptr error) {
+  void fail(RequestId id, std::exception_ptr error) noexcept {
     requests_.at(id)->fail(std::move(error));
     forget(id);
   }
 
   /// What no request is to blame for.
-  void fail_all(const std::exception_ptr& error) {
+  void fail_all(const std::exception_ptr& error) noexcept {
     while (!requests_.empty()) fail(requests_.begin()->first, error);
   }
 
-  void forget(RequestId id) {
+  void forget(RequestId id) noexcept {
     scheduler_.remove(id);
     runner_.forget(id);
     requests_.erase(id);

@@ -27,9 +27,9 @@ class PagePool {
   [[nodiscard]] int num_holders(int page) const { return holders_[static_cast<size_t>(page)]; }
 
   /// A page of its own for a new holder. One must be available.
-  int take();
+  int take() noexcept;
   /// The holder gives up pages, of which the first comes first in the sequence.
-  void release(std::span<const int32_t> pages);
+  void release(std::span<const int32_t> pages) noexcept;
 
   /// The cached pages of the longest prefix of `tokens`, at most `max_pages`, with a new holder.
   std::vector<int32_t> take_prefix(std::span<const int32_t> tokens, int64_t max_pages);
@@ -39,14 +39,16 @@ class PagePool {
   int publish(int page, int parent, std::span<const int32_t> tokens);
 
  private:
-  void hold(int page);
-  void release(int page);
+  void hold(int page) noexcept;
+  void release(int page) noexcept;
 
   PrefixIndex index_;
-  std::vector<int> holders_;                     // how many, one a page
-  std::vector<int> free_;                        // without content; the last is taken first
-  std::list<int> idle_;                          // the front was held longest ago
-  std::vector<std::list<int>::iterator> place_;  // of an idle page
+  std::vector<int> holders_;  // how many, one a page
+  std::vector<int> free_;     // without content; the last is taken first
+  // Each page has a node, in one of these lists: none is allocated, so that giving pages up can't fail.
+  std::list<int> idle_;  // the front was held longest ago
+  std::list<int> others_;
+  std::vector<std::list<int>::iterator> place_;
 };
 
 }  // namespace fulgur

@@ -31,12 +31,13 @@ int PrefixIndex::find(int parent, std::span<const int32_t> tokens) const {
 }
 
 void PrefixIndex::insert(int page, int parent, std::span<const int32_t> tokens) {
+  const uint64_t hash = hash_after(parent, tokens);
+  by_hash_.emplace(hash, page);  // first: it may throw
   Entry& entry = entries_[static_cast<size_t>(page)];
   entry.present = true;
   entry.parent = parent;
-  entry.hash = hash_after(parent, tokens);
+  entry.hash = hash;
   std::ranges::copy(tokens, entry.tokens.begin());
-  by_hash_.emplace(entry.hash, page);
 }
 
 void PrefixIndex::erase(int page) {

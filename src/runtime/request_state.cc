@@ -1,7 +1,6 @@
 #include "runtime/request_state.h"
 
 #include <algorithm>
-#include <functional>
 #include <utility>
 
 #include "runtime/logprobs.h"
@@ -125,7 +124,8 @@ void RequestState::deliver(GeneratedToken token) {
   has_token_.notify_all();
 }
 
-void RequestState::end(const std::function<void()>& with) {
+template <typename With>
+void RequestState::end(With&& with) noexcept {
   const std::lock_guard lock(mutex_);
   with();
   ended_ = true;
@@ -133,7 +133,7 @@ void RequestState::end(const std::function<void()>& with) {
   has_ended_.notify_all();
 }
 
-void RequestState::finish(FinishReason reason) {
+void RequestState::finish(FinishReason reason) noexcept {
   const auto seconds = [](Clock::duration time) { return std::chrono::duration<double>(time).count(); };
   const Clock::time_point now = Clock::now();
   end([&] {
@@ -146,7 +146,7 @@ void RequestState::finish(FinishReason reason) {
   });
 }
 
-void RequestState::fail(std::exception_ptr error) {
+void RequestState::fail(std::exception_ptr error) noexcept {
   end([&] { error_ = std::move(error); });
 }
 

@@ -42,8 +42,8 @@ class RequestState {
   }
   /// Takes the tokens of a step. True: it has ended.
   bool take(std::span<const int32_t> drawn);
-  void finish(FinishReason reason);
-  void fail(std::exception_ptr error);
+  void finish(FinishReason reason) noexcept;
+  void fail(std::exception_ptr error) noexcept;
   [[nodiscard]] bool cancelled() const { return cancelled_; }
 
   // Any thread.
@@ -59,7 +59,8 @@ class RequestState {
   /// The text that a token lets out, `last` if none comes after it.
   std::string text_of(int32_t token, bool last);
   void deliver(GeneratedToken token);
-  void end(const std::function<void()>& with);
+  template <typename With>
+  void end(With&& with) noexcept;
 
   const RequestId id_;
   const Request request_;

@@ -9,6 +9,12 @@ namespace {
 
 int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
+/// One more page; where there is no memory for its number, none is taken.
+void take_page(PagePool& pool, std::vector<int32_t>& pages) {
+  pages.push_back(-1);
+  pages.back() = pool.take();
+}
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, PrefixIndex::Hash hash)
@@ -70,10 +76,10 @@ bool Scheduler::admit(Sequence& sequence, BatchPlan& plan) {
   sequence.computed = cached * kPageTokens;
   sequence.published = cached;
   while (static_cast<int64_t>(sequence.pages.size()) < pages_for(sequence.known())) {
-    sequence.pages.push_back(pool_.take());
+    take_page(pool_, sequence.pages);
   }
-  waiting_.pop_front();
   running_.push_back(&sequence);
+  waiting_.pop_front();
   plan.admitted.push_back({sequence.request, sequence.computed});
   return true;
 }
@@ -82,7 +88,7 @@ bool Scheduler::admit(Sequence& sequence, BatchPlan& plan) {
 bool Scheduler::take_pages(Sequence& sequence, int64_t length, BatchPlan& plan) {
   while (static_cast<int64_t>(sequence.pages.size()) < pages_for(length)) {
     if (pool_.num_available() > 0) {
-      sequence.pages.push_back(pool_.take());
+      take_page(pool_, sequence.pages);
       continue;
     }
     const bool itself = running_.back() == &sequence;
@@ -122,7 +128,7 @@ int64_t Scheduler::plan_drafts(Sequence& sequence, int64_t budget, PlannedChunk&
     const int64_t length = sequence.known() + chunk.num_drafts + 1;
     if (static_cast<int64_t>(sequence.pages.size()) < pages_for(length)) {
       if (pool_.num_available() == 0) break;
-      sequence.pages.push_back(pool_.take());
+      take_page(pool_, sequence.pages);
       chunk.pages = sequence.pages;
     }
     chunk.tokens.push_back(draft);
