@@ -218,9 +218,10 @@ def test_verbose_says_what_was_loaded_and_the_causes_of_an_error(tmp_path):
     ids = {"ids": "1,2,3", "max_tokens": 2}
     quiet, loud = run("generate", **ids), run("generate", verbose=True, **ids)
     assert loud.stdout == quiet.stdout
-    memory, first, summary = loud.stderr.splitlines()
+    memory, first, summary, peak = loud.stderr.splitlines()
     assert re.match(r"memory: [\d.]+ MB predicted: weights [\d.]+ MB mapped", memory), memory
     assert len(quiet.stderr.splitlines()) == 1 and "tokens" in summary
+    assert re.fullmatch(r"memory: [\d.]+ MB at the peak", peak)
     assert re.match(r".*models/mini-v32: \d+ parameters, [\d.]+ MB mapped from 1 file and [\d.]+ MB copied, in \d+ ms$", first), first
     quiet, loud = (run("generate", model=tmp_path, verbose=verbose, **ids) for verbose in (False, True))
     assert loud.stderr == quiet.stderr + f"  while loading {tmp_path}\n"
