@@ -40,9 +40,10 @@ struct Backend {
   void (*upload)(void* to, const void* from_host, size_t bytes);
   void (*download)(void* to_host, const void* from, size_t bytes);
 
-  /// The least Context::index_scratch_bytes that IndexerSelect can do with on so many threads, whatever the
-  /// context. Null: its scratch is of a size of its own.
-  int64_t (*least_index_scratch)(const IndexerShape&, int64_t topk, int threads) = nullptr;
+  /// The least Context::index_scratch_bytes that IndexerSelect can do with on so many threads, for contexts
+  /// of at most max_context (where that matters).
+  int64_t (*least_index_scratch)(const IndexerShape&, int64_t topk, int64_t max_context,
+                                 int threads) = nullptr;
 
   // Null where a back end has no kernel for the op (yet): run() then throws.
   void (*embed)(Context&, const Embed&);

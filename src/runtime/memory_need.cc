@@ -61,7 +61,7 @@ void check_index_scratch(int64_t bytes, const Config& config, int threads, const
                            .rope = static_cast<int>(config.qk_rope_head_dim),
                            .rope_interleave = config.indexer_rope_interleave};
   const int64_t topk = std::min(config.index_topk, config.max_position_embeddings);
-  const int64_t least = backend.least_index_scratch(shape, topk, threads);
+  const int64_t least = backend.least_index_scratch(shape, topk, config.max_position_embeddings, threads);
   if (bytes >= least) return;
   throw Error(Problem{.kind = ErrorKind::kBadRequest,
                       .message = "The scratch for index scores (--index-scratch) is too small.",

@@ -14,7 +14,7 @@ void linear(Context& context, const Linear& op);
 void lm_head(Context& context, const LmHead& op);
 void mla_prepare(Context& context, const MlaPrepare& op);
 void indexer_prepare(Context& context, const IndexerPrepare& op);
-int64_t least_index_scratch(const IndexerShape& shape, int64_t topk, int threads);
+int64_t least_index_scratch(const IndexerShape& shape, int64_t topk, int64_t max_context, int threads);
 void indexer_select(Context& context, const IndexerSelect& op);
 void indexer_scores(Context& context, const IndexerScores& op);
 void sparse_mla(Context& context, const SparseMla& op);

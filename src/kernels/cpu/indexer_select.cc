@@ -342,7 +342,7 @@ class Selection {
 
 }  // namespace
 
-int64_t least_index_scratch(const IndexerShape& shape, int64_t topk, int threads) {
+int64_t least_index_scratch(const IndexerShape& shape, int64_t topk, int64_t /*max_context*/, int threads) {
   // The longest contexts there may be, in the smallest pieces.
   return threads * Cut(1, kPageTokens, std::numeric_limits<int64_t>::max(), topk, true).bytes(shape, topk);
 }

@@ -10,10 +10,12 @@ namespace {
 constexpr Backend kBackend = {
     .name = "cuda",
     .fp8_keys = true,
+    .later_start = true,
     .allocate = cuda::allocate,
     .release = cuda::release,
     .upload = cuda::upload,
     .download = cuda::download,
+    .least_index_scratch = cuda::least_index_scratch,
     .mla_prepare = cuda::mla_prepare,
     .indexer_prepare = cuda::indexer_prepare,
     .indexer_select = cuda::indexer_select,

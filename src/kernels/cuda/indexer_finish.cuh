@@ -1,8 +1,8 @@
 #pragma once
 
-// What follows the products: a key's or a query head's 128 components, by a warp or half of one (kLanes).
-// Lane l holds components l, l + kLanes, l + 2 kLanes and so on, so that a half-split rotation needs no
-// neighbour. Sums and maxima go through the lanes' own first, by pairs.
+// What follows the products: a key's or a query head's 128 components, by a warp or a part of one (kLanes).
+// Unless said otherwise, lane l holds components l, l + kLanes, l + 2 kLanes and so on, so that a half-split
+// rotation needs no neighbour. Sums and maxima go through the lanes' own first, by pairs.
 
 #include <cstdint>
 
@@ -34,10 +34,9 @@ __device__ inline float join_lanes(const float (&v)[kCount], Join join) {
   return parts[0];
 }
 
-/// LayerNorm: population variance, two passes, f32.
+/// LayerNorm before gain and bias: population variance, two passes, f32.
 template <int kCount>
-__device__ inline void layer_norm(float (&v)[kCount], const float* gain, const float* bias, int lane) {
-  constexpr int kLanes = kIndexDim / kCount;
+__device__ inline void normalize(float (&v)[kCount]) {
   const auto add = [](float a, float b) { return a + b; };
   const float mean = join_lanes(v, add) * (1.0F / kIndexDim);
   float squares[kCount];
@@ -50,9 +49,16 @@ __device__ inline void layer_norm(float (&v)[kCount], const float* gain, const f
   float scale = rsqrtf(variance);
   scale = fmaf(scale, fmaf(-0.5F * variance * scale, scale, 0.5F), scale);  // to the last bit or two
 #pragma unroll
+  for (float& x : v) x *= scale;
+}
+template <int kCount>
+__device__ inline void layer_norm(float (&v)[kCount], const float* gain, const float* bias, int lane) {
+  constexpr int kLanes = kIndexDim / kCount;
+  normalize(v);
+#pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const int dim = lane + kLanes * i;
-    v[i] = fmaf(v[i] * scale, gain[dim], bias[dim]);
+    v[i] = fmaf(v[i], gain[dim], bias[dim]);
   }
 }
 
@@ -82,7 +88,8 @@ __device__ inline void rotate(float (&v)[kCount], bool interleaved, const float*
   }
 }
 
-/// Times the Walsh-Hadamard matrix of order 128 over sqrt(128), natural order.
+/// Times the Walsh-Hadamard matrix of order 128 over sqrt(128), natural order. Any bit of a component's index
+/// may be one of the lane's or of i.
 template <int kCount>
 __device__ inline void hadamard(float (&v)[kCount], int lane) {
 #pragma unroll
@@ -134,15 +141,21 @@ __device__ inline void divide(float (&v)[kCount], float sigma) {
   }
 }
 
-/// The codes of v, in codes[i], and their scale; v is divided by it.
+/// The scale of v, which is divided by it.
 template <int kCount>
-__device__ inline float quantize(float (&v)[kCount], bool power_of_two, uint8_t (&codes)[kCount]) {
+__device__ inline float scale_to_e4m3(float (&v)[kCount], bool power_of_two) {
   float magnitudes[kCount];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) magnitudes[i] = fabsf(v[i]);
   const float amax = join_lanes(magnitudes, [](float a, float b) { return fmaxf(a, b); });
   const float sigma = e4m3_scale(amax, power_of_two);
   divide(v, sigma);
+  return sigma;
+}
+/// The codes of v, in codes[i], and their scale; v is divided by it.
+template <int kCount>
+__device__ inline float quantize(float (&v)[kCount], bool power_of_two, uint8_t (&codes)[kCount]) {
+  const float sigma = scale_to_e4m3(v, power_of_two);
 #pragma unroll
   for (int i = 0; i < kCount; i += 2) {
     const uint16_t pair = to_e4m3x2(v[i], v[i + 1]);

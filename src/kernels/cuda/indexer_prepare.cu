@@ -250,7 +250,7 @@ void indexer_prepare(Context& context, const IndexerPrepare& op) {
     const ArenaScope scope(arena);
     return make_queries(stream, arena, op, op.batch, 0, op.head_weights, 1);
   }
-  const bool own_epilogues = own_queries_too && own_keys_take(op);
+  const bool own_epilogues = own_queries_too && own_prompt_keys_take(op);
   const auto weight_scale =
       static_cast<float>(1.0 / std::sqrt(double{1} * op.shape.num_heads * op.shape.head_dim));
   for_each_tile(
@@ -262,7 +262,7 @@ void indexer_prepare(Context& context, const IndexerPrepare& op) {
         project(stream, op, rows_of(op.x, first, count), projected);
         if (own_epilogues) {
           const IndexerPrepare tile = tile_of(op, batch, first);
-          own_keys(stream, tile, rows);
+          own_prompt_keys(stream, tile, rows);
           return own_queries(stream, arena, tile);
         }
         make_keys(stream, op, batch, rows);

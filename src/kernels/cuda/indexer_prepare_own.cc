@@ -60,6 +60,13 @@ KeyArguments key_arguments(const IndexerPrepare& op) {
               static_cast<float>(1.0 / std::sqrt(double{1} * op.shape.num_heads * op.shape.head_dim))};
 }
 
+ProjectedRows projected_rows(const IndexerPrepare& op, const Matrix<const float>& projected) {
+  return {.kw = projected.data,
+          .stride = projected.stride,
+          .num_tokens = op.batch.num_tokens,
+          .num_heads = op.shape.num_heads};
+}
+
 QueryArguments query_arguments(const IndexerPrepare& op) {
   const Weight& w = op.weights.wq_b;
   return {.q_latent = static_cast<const Bf16*>(op.q_latent.data),
@@ -90,18 +97,18 @@ bool has_own_shape(const IndexerPrepare& op) {
          op.shape.rope == kIndexRope && op.rope.cos.stride == op.rope.sin.stride;
 }
 
-}  // namespace
-
-bool runs_own_kernels(const Stream& stream) { return stream.tuned() && stream.holds_projection(); }
-
-bool own_keys_take(const IndexerPrepare& op) {
+bool has_own_keys(const IndexerPrepare& op) {
   const WeightForm gain = op.weights.k_norm_gain.form;
   return has_own_shape(op) && has_key_form(op.keys.dtype) &&
          (gain == WeightForm::kF32 || gain == WeightForm::kBf16) && op.weights.k_norm_bias.form == gain;
 }
 
+}  // namespace
+
+bool runs_own_kernels(const Stream& stream) { return stream.tuned() && stream.holds_projection(); }
+
 bool own_projection_takes(const IndexerPrepare& op) {
-  if (!own_keys_take(op) || op.x.dtype != DType::kBf16 ||
+  if (!has_own_keys(op) || op.x.dtype != DType::kBf16 ||
       op.weights.wk_weights_proj.form != WeightForm::kBf16) {
     return false;
   }
@@ -142,12 +149,13 @@ void own_decode_keys(Stream& stream, const IndexerPrepare& op) {
       "the kernel indexer_project (keys)");
 }
 
-void own_keys(Stream& stream, const IndexerPrepare& op, const Matrix<const float>& projected) {
-  check(launch_keys({.kw = projected.data,
-                     .stride = projected.stride,
-                     .num_tokens = op.batch.num_tokens,
-                     .num_heads = op.shape.num_heads},
-                    key_arguments(op), stream.main(), stream.pdl()),
+bool own_prompt_keys_take(const IndexerPrepare& op) {
+  const int64_t outputs = op.weights.wk_weights_proj.rows;
+  return has_own_keys(op) && keys_take(projected_rows(op, {nullptr, 0, outputs}), key_arguments(op));
+}
+
+void own_prompt_keys(Stream& stream, const IndexerPrepare& op, const Matrix<const float>& projected) {
+  check(launch_keys(projected_rows(op, projected), key_arguments(op), stream.main(), stream.pdl()),
         "the kernel indexer_keys");
 }
 

@@ -22,10 +22,10 @@ void own_decode_keys(Stream& stream, const IndexerPrepare& op);
 /// The same and the queries, where own_queries_take too.
 void own_decode(Stream& stream, Arena& arena, const IndexerPrepare& op);
 
-/// From kw = [W_k; W_w] x to keys in the cache and head weights, sigma_q not yet in them; any number of
-/// tokens.
-bool own_keys_take(const IndexerPrepare& op);
-void own_keys(Stream& stream, const IndexerPrepare& op, const Matrix<const float>& projected);
+/// From kw = [W_k; W_w] x (aligned rows) to keys in the cache and head weights, sigma_q not yet in them; any
+/// number of tokens.
+bool own_prompt_keys_take(const IndexerPrepare& op);
+void own_prompt_keys(Stream& stream, const IndexerPrepare& op, const Matrix<const float>& projected);
 
 /// wq_b in FP8, blocks of 128 x 128; any number of tokens.
 bool own_queries_take(const IndexerPrepare& op);

@@ -94,13 +94,17 @@ cudaError_t launch_project(const ProjectArguments& arguments, cudaStream_t strea
 cudaError_t launch_project_keys(const ProjectArguments& arguments, const KeyArguments& keys,
                                 const LatentArguments& latents, cudaStream_t stream, bool pdl);
 
-/// Keys and head weights of any number of tokens from kw [num_tokens, 128 + heads].
+/// Keys and head weights of any number of tokens from kw [num_tokens, 128 + heads]. Positions, sequences,
+/// page table, angles, gain and bias are read before the predecessor has ended: they must have been there
+/// when it began.
 struct ProjectedRows {
   const float* kw;
   int64_t stride;
   int num_tokens;
   int num_heads;
 };
+/// At most 64 heads, a multiple of four; rows of kw, angles and head weights aligned to 16 bytes.
+bool keys_take(const ProjectedRows& projected, const KeyArguments& keys);
 cudaError_t launch_keys(const ProjectedRows& projected, const KeyArguments& keys, cudaStream_t stream,
                         bool pdl);
 

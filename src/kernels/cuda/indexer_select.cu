@@ -1,11 +1,11 @@
 // The lightning indexer's second half, for any shape: scores of a chunk of rows, then the exact top-k of
 // each.
 //
-// Rows go in chunks whose scores fit kScratchBytes, so no [M, N] matrix exists. A block scores a row against
-// a page: the page's keys and the row's queries lie in shared memory in f32, a thread has a key and a share
-// of the heads, the shares are added in a fixed order. Then a block selects a row: four passes over the
-// scores count the digits of order-preserving keys and find the k-th best, one pass writes positions in
-// ascending order, of equal scores the first. Counts are integers, so their order doesn't matter.
+// Rows go in chunks whose scores fit Context::index_scratch_bytes, so no [M, N] matrix exists. A block scores
+// a row against a page: the page's keys and the row's queries lie in shared memory in f32, a thread has a key
+// and a share of the heads, the shares are added in a fixed order. Then a block selects a row: four passes
+// over the scores count the digits of order-preserving keys and find the k-th best, one pass writes positions
+// in ascending order, of equal scores the first. Counts are integers, so their order doesn't matter.
 //
 // Cost a row: position * nI * dI multiply-adds in f32; each page is read once a row, from L2; 6 passes of 4
 // bytes a score.
@@ -23,7 +23,7 @@
 namespace fulgur::cuda {
 namespace {
 
-constexpr int64_t kScratchBytes = int64_t{64} << 20;
+constexpr int64_t kArenaGrain = 64;        // bytes that an allocation is rounded up to
 constexpr int64_t kMostChunkRows = 32768;  // a grid's second dimension
 constexpr int kShares = 4;                 // of the heads, in a block that scores a page
 constexpr int kScoreThreads = kShares * kPageTokens;
@@ -37,7 +37,7 @@ struct ScoreArgs {
   TokenBatch batch;
   Matrix<float> scores;  // row 0 is row first_row of the batch
   int64_t first_row;
-  int64_t unscored_context;  // rows that see no more positions need no scores
+  int64_t unscored;  // rows with no more candidates need no scores
 };
 
 size_t score_shared_bytes(const IndexerShape& shape) {
@@ -46,8 +46,8 @@ size_t score_shared_bytes(const IndexerShape& shape) {
   return static_cast<size_t>(floats) * sizeof(float);
 }
 
-/// Block (page of the sequence, row). Columns of the last page past position[t] become 0, as do all of a
-/// later one.
+/// Block (page of the sequence, row). Columns of a page before first_position or past position[t] become 0,
+/// as do all of a later one.
 template <typename T>
 __global__ void __launch_bounds__(kScoreThreads) score_kernel(ScoreArgs args) {
   extern __shared__ float shared[];
@@ -55,7 +55,8 @@ __global__ void __launch_bounds__(kScoreThreads) score_kernel(ScoreArgs args) {
   allow_successor();
   const int64_t t = args.first_row + blockIdx.y;
   const int32_t context = args.batch.position[t] + 1;
-  if (context <= args.unscored_context) return;
+  const int32_t start = args.batch.first_position;
+  if (context - start <= args.unscored) return;
 
   const int heads = args.shape.num_heads;
   const int dim = args.shape.head_dim;
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(kScoreThreads) score_kernel(ScoreArgs args) {
   float score = shares[slot];
   for (int i = 1; i < kShares; ++i) score += shares[i * kPageTokens + slot];
   if constexpr (std::is_same_v<T, E4m3>) score *= fp8_scales(args.keys, page)[slot];
-  *out = column < context ? score : 0.0F;
+  *out = column >= start && column < context ? score : 0.0F;
 }
 
 /// Larger for a larger score; -0 is 0.
@@ -120,10 +121,10 @@ struct SelectArgs {
   int64_t first_row;
 };
 
-/// Writes `row` positions 0 .. count - 1 and -1 behind them.
-__device__ void fill(int32_t* out, int64_t size, int32_t count) {
+/// Writes `count` positions from `start` on and -1 behind them.
+__device__ void fill(int32_t* out, int64_t size, int32_t start, int32_t count) {
   for (int64_t i = threadIdx.x; i < size; i += kSelectThreads)
-    out[i] = i < count ? static_cast<int32_t>(i) : -1;
+    out[i] = i < count ? start + static_cast<int32_t>(i) : -1;
 }
 
 /// The selected positions of row t, which the block has written, as slots of the caches.
@@ -145,16 +146,17 @@ __device__ void select_row(const SelectArgs& args, int64_t t, const float* score
   __shared__ uint32_t found_prefix;
   __shared__ int found_left;
   const int32_t context = args.batch.position[t] + 1;
+  const int32_t start = args.batch.first_position;
   const auto topk = static_cast<int32_t>(args.selected.cols);
   int32_t* out = args.selected.row(t);
-  if (context <= topk) return fill(out, topk, context);
+  if (context - start <= topk) return fill(out, topk, start, context - start);
 
   const auto thread = static_cast<int>(threadIdx.x);
   bool nan = false;
-  for (int32_t s = thread; s < context; s += kSelectThreads) nan = nan || isnan(scores[s]);
+  for (int32_t s = start + thread; s < context; s += kSelectThreads) nan = nan || isnan(scores[s]);
   if (__syncthreads_or(static_cast<int>(nan)) != 0) {
     if (thread == 0) atomicOr(args.batch.fault + args.batch.sequence[t], kFaultNan);
-    return fill(out, topk, 0);
+    return fill(out, topk, start, 0);
   }
 
   // The order of the k-th best, digit by digit; `left` of those that begin like it are still to be taken.
@@ -163,7 +165,7 @@ __device__ void select_row(const SelectArgs& args, int64_t t, const float* score
   for (int shift = 24; shift >= 0; shift -= 8) {
     for (int i = thread; i < kDigits; i += kSelectThreads) counts[i] = 0;
     __syncthreads();
-    for (int32_t s = thread; s < context; s += kSelectThreads) {
+    for (int32_t s = start + thread; s < context; s += kSelectThreads) {
       const uint32_t order = order_of(scores[s]);
       const bool begins_like_it = shift == 24 || order >> (shift + 8) == prefix;
       if (begins_like_it) atomicAdd(counts + (order >> shift) % kDigits, 1);
@@ -182,7 +184,7 @@ __device__ void select_row(const SelectArgs& args, int64_t t, const float* score
 
   int taken = 0;
   int equal_before = 0;
-  for (int32_t begin = 0; begin < context; begin += kSelectThreads) {
+  for (int32_t begin = start; begin < context; begin += kSelectThreads) {
     const int32_t s = begin + thread;
     const uint32_t order = s < context ? order_of(scores[s]) : 0;  // 0 is the order of no number
     const Count equal = block_count(order == prefix);
@@ -215,14 +217,21 @@ void launch_scores(const Stream& stream, const ScoreArgs& args, int64_t rows, in
 
 }  // namespace
 
+int64_t least_index_scratch(const IndexerShape& shape, int64_t /*topk*/, int64_t max_context,
+                            int /*threads*/) {
+  return tuned_least_scratch(shape, max_context);  // a row's; the others take less
+}
+
 void indexer_select(Context& context, const IndexerSelect& op) {
   if (context.stream->tuned() && tuned_takes(op)) return select_tuned(context, op);
   const int64_t columns = op.batch.max_context;
-  const int64_t chunk = std::clamp<int64_t>(kScratchBytes / (columns * static_cast<int64_t>(sizeof(float))),
-                                            1, std::min<int64_t>(op.batch.num_tokens, kMostChunkRows));
+  const int64_t row_bytes = columns * static_cast<int64_t>(sizeof(float));
+  const int64_t chunk = std::clamp<int64_t>((context.index_scratch_bytes - kArenaGrain) / row_bytes, 1,
+                                            std::min<int64_t>(op.batch.num_tokens, kMostChunkRows));
   const ArenaScope scope(*context.arena);
-  const Matrix<float> scores =
-      columns > op.selected.cols ? context.arena->matrix<float>(chunk, columns) : Matrix<float>{};
+  const Matrix<float> scores = columns - op.batch.first_position > op.selected.cols
+                                   ? context.arena->matrix<float>(chunk, columns)
+                                   : Matrix<float>{};
   for (int64_t first = 0; first < op.batch.num_tokens; first += chunk) {
     const int64_t rows = std::min(chunk, op.batch.num_tokens - first);
     if (scores.data != nullptr) {

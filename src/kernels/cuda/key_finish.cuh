@@ -10,14 +10,16 @@ namespace fulgur::cuda {
 // What keys need beside kw, in shared memory: read while the product runs, since a position, its page and its
 // angles are loads that wait for one another.
 struct KeyNorm {
-  float gain[kIndexDim];
-  float bias[kIndexDim];
+  alignas(16) float gain[kIndexDim];
+  alignas(16) float bias[kIndexDim];
 
   /// By kThreads threads, once the predecessor has ended. Visible to the block after its next barrier.
   template <int kThreads>
   __device__ void load(const KeyArguments& args, int thread) {
 #pragma unroll
-    for (int dim = thread; dim < kIndexDim; dim += kThreads) {
+    for (int i = 0; i < (kIndexDim + kThreads - 1) / kThreads; ++i) {
+      const int dim = thread + i * kThreads;
+      if (dim >= kIndexDim) break;
       if (args.norm_is_bf16) {
         gain[dim] = to_float(static_cast<const Bf16*>(args.gain)[dim]);
         bias[dim] = to_float(static_cast<const Bf16*>(args.bias)[dim]);

@@ -1,4 +1,4 @@
-// Absorbed attention over the selected or all positions, for any shape.
+// Absorbed attention over the selected or all positions (from first_position on), for any shape.
 //
 // A block has a head of a token and goes through its entries in blocks of 64: a warp makes the score of an
 // entry, the block's maximum rescales sum and u (in shared memory, f32), p is rounded once to q's dtype
@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(Args args) {
   for (int i = thread; i < shape.kv_lora; i += kThreads) u[i] = 0;
 
   const bool sparse = args.selected.data != nullptr;
-  const int64_t candidates = sparse ? args.selected.cols : args.batch.position[t] + int64_t{1};
+  const int32_t start = args.batch.first_position;
+  const int64_t candidates = sparse ? args.selected.cols : args.batch.position[t] + int64_t{1} - start;
   float maximum = -INFINITY;
   float sum = 0;
   for (int64_t begin = 0; begin < candidates; begin += kBlockEntries) {
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(Args args) {
     bool present = false;
     if (thread < kBlockEntries && begin + thread < candidates) {
       const auto position =
-          sparse ? args.selected.row(t)[begin + thread] : static_cast<int32_t>(begin + thread);
+          sparse ? args.selected.row(t)[begin + thread] : start + static_cast<int32_t>(begin + thread);
       present = position >= 0;
       if (present)
         entries[thread] =

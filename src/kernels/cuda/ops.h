@@ -14,6 +14,7 @@ namespace fulgur::cuda {
 void mla_prepare(Context& context, const MlaPrepare& op);
 void indexer_prepare(Context& context, const IndexerPrepare& op);
 void indexer_select(Context& context, const IndexerSelect& op);
+int64_t least_index_scratch(const IndexerShape& shape, int64_t topk, int64_t max_context, int threads);
 void indexer_scores(Context& context, const IndexerScores& op);
 void sparse_mla(Context& context, const SparseMla& op);
 void dense_mla(Context& context, const DenseMla& op);

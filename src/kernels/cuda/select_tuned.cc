@@ -12,16 +12,17 @@
 namespace fulgur::cuda {
 namespace {
 
-constexpr int64_t kScratchBytes = int64_t{64} << 20;
+constexpr int64_t kAlignment = 128;  // of each of two arrays of scratch
 constexpr int kMostDrafts = 4;       // rows of a sequence that share what is read of the cache
 constexpr int kLongContext = 16384;  // with few rows, from here on one GPC's bandwidth is too little
 constexpr int kFewGroups = 6;
 
 template <typename Op>
 bool takes(const Op& op) {
-  return op.keys.dtype == DType::kF8E4M3 && op.q.dtype == DType::kF8E4M3 && op.shape.head_dim == 128 &&
-         (op.shape.num_heads == 64 || op.shape.num_heads == 32) && op.batch.max_context <= (1 << 19) &&
-         op.q.stride % 16 == 0 && reinterpret_cast<uintptr_t>(op.q.data) % 16 == 0 &&
+  return op.batch.first_position == 0 && op.keys.dtype == DType::kF8E4M3 && op.q.dtype == DType::kF8E4M3 &&
+         op.shape.head_dim == 128 && (op.shape.num_heads == 64 || op.shape.num_heads == 32) &&
+         op.batch.max_context <= (1 << 19) && op.q.stride % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(op.q.data) % 16 == 0 &&
          reinterpret_cast<uintptr_t>(op.keys.data) % 16 == 0;
 }
 
@@ -62,6 +63,22 @@ DecodeArguments rows_of(DecodeArguments arguments, int64_t first, int64_t count)
   return arguments;
 }
 
+int64_t score_stride(int64_t max_context) { return (max_context + 3) / 4 * 4; }
+int64_t prompt_row_bytes(int num_heads) {
+  return static_cast<int64_t>(prompt_scratch_bytes(IndexForm::kE4m3, num_heads, 1));
+}
+/// Of `rows` rows, aligned; null for decode.
+void* allocate_prompt_scratch(Arena& arena, int num_heads, int64_t rows, bool decode) {
+  if (decode) return nullptr;
+  void* scratch = arena.allocate(static_cast<size_t>(rows * prompt_row_bytes(num_heads) + kAlignment));
+  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch) + kAlignment - 1) / kAlignment *
+                                 kAlignment);
+}
+/// As many rows as a budget of scratch allows, of `row_bytes` each.
+int64_t rows_within(int64_t budget, int64_t row_bytes, int64_t rows) {
+  return std::clamp<int64_t>((budget - 2 * kAlignment) / row_bytes, 1, rows);
+}
+
 /// Scores of all rows of the launch, by the kernel for few or many rows a sequence.
 void launch_scores(const DecodeArguments& arguments, bool decode, void* prompt_scratch, float* scores,
                    int64_t stride, const LaunchOptions& options) {
@@ -79,6 +96,11 @@ bool tuned_takes(const IndexerSelect& op) {
 }
 bool tuned_takes(const IndexerScores& op) { return takes(op); }
 
+int64_t tuned_least_scratch(const IndexerShape& shape, int64_t max_context) {
+  return score_stride(max_context) * static_cast<int64_t>(sizeof(float)) + prompt_row_bytes(shape.num_heads) +
+         2 * kAlignment;
+}
+
 void select_tuned(Context& context, const IndexerSelect& op) {
   const Stream& stream = *context.stream;
   const LaunchOptions options{.stream = stream.main(), .pdl = stream.pdl(), .early_keys = stream.pdl()};
@@ -95,20 +117,13 @@ void select_tuned(Context& context, const IndexerSelect& op) {
     check(launch_decode(arguments, options), "the kernel indexer_decode");
     return;
   }
-  const int64_t stride = (int64_t{op.batch.max_context} + 3) / 4 * 4;
-  const auto row_bytes =
-      static_cast<int64_t>(static_cast<size_t>(stride) * sizeof(float) +
-                           (decode ? 0 : prompt_scratch_bytes(arguments.form, arguments.num_heads, 1)));
-  const int64_t chunk = std::clamp<int64_t>(kScratchBytes / row_bytes, 1, op.batch.num_tokens);
+  const int64_t stride = score_stride(op.batch.max_context);
+  const int64_t row_bytes =
+      stride * static_cast<int64_t>(sizeof(float)) + (decode ? 0 : prompt_row_bytes(arguments.num_heads));
+  const int64_t chunk = rows_within(context.index_scratch_bytes, row_bytes, op.batch.num_tokens);
   const ArenaScope scope(*context.arena);
   float* scores = context.arena->allocate_array<float>(chunk * stride);
-  void* prompt_scratch =
-      decode ? nullptr
-             : context.arena->allocate(
-                   prompt_scratch_bytes(arguments.form, arguments.num_heads, static_cast<int>(chunk)) + 128);
-  if (prompt_scratch != nullptr) {
-    prompt_scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(prompt_scratch) + 127) / 128 * 128);
-  }
+  void* prompt_scratch = allocate_prompt_scratch(*context.arena, arguments.num_heads, chunk, decode);
   for (int64_t first = 0; first < op.batch.num_tokens; first += chunk) {
     const DecodeArguments rows =
         rows_of(arguments, first, std::min<int64_t>(chunk, op.batch.num_tokens - first));
@@ -129,13 +144,15 @@ void scores_tuned(Context& context, const IndexerScores& op) {
         "cudaMemset2DAsync");
   const ArenaScope scope(*context.arena);
   const bool decode = is_decode(op.batch);
-  void* prompt_scratch = nullptr;
-  if (!decode) {
-    prompt_scratch = context.arena->allocate(
-        prompt_scratch_bytes(arguments.form, arguments.num_heads, op.batch.num_tokens) + 128);
-    prompt_scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(prompt_scratch) + 127) / 128 * 128);
+  const int64_t chunk = decode ? op.batch.num_tokens
+                               : rows_within(context.index_scratch_bytes,
+                                             prompt_row_bytes(arguments.num_heads), op.batch.num_tokens);
+  void* prompt_scratch = allocate_prompt_scratch(*context.arena, arguments.num_heads, chunk, decode);
+  for (int64_t first = 0; first < op.batch.num_tokens; first += chunk) {
+    const DecodeArguments rows =
+        rows_of(arguments, first, std::min<int64_t>(chunk, op.batch.num_tokens - first));
+    launch_scores(rows, decode, prompt_scratch, op.scores.row(first), op.scores.stride, options);
   }
-  launch_scores(arguments, decode, prompt_scratch, op.scores.data, op.scores.stride, options);
 }
 
 }  // namespace fulgur::cuda

@@ -210,7 +210,8 @@ TEST(IndexerSelect, TakesNoMoreThanItsBudgetWhateverTheContextAndSelectsTheSame)
         GivenScores given(scores);
         const auto expected = given.select(isa, kThreads, topk, kLength - rows, rows);
         const size_t unbounded = given.peak_bytes();
-        const int64_t least = cpu_backend(isa)->least_index_scratch(GivenScores::kShape, topk, kThreads);
+        const int64_t least =
+            cpu_backend(isa)->least_index_scratch(GivenScores::kShape, topk, kLength, kThreads);
         EXPECT_LT(least, 1 << 20) << "a context of 140,000 scores takes more";
         for (const int64_t budget : {least, least + 50'000, int64_t{1} << 20}) {
           EXPECT_EQ(given.select(isa, kThreads, topk, kLength - rows, rows, budget), expected)

@@ -51,6 +51,9 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
   }
 
   [[nodiscard]] int num_rows() const override { return batch_.num_tokens(); }
+  [[nodiscard]] int64_t least_index_scratch(const Backend& backend) const override {
+    return backend.least_index_scratch(shape_, selected_.cols(), batch_.max_context(), 1);
+  }
   void run(Context& context, int first, int count) override {
     OpCase::run(context, first, count);
     const TokenBatch batch = batch_.rows(Side::kBackend, first, count);
@@ -138,8 +141,24 @@ const std::vector<Dims>& published_selections() {
                                            .index_heads = 32,
                                            .index_dim = 128,
                                            .topk = 192,
-                                           .batch = {{700, 1}, {0, 3}, {191, 2}}}};
+                                           .batch = {{700, 1}, {0, 3}, {191, 2}}},
+                                          {.name = "published_prompt",
+                                           .rope = 64,
+                                           .index_heads = 32,
+                                           .index_dim = 128,
+                                           .topk = 48,
+                                           .batch = {{100, 33}, {0, 30}}}};
   return kDims;
+}
+
+TableRow fp8_selection(const Dims& dims, int first, bool tuned) {
+  return {.name = "indexer_select_" + std::string(dims.name) + "_fp8" + (first > 0 ? "_from_1" : ""),
+          .make = [&dims, first](
+                      Machine& m, Random& r,
+                      int) { return std::make_unique<IndexerSelectCase>(m, r, dims, DType::kF8E4M3, first); },
+          .fp8_keys = true,
+          .later_start = first > 0,
+          .tuned = tuned};
 }
 
 }  // namespace
@@ -160,19 +179,10 @@ std::vector<TableRow> indexer_select_rows() {
                         .later_start = first > 0});
       }
     }
-    rows.push_back(
-        {.name = "indexer_select_" + std::string(dims.name) + "_fp8",
-         .make = [&dims](Machine& m, Random& r,
-                         int) { return std::make_unique<IndexerSelectCase>(m, r, dims, DType::kF8E4M3, 0); },
-         .fp8_keys = true});
+    rows.push_back(fp8_selection(dims, 0, false));
   }
   for (const Dims& dims : published_selections()) {
-    rows.push_back(
-        {.name = "indexer_select_" + std::string(dims.name) + "_fp8",
-         .make = [&dims](Machine& m, Random& r,
-                         int) { return std::make_unique<IndexerSelectCase>(m, r, dims, DType::kF8E4M3, 0); },
-         .fp8_keys = true,
-         .tuned = true});
+    for (const int first : {0, 1}) rows.push_back(fp8_selection(dims, first, true));
   }
   return rows;
 }

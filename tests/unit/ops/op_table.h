@@ -20,6 +20,8 @@ class Case {
   [[nodiscard]] virtual int num_rows() const = 0;
   /// The back end's op over rows [first, first + count).
   virtual void run(Context& context, int first, int count) = 0;
+  /// The least Context::index_scratch_bytes for it; 0: it needs none.
+  [[nodiscard]] virtual int64_t least_index_scratch(const Backend& /*backend*/) const { return 0; }
   /// After all rows were run and the buffers downloaded: EXPECTs what the oracle says.
   virtual void check() = 0;
 };

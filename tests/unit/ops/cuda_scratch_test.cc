@@ -1,0 +1,53 @@
+// Context::index_scratch_bytes: the selection takes no more of the arena, and chooses the same with the
+// least.
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "unit/ops/op_table.h"
+
+namespace fulgur::test {
+namespace {
+
+constexpr int kVariant = 2;  // of the context, cuda_backends.cc
+
+class IndexScratch : public testing::TestWithParam<std::tuple<Tested, TableRow>> {};
+
+TEST_P(IndexScratch, IsNotExceededAndChangesNoBit) {
+  const auto& [tested, row] = GetParam();
+  const auto selected_with = [&](int64_t extra) {
+    Machine machine(*tested.backend);
+    Random random(50);
+    const std::unique_ptr<Case> c = row.make(machine, random, 0);
+    Context& context = machine.context(kVariant);
+    const int64_t least = c->least_index_scratch(*tested.backend);
+    EXPECT_GT(least, 0);
+    context.index_scratch_bytes = least + extra;
+    machine.upload();
+    c->run(context, 0, c->num_rows());
+    machine.download();
+    EXPECT_LE(context.arena->peak_bytes(), static_cast<size_t>(context.index_scratch_bytes));
+    return machine.snapshot();
+  };
+  const auto expected = selected_with(kDefaultIndexScratchBytes);
+  for (const int64_t extra : {0, 4000}) EXPECT_TRUE(selected_with(extra) == expected) << extra;
+}
+
+std::vector<std::tuple<Tested, TableRow>> selections() {
+  auto lines = all_lines();
+  std::erase_if(lines,
+                [](const auto& line) { return !std::get<1>(line).name.starts_with("indexer_select_"); });
+  return lines;
+}
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(IndexScratch);  // without a device
+INSTANTIATE_TEST_SUITE_P(BackEnds, IndexScratch, testing::ValuesIn(selections()),
+                         [](const testing::TestParamInfo<IndexScratch::ParamType>& info) {
+                           return short_name(std::get<0>(info.param)) + "_" + std::get<1>(info.param).name;
+                         });
+
+}  // namespace
+}  // namespace fulgur::test
