@@ -11,7 +11,8 @@ namespace fulgur::cuda {
 constexpr int kDecodeThreads = 512;
 constexpr int kDecodeGroups = kDecodeThreads / 128;  // warpgroups
 constexpr int kMostStages = 4;                       // of a warpgroup's ring
-constexpr int kMostDecodeSlice = 65472;              // counts of a block are sent in 16 bits
+constexpr int kClusterStages = 2;        // the same where all multiprocessors read for clusters of few
+constexpr int kMostDecodeSlice = 65472;  // counts of a block are sent in 16 bits
 
 constexpr int kMostDecodeRows = 4;  // of a sequence, at once
 
@@ -29,6 +30,9 @@ struct DecodeLayout {
   int total;
 };
 
+/// Clusters of a few blocks: they fill the GPU, and longer rings then read no faster.
+constexpr bool is_small(int cluster) { return cluster > 1 && cluster <= 4; }
+
 constexpr DecodeLayout decode_layout(IndexForm form, int heads, int rows, int slice, int cluster,
                                      bool select) {
   DecodeLayout layout{};
@@ -45,7 +49,8 @@ constexpr DecodeLayout decode_layout(IndexForm form, int heads, int rows, int sl
   const int left = static_cast<int>(kMostSharedBytes) - 1024 - layout.ring;
   const int wanted = (slice / kPageKeys + kDecodeGroups - 1) / kDecodeGroups;
   layout.stages = left / stage_bytes;
-  if (layout.stages > kMostStages) layout.stages = kMostStages;
+  const int most = select && is_small(cluster) ? kClusterStages : kMostStages;
+  if (layout.stages > most) layout.stages = most;
   if (layout.stages > wanted) layout.stages = wanted;
   layout.total = layout.ring + layout.stages * stage_bytes + 1024;  // the start is aligned by hand
   return layout;

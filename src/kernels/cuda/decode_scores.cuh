@@ -39,19 +39,24 @@ class DecodeScores {
     fence_mbarrier_init();
   }
 
-  /// Rows [first, first + count) of one sequence: which pages are this block's. The caller synchronizes.
-  __device__ void take_slice(int first, int count, int blocks, int rank) {
+  /// Rows [first, first + count) of one sequence: which pages are this block's. Meanwhile does `more`, while
+  /// the page table is on its way. The caller synchronizes.
+  template <typename More>
+  __device__ void take_slice(int first, int count, int blocks, int rank, More more) {
     const RowMap& rows = arguments_.rows;
     first_position_ = rows.position[first];
+    const int32_t* table = rows.pages + static_cast<int64_t>(rows.sequence[first]) * rows.page_stride;
     const int length = first_position_ + count;
     const int per_block = slice_pages(length, blocks);
     first_page_ = rank * per_block;
     const int all = (length + kPageKeys - 1) / kPageKeys;
     num_pages_ = max(min(all - first_page_, per_block), 0);
-    const int32_t* table = rows.pages + static_cast<int64_t>(rows.sequence[first]) * rows.page_stride;
-    for (int i = static_cast<int>(threadIdx.x); i < num_pages_; i += kThreads) {
-      pages()[i] = table[first_page_ + i];
-    }
+    const int mine = static_cast<int>(threadIdx.x);
+    int32_t page = 0;
+    if (mine < num_pages_) page = table[first_page_ + mine];
+    more();
+    if (mine < num_pages_) pages()[mine] = page;
+    for (int i = mine + kThreads; i < num_pages_; i += kThreads) pages()[i] = table[first_page_ + i];
   }
   [[nodiscard]] __device__ int first_position() const { return first_position_; }
   [[nodiscard]] __device__ int first_page() const { return first_page_; }
@@ -130,8 +135,9 @@ class DecodeScores {
   }
   __device__ void begin_copy(int page, int stage) const {
     mbarrier_expect(full(stage), Form::kPageBytes);
-    bulk_copy(page_in_ring(stage), arguments_.keys + static_cast<int64_t>(pages()[page]) * Form::kPageBytes,
-              Form::kPageBytes, full(stage));
+    bulk_copy_once(page_in_ring(stage),
+                   arguments_.keys + static_cast<int64_t>(pages()[page]) * Form::kPageBytes, Form::kPageBytes,
+                   full(stage));
   }
 
   /// Page `page` of the slice, the warpgroup's next: its keys, and the scale of key `row`.

@@ -55,6 +55,19 @@ __device__ inline void bulk_copy(void* to_shared, const void* from_global, uint3
       : "memory");
 }
 
+/// The same of what won't be read again soon: the first that L2 gives up [createpolicy].
+__device__ inline void bulk_copy_once(void* to_shared, const void* from_global, uint32_t bytes,
+                                      uint64_t* barrier) {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+      "[%3], "
+      "%4;" ::"r"(shared_address(to_shared)),
+      "l"(from_global), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
+
 /// A barrier of `threads` threads, one of 1 to 15 [barrier.sync].
 __device__ inline void named_barrier(uint32_t id, uint32_t threads) {
   asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

@@ -36,15 +36,15 @@ class Decode {
         scores_(arguments.scores, layout, shared),
         select_(
             SelectScratch{reinterpret_cast<uint32_t*>(shared + layout.select), static_cast<uint32_t>(blocks)},
-            static_cast<uint32_t>(rank)) {
-    scores_.open();
-    if constexpr (kSelects) select_.open();
-  }
+            static_cast<uint32_t>(rank)) {}
 
   /// Rows [first, end): run after run of one sequence.
   __device__ void run(int first, int end) {
     const RowMap& rows = arguments_.scores.rows;
-    if (!early_keys_) wait();
+    if (!early_keys_) {
+      open();
+      wait();
+    }
     if constexpr (kOneRow) {
       run_sequence(first, 1);
     } else {
@@ -63,6 +63,11 @@ class Decode {
   }
 
  private:
+  __device__ void open() {
+    scores_.open();
+    if constexpr (kSelects) select_.open();
+    opened_ = true;
+  }
   __device__ void wait() {
     if constexpr (kSelects) select_.await_cluster();
     wait_for_predecessor();
@@ -73,16 +78,18 @@ class Decode {
 
   __device__ void run_sequence(int first, int count) {
     const RowMap& rows = arguments_.scores.rows;
-    scores_.take_slice(first, count, blocks_, rank_);
-    if constexpr (kCountsOnTheWay) select_.clear();
+    scores_.take_slice(first, count, blocks_, rank_, [&] {
+      if (!opened_) open();
+      if constexpr (kCountsOnTheWay) select_.clear();
+    });
     __syncthreads();
     const int longest = scores_.first_position() + count;
     const bool scored = longest > static_cast<int>(kSelects ? arguments_.out.topk : 0);
     if (!waited_) {
       // Pages that hold no key of this launch's rows.
       const bool begins = first == 0 || rows.sequence[first - 1] != rows.sequence[first];
-      // In the clusters of a few blocks that fill the GPU, queries would wait behind a whole ring.
-      const int stages = kSelects && blocks_ > 1 && blocks_ <= 4 ? kMostStages / 2 : kMostStages;
+      // Where all read at once, queries would wait behind a whole ring.
+      const int stages = kSelects && is_small(blocks_) ? kClusterStages / 2 : kMostStages;
       if (scored && begins) scores_.fill_ring_early(scores_.first_position(), stages);
       wait();
     }
@@ -154,7 +161,8 @@ class Decode {
   const int slice_;
   uint32_t* keys_;  // [rows, slice]
   DecodeScores<kForm, kHeads, kOneRow> scores_;
-  TopkSelect<kThreads> select_;
+  TopkSelect<kThreads, true> select_;
+  bool opened_ = false;
   bool waited_ = false;
 };
 
@@ -167,7 +175,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int group_of_rows = static_cast<int>(blockIdx.x) / blocks;
   const int rank = static_cast<int>(blockIdx.x) % blocks;
   Decode<kForm, kHeads, kOneRow, kSink> decode(arguments, layout, shared, blocks, rank, early_keys);
-  __syncthreads();
   const int first = group_of_rows * rows;
   decode.run(first, min(first + rows, arguments.scores.rows.num_rows));
 }

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const int row = static_cast<int>(blockIdx.x / cluster);
   const RowMap& rows = arguments.rows;
   const SelectionOutput& out = arguments.out;
-  TopkSelect<kThreads> select(scratch, rank);
+  TopkSelect<kThreads, false> select(scratch, rank);
   select.open();
   select.clear();
 

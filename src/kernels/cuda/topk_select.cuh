@@ -18,30 +18,15 @@
 
 #include <type_traits>
 
+#include "kernels/cuda/ordered_keys.cuh"
 #include "kernels/cuda/selected_row.cuh"
 #include "kernels/cuda/topk_exchange.cuh"
 
 namespace fulgur::cuda {
 
-/// ordered_key() of a float, without a branch. The sum makes 0 of -0 and the one NaN 0x7FFFFFFF of any (CUDA
-/// C++ Programming Guide, floating-point standard), so NaNs, and nothing else, are counted in the last bin.
-__device__ inline uint32_t ordered_key_of(float score) {
-  const uint32_t bits = __float_as_uint(__fadd_rn(score, 0.0F));
-  return bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000U);
-}
-
-__device__ inline uint32_t lanes_below(uint32_t lane) { return (1U << lane) - 1; }
-
-/// Keys k of a window are first <= k <= last.
-struct KeyRange {
-  uint32_t first;
-  uint32_t last;
-  __device__ explicit KeyRange(const Window& window)
-      : first(window.low), last(window.low + ((1U << window.bits) - 1)) {}
-  __device__ bool holds(uint32_t key) const { return key >= first && key <= last; }
-};
-
-template <int kThreads>
+/// kSmallShares: a warp's share of the keys is a few vectors of 32 at times, for which it has code of its own
+/// (which costs the kernels for long rows 6%).
+template <int kThreads, bool kSmallShares>
 class TopkSelect {
  public:
   static constexpr int kWarps = kThreads / 32;
@@ -200,14 +185,27 @@ class TopkSelect {
   __device__ void list_survivors(const uint32_t* keys, int n, const Window& window, bool candidates) {
     if (candidates && cluster_ > 1 && threadIdx.x == 0)
       mbarrier_expect(scratch_.barriers() + 2, window.count * 4);
-    const int share = (n + kThreads - 1) / kThreads * 32;
+    // Instructions in a row are what takes the time: one round without idle steps, if the share is small.
+    const int each = (n + kThreads - 1) / kThreads;
+    if (kSmallShares && each == 1) {
+      list_share<1>(keys, n, each * 32, window, candidates);
+    } else if (kSmallShares && each == 2) {
+      list_share<2>(keys, n, each * 32, window, candidates);
+    } else if (kSmallShares && (each == 5 || each == 6)) {
+      list_share<6>(keys, n, each * 32, window, candidates);
+    } else {
+      list_share<4>(keys, n, each * 32, window, candidates);
+    }
+  }
+  /// The same, kSteps of 32 keys at a time that don't wait for each other.
+  template <int kSteps>
+  __device__ void list_share(const uint32_t* keys, int n, int share, const Window& window, bool candidates) {
     share_begin_ = static_cast<int>(warp_) * share;
     const int end = min(share_begin_ + share, n);
     uint16_t* listed = scratch_.listed(warp_, kWarps);
     const bool lists = share > 32;
     const KeyRange range(window);
     uint32_t count = 0;
-    constexpr int kSteps = 4;  // that don't wait for each other
 #pragma unroll 1
     for (int first = share_begin_; first < end; first += 32 * kSteps) {
       uint32_t key[kSteps];
