@@ -139,9 +139,29 @@ CatalogGaps gaps_of(const ShardList& list, const std::vector<bool>& known, const
   return gaps;
 }
 
+/// Merges what is sorted file by file; mostly one file's names follow another's.
 void sort_entries(Catalog& catalog) {
-  std::stable_sort(catalog.entries.begin(), catalog.entries.end(),
-                   [](const CatalogEntry& a, const CatalogEntry& b) { return a.name < b.name; });
+  const auto begin = catalog.entries.begin();
+  const auto by_name = [](const CatalogEntry& a, const CatalogEntry& b) { return a.name < b.name; };
+  std::vector<ptrdiff_t> ends;  // of the runs
+  for (size_t i = 0; i < catalog.entries.size(); ++i) {
+    if (i + 1 == catalog.entries.size() || catalog.entries[i].file != catalog.entries[i + 1].file)
+      ends.push_back(static_cast<ptrdiff_t>(i + 1));
+  }
+  while (ends.size() > 1) {
+    std::vector<ptrdiff_t> merged;
+    ptrdiff_t first = 0;
+    for (size_t run = 0; run < ends.size(); run += 2) {
+      const ptrdiff_t end = ends[std::min(run + 1, ends.size() - 1)];
+      if (const auto middle = begin + ends[run]; run + 1 < ends.size()) {
+        const auto late = std::upper_bound(begin + first, middle, *middle, by_name);
+        const auto early = std::lower_bound(middle, begin + end, *(middle - 1), by_name);
+        std::inplace_merge(late, middle, early, by_name);
+      }
+      merged.push_back(first = end);
+    }
+    ends = std::move(merged);
+  }
 }
 
 }  // namespace

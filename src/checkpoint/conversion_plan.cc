@@ -228,6 +228,7 @@ class Planner {
       append(weight, piece.source->entry, piece.first_row, piece.rows, row_bytes);
     }
     module.tensors.push_back(std::move(weight));
+    if (!form.scales.empty()) module.copied = rows;
     for (size_t i = 0; i < first.scales.size(); ++i)
       module.tensors.push_back(copied_scale(module, rows, form, i));
     if (const int number = activations(first); number >= 0 && rows.size() == 1)

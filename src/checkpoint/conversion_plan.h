@@ -58,6 +58,8 @@ struct ConvertedModule {
   std::vector<ConvertedTensor> tensors;
   const StorageForm* form = nullptr;  // null: no parameter's, carried over as it is
   bool matrix = false;
+  /// What copied codes and scales are rows of.
+  std::vector<SourceRows> copied;
   /// What computed tensors are computed from: their rows one below the other. The tensors are then those of
   /// store_as().
   std::vector<SourceRows> sources;

@@ -332,6 +332,7 @@ void ModuleConverter::convert(const ConvertedModule& module, const TensorSink& s
     for (const ByteRange& range : tensor.ranges)
       catalog_.throw_if_damaged(catalog_.entries[static_cast<size_t>(range.entry)]);
   }
+  for (const SourceRows& rows : module.copied) refuse_infinite_products(team_, catalog_, rows);
   if (!module.sources.empty()) Computation(module, catalog_, team_, sink).run();
   for (const SourceRows& rows : module.sources) {
     catalog_.throw_if_damaged(weight_of(catalog_, rows));

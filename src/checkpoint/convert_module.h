@@ -22,8 +22,9 @@ class ModuleConverter {
   ModuleConverter(const Catalog& catalog, int num_threads) : catalog_(catalog), team_(num_threads) {}
 
   /// Every byte of every tensor of the module goes to the sink once, from the calling thread. Throws
-  /// bad_value where a value that is to be rewritten is, or would become, a NaN or an infinity, bad_scale for
-  /// a scale that none may be, and io_error if a file was changed meanwhile.
+  /// bad_value where a value that is to be rewritten is, or would become, a NaN or an infinity, or codes that
+  /// are copied become one under their scales; bad_scale for a scale that none may be, and io_error if a file
+  /// was changed meanwhile.
   void convert(const ConvertedModule& module, const TensorSink& sink);
 
  private:

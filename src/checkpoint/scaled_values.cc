@@ -52,6 +52,17 @@ Problem zero_scale_problem(const CatalogEntry& scale, const CatalogEntry& weight
           .todo = "fetch this file again, or convert again"};
 }
 
+Problem infinite_product_problem(const CatalogEntry& weight, int64_t element, int64_t cols) {
+  const std::string index = index_text(weight, element, cols);
+  return {.kind = ErrorKind::kBadValue,
+          .tensor = weight.name,
+          .message = fmt::format("{}{} becomes infinite when it is multiplied by its scale.",
+                                 printable(weight.name), index),
+          .expected = "products of codes and scales that bf16 can hold",
+          .found = fmt::format("a product at {} that is larger", index),
+          .todo = "fetch this file again, or convert again"};
+}
+
 bool may_overflow(const Weight& w) {
   if (is_plain(w.form)) return false;
   if (w.form == WeightForm::kNvfp4) return double{kMostE4m3} * kMostE2m1 * w.global > kMostBf16;

@@ -23,7 +23,7 @@ struct ScalePlace {
 
 /// The first scale over a weight's rows that is 0, though not all the codes that it covers there are.
 /// `first_row`: where they begin in the whole weight.
-std::optional<ScalePlace> first_zero_scale(const Weight& rows, int64_t first_row);
+std::optional<ScalePlace> first_zero_scale(const Weight& w, int64_t first_row);
 /// The bad_scale that says so; its file is left open.
 Problem zero_scale_problem(const CatalogEntry& scale, const CatalogEntry& weight, const ScalePlace& place);
 
@@ -32,5 +32,7 @@ Problem zero_scale_problem(const CatalogEntry& scale, const CatalogEntry& weight
 std::optional<int64_t> first_overflow(const Weight& weight);
 /// Whether any code could be.
 bool may_overflow(const Weight& weight);
+/// The bad_value that says so of an element of a weight of so many columns; its file is left open.
+Problem infinite_product_problem(const CatalogEntry& weight, int64_t element, int64_t cols);
 
 }  // namespace fulgur

@@ -59,7 +59,10 @@ class IndexEvents final : public JsonEvents {
   explicit IndexEvents(std::vector<Problem>& problems) : problems_(problems) {}
 
   [[nodiscard]] bool has_weight_map() const { return has_weight_map_; }
-  [[nodiscard]] std::vector<std::pair<std::string, std::string>> take() { return std::move(weight_map_); }
+  /// {tensor, number of its file}; -1 where that is no plain name.
+  [[nodiscard]] std::vector<std::pair<std::string, int>> take() { return std::move(weight_map_); }
+  /// The files by name, numbered as they came.
+  [[nodiscard]] const std::map<std::string, int>& files() const { return files_; }
 
   bool start_object(size_t) override {
     if (skipped_depth_ > 0 || place_ == Place::kSkip) {
@@ -88,7 +91,7 @@ class IndexEvents final : public JsonEvents {
   bool key(std::string& name) override {
     if (skipped_depth_ > 0) return true;
     if (place_ == Place::kNames) {
-      weight_map_.emplace_back(std::move(name), std::string());
+      weight_map_.emplace_back(std::move(name), -1);
       return true;
     }
     if (!top_keys_.insert(name).second) return stop(fmt::format("it holds '{}' twice", printable(name)));
@@ -110,7 +113,7 @@ class IndexEvents final : public JsonEvents {
           fmt::format("'{}'", printable(value))));
       return problems_.size() < kMostProblems || stop("it has more faults than are worth listing");
     }
-    file = std::move(value);
+    file = number_of(value);
     return true;
   }
   bool null() override { return scalar("null"); }
@@ -122,6 +125,13 @@ class IndexEvents final : public JsonEvents {
  private:
   static constexpr size_t kMostProblems = 1000;
   enum class Place { kOutside, kTop, kSkip, kWeightMap, kNames };
+
+  /// One tensor after the other lies in the same file.
+  int number_of(const std::string& file) {
+    if (last_ == files_.end() || last_->first != file)
+      last_ = files_.try_emplace(file, static_cast<int>(files_.size())).first;
+    return last_->second;
+  }
 
   bool end_skipped() {
     if (--skipped_depth_ == 0) place_ = Place::kTop;
@@ -146,7 +156,9 @@ class IndexEvents final : public JsonEvents {
   int64_t skipped_depth_ = 0;
   bool has_weight_map_ = false;
   std::set<std::string> top_keys_;
-  std::vector<std::pair<std::string, std::string>> weight_map_;
+  std::vector<std::pair<std::string, int>> weight_map_;
+  std::map<std::string, int> files_;
+  std::map<std::string, int>::const_iterator last_ = files_.end();
 };
 
 ShardList read_index(const std::filesystem::path& path, std::vector<Problem>& problems) {
@@ -175,31 +187,32 @@ ShardList read_index(const std::filesystem::path& path, std::vector<Problem>& pr
         events.has_weight_map() ? "The index's weight_map lists no tensor." : "The index has no weight_map.",
         std::string(kIndexForm), beginning_of(mapped->bytes())));
   }
-  std::sort(weight_map.begin(), weight_map.end());
-  std::map<std::string, int> numbers;
-  for (const auto& [tensor, file] : weight_map) {
-    if (!file.empty()) numbers.emplace(file, 0);
-  }
-  if (numbers.size() > kMostShards) {
-    problems.push_back(
-        bad_index({},
-                  fmt::format("The index lists {} files, more than the {} that a checkpoint may have.",
-                              numbers.size(), kMostShards),
-                  fmt::format("at most {} files", kMostShards), fmt::format("{} files", numbers.size())));
+  if (events.files().size() > kMostShards) {
+    problems.push_back(bad_index(
+        {},
+        fmt::format("The index lists {} files, more than the {} that a checkpoint may have.",
+                    events.files().size(), kMostShards),
+        fmt::format("at most {} files", kMostShards), fmt::format("{} files", events.files().size())));
     return list;
   }
-  for (auto& [file, number] : numbers) {
-    number = static_cast<int>(list.files.size());
+  std::vector<int> sorted(events.files().size());  // number in list.files, by number as they came
+  for (const auto& [file, number] : events.files()) {
+    sorted[static_cast<size_t>(number)] = static_cast<int>(list.files.size());
     list.files.push_back(file);
   }
+  for (auto& [tensor, file] : weight_map) {
+    if (file >= 0) file = sorted[static_cast<size_t>(file)];
+  }
+  std::sort(weight_map.begin(), weight_map.end());
+  list.listed.reserve(weight_map.size());
   for (auto& [tensor, file] : weight_map) {
     if (!list.listed.empty() && list.listed.back().first == tensor) {
       problems.push_back(bad_index(
           tensor, fmt::format("The index lists '{}' twice.", printable(tensor)), "each name once",
           fmt::format("in '{}' and in '{}'", list.files[static_cast<size_t>(list.listed.back().second)],
-                      printable(file))));
-    } else if (!file.empty()) {
-      list.listed.emplace_back(std::move(tensor), numbers[file]);
+                      list.files[static_cast<size_t>(file)])));
+    } else if (file >= 0) {
+      list.listed.emplace_back(std::move(tensor), file);
     }
   }
   return list;

@@ -1,5 +1,6 @@
 #include "checkpoint/stored_rows.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "checkpoint/load_scales.h"
@@ -31,23 +32,8 @@ void refuse_zero_scale(const Catalog& catalog, const SourceRows& rows, const Wei
   }
 }
 
-}  // namespace
-
-void draw_on(ThreadTeam& team, const Catalog& catalog, const CatalogEntry& entry, uint64_t begin,
-             std::span<std::byte> to) {
-  constexpr int64_t kWholeElements = 64;
-  team.run([&](int member) {
-    const Share share = share_of(static_cast<int64_t>(to.size()), member, team.size(), kWholeElements);
-    const auto first = static_cast<size_t>(share.begin);
-    catalog.read(entry, begin + first, to.subspan(first, static_cast<size_t>(share.end) - first));
-  });
-}
-
-const CatalogEntry& weight_of(const Catalog& catalog, const SourceRows& rows) {
-  return catalog.entries[static_cast<size_t>(rows.source->entry)];
-}
-
-StoredRows stored_rows(ThreadTeam& team, const Catalog& catalog, const SourceRows& rows) {
+/// The same as stored_rows, zero scales not looked at.
+StoredRows read_rows(ThreadTeam& team, const Catalog& catalog, const SourceRows& rows) {
   const CatalogEntry& entry = weight_of(catalog, rows);
   StoredRows stored{.weight = {.form = rows.source->form->form,
                                .rows = entry.shape.front(),
@@ -77,8 +63,47 @@ StoredRows stored_rows(ThreadTeam& team, const Catalog& catalog, const SourceRow
     }
   }
   stored.weight = stored.weight.take_rows(rows.first_row, rows.rows);
+  return stored;
+}
+
+}  // namespace
+
+void draw_on(ThreadTeam& team, const Catalog& catalog, const CatalogEntry& entry, uint64_t begin,
+             std::span<std::byte> to) {
+  constexpr int64_t kWholeElements = 64;
+  team.run([&](int member) {
+    const Share share = share_of(static_cast<int64_t>(to.size()), member, team.size(), kWholeElements);
+    const auto first = static_cast<size_t>(share.begin);
+    catalog.read(entry, begin + first, to.subspan(first, static_cast<size_t>(share.end) - first));
+  });
+}
+
+const CatalogEntry& weight_of(const Catalog& catalog, const SourceRows& rows) {
+  return catalog.entries[static_cast<size_t>(rows.source->entry)];
+}
+
+StoredRows stored_rows(ThreadTeam& team, const Catalog& catalog, const SourceRows& rows) {
+  StoredRows stored = read_rows(team, catalog, rows);
   if (!is_plain(stored.weight.form)) refuse_zero_scale(catalog, rows, stored.weight);
   return stored;
+}
+
+void refuse_infinite_products(ThreadTeam& team, const Catalog& catalog, const SourceRows& rows) {
+  constexpr int64_t kElementsAtOnce = int64_t{1} << 22;
+  const CatalogEntry& entry = weight_of(catalog, rows);
+  if (entry.drawn) return;  // under scales of its form
+  const StoredRows stored = read_rows(team, catalog, rows);
+  const Weight& weight = stored.weight;
+  if (!may_overflow(weight)) return;
+  const int64_t step = std::max<int64_t>(1, kElementsAtOnce / weight.cols);
+  for (int64_t row = 0; row < weight.rows; row += step) {
+    const auto infinite = first_overflow(weight.take_rows(row, std::min(step, weight.rows - row)));
+    if (!infinite) continue;
+    const int64_t element = (rows.first_row + row) * weight.cols + *infinite;
+    Problem problem = infinite_product_problem(entry, element, weight.cols);
+    problem.file = catalog.file_of(entry);
+    throw Error(std::move(problem));
+  }
 }
 
 }  // namespace fulgur

@@ -24,6 +24,10 @@ struct StoredRows {
 /// aren't.
 StoredRows stored_rows(ThreadTeam& team, const Catalog& catalog, const SourceRows& rows);
 
+/// Throws bad_value for rows of a file of which a product of code and scale is infinite as bf16. Codes are
+/// looked at only under scales that are so large.
+void refuse_infinite_products(ThreadTeam& team, const Catalog& catalog, const SourceRows& rows);
+
 /// The tensor that holds them.
 const CatalogEntry& weight_of(const Catalog& catalog, const SourceRows& rows);
 

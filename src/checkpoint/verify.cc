@@ -78,13 +78,7 @@ Problem bad_value(const Tensor& t) {
 }
 
 Problem infinite_value(const Tensor& t) {
-  const std::string index = index_text(*t.entry, t.first_infinite, t.stored.cols);
-  return {.kind = ErrorKind::kBadValue,
-          .tensor = t.entry->name,
-          .message = fmt::format("{}{} becomes infinite when it is multiplied by its scale.",
-                                 printable(t.entry->name), index),
-          .expected = "products of codes and scales that bf16 can hold",
-          .found = fmt::format("a product at {} that is larger", index)};
+  return infinite_product_problem(*t.entry, t.first_infinite, t.stored.cols);
 }
 
 Problem zero_scale(const Tensor& t) {

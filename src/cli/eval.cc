@@ -270,9 +270,10 @@ int run_eval(const Options& options) {
                         .todo = "leave --max-tokens away"});
   }
   const int64_t tokens = cache_tokens(rows, options, found.config());
+  const int64_t context = std::min(tokens, found.config().max_position_embeddings);
   OpenedModel model = open_model(std::move(found), options.model,
                                  {.cache_tokens = tokens,
-                                  .context = std::min(tokens, found.config().max_position_embeddings),
+                                  .context = context,
                                   .sequences = options.batch,
                                   .prompt_logits = rows.likelihood ? kStepTokens : 0});
   if (rows.likelihood) model.num_drafts = 0;  // nothing is drawn

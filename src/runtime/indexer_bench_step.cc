@@ -67,8 +67,9 @@ void IndexerBenchStep::make_rope() {
   std::vector<float> cos(product(positions, half));
   std::vector<float> sin(cos.size());
   for (size_t i = 0; i < cos.size(); ++i) {
-    const auto t = static_cast<double>(i / half);
-    const double angle = t * std::pow(10000.0, -static_cast<double>(i % half) / half);
+    const size_t position = i / half;
+    const double angle =
+        static_cast<double>(position) * std::pow(10000.0, -static_cast<double>(i % half) / half);
     cos[i] = static_cast<float>(std::cos(angle));
     sin[i] = static_cast<float>(std::sin(angle));
   }

@@ -149,6 +149,16 @@ def test_a_scale_that_none_can_be_is_refused_as_loading_refuses_it_whether_it_is
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
 
+@pytest.mark.parametrize("golden, end, value", [("v3-fp8", "o_proj.weight_scale_inv", f32(3e38)), ("v3-nvfp4", "up_proj.weight_scale_2", f32(1e38)),
+                                                ("glm-nvfp4-ct", "up_proj.weight_global_scale", f32(1e-37))])
+def test_codes_that_become_infinite_under_their_scale_are_refused_where_both_are_copied(golden, end, value, tmp_path):
+    poisoned(tmp_path / "bad", golden, end, value)
+    said = run("inspect", tmp_path / "bad", verify=True).stderr.splitlines()[0]
+    assert "becomes infinite when it is multiplied by its scale" in said
+    assert refused(tmp_path / "bad", tmp_path / "out").splitlines()[0] == said
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
 EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
 
 

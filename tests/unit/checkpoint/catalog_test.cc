@@ -71,6 +71,31 @@ TEST_F(FolderTest, ATensorThatTheIndexLeavesOutIsUsedWithOneNotice) {
   EXPECT_NE(catalog.notices[0].find("leaves out 2"), std::string::npos) << catalog.notices[0];
 }
 
+TEST_F(FolderTest, TensorsAreFoundHoweverTheyAreDealtOutToShards) {
+  constexpr size_t kTensors = 60;
+  static constexpr size_t kShards = 7;
+  const auto name = [](size_t tensor) { return fmt::format("layers.{}.weight", tensor); };
+  const auto file = [](size_t shard) {
+    return fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, kShards);
+  };
+  using Dealing = size_t (*)(size_t);
+  for (const Dealing shard_of : {Dealing([](size_t i) { return i % kShards; }),
+                                 Dealing([](size_t i) { return i * kShards / kTensors; }),
+                                 Dealing([](size_t i) { return kShards - 1 - i * kShards / kTensors; }),
+                                 Dealing([](size_t i) { return i * i % 11 % kShards; })}) {
+    std::vector<std::vector<TestTensor>> shards(kShards);
+    for (size_t i = 0; i < kTensors; ++i) shards[shard_of(i)].push_back(counting(name(i), DType::kF32, {1}));
+    for (size_t i = 0; i < kShards; ++i) shard(file(i), shards[i]);
+    const Catalog catalog = read();
+    ASSERT_EQ(catalog.entries.size(), kTensors);
+    for (size_t i = 0; i < kTensors; ++i) {
+      const CatalogEntry* entry = catalog.find(name(i));
+      ASSERT_NE(entry, nullptr) << name(i);
+      EXPECT_EQ(catalog.file_of(*entry), file(shard_of(i)));
+    }
+  }
+}
+
 TEST_F(FolderTest, AListedFileThatIsNotThereIsABadIndex) {
   shard("one.safetensors", {a_});
   weight_map(R"("a":"one.safetensors","b":"two.safetensors","c":"two.safetensors")");

@@ -48,7 +48,7 @@ TEST(PlainJson, TakesNothingThatIsCutOrHasOneCharacterMoreThatMakesItNoJson) {
   for (size_t cut = 0; cut + 1 < kHeader.size(); ++cut)
     EXPECT_FALSE(is_plain_json(kHeader.substr(0, cut))) << cut;
   for (size_t i = 0; i <= kHeader.size(); ++i) {
-    for (const char more : std::string_view("{}[],:\"0-\\\0\x80\n", 13)) {
+    for (const char more : std::string_view("{}[],:\"0-\\\0\x80\n\x1f~\x7f", 16)) {
       std::string text = kHeader;
       text.insert(i, 1, more);
       takes_as_others_do(text);
