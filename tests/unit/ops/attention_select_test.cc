@@ -201,20 +201,19 @@ TEST(IndexerSelect, IsExactForEveryRowOfAFullTileOverSeveralSegments) {
 }
 
 TEST(IndexerSelect, TakesNoMoreThanItsBudgetWhateverTheContextAndSelectsTheSame) {
-  constexpr int kLength = 140'001;
+  constexpr int kKeys = 140'001;
   constexpr int kThreads = 2;
-  const std::vector<float> scores = normal_scores(kLength, 6);
+  const std::vector<float> scores = normal_scores(kKeys, 6);
   for (const Isa isa : runnable_isas()) {
     for (const int rows : {1, 20}) {
       for (const int64_t topk : {5, 2048}) {
         GivenScores given(scores);
-        const auto expected = given.select(isa, kThreads, topk, kLength - rows, rows);
+        const auto expected = given.select(isa, kThreads, topk, kKeys - rows, rows);
         const size_t unbounded = given.peak_bytes();
-        const int64_t least =
-            cpu_backend(isa)->least_index_scratch(GivenScores::kShape, topk, kLength, kThreads);
+        const auto least = cpu_backend(isa)->least_index_scratch(GivenScores::kShape, topk, kKeys, kThreads);
         EXPECT_LT(least, 1 << 20) << "a context of 140,000 scores takes more";
         for (const int64_t budget : {least, least + 50'000, int64_t{1} << 20}) {
-          EXPECT_EQ(given.select(isa, kThreads, topk, kLength - rows, rows, budget), expected)
+          EXPECT_EQ(given.select(isa, kThreads, topk, kKeys - rows, rows, budget), expected)
               << name(isa) << " " << rows << " " << topk << " " << budget;
           const size_t tiles = 64 + 8 * static_cast<size_t>(rows);  // the list of them, of the batch's size
           EXPECT_LE(given.peak_bytes(), static_cast<size_t>(budget) + tiles);
