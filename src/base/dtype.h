@@ -52,8 +52,12 @@ constexpr Bf16 to_bf16(float value) {
 /// IEEE half precision, exact.
 float half_to_float(uint16_t bits);
 
+/// The largest magnitudes that e4m3 and e2m1 hold.
+inline constexpr float kMostE4m3 = 448;
+inline constexpr float kMostE2m1 = 6;
+
 /// FP8 with 4 exponent and 3 mantissa bits as OCP's "e4m3" (e4m3fn) has it: bias 7, no infinity, NaN where
-/// all but the sign are ones, 448 the largest, subnormals in steps of 2^-9. Exact.
+/// all but the sign are ones, subnormals in steps of 2^-9. Exact.
 constexpr float e4m3_to_float(uint8_t code) {
   constexpr int kMantissaBits = 3;
   constexpr uint32_t kBiasDifference = 127 - 7;
@@ -75,7 +79,7 @@ constexpr uint8_t to_e4m3(float value) {
   const uint32_t sign = (bits >> 24) & 0x80U;
   const uint32_t magnitude = bits & 0x7fffffffU;
   if (magnitude > 0x7f800000U) return static_cast<uint8_t>(sign | 0x7fU);
-  constexpr auto kMost = std::bit_cast<uint32_t>(448.0F);
+  constexpr auto kMost = std::bit_cast<uint32_t>(kMostE4m3);
   const uint32_t clamped = magnitude < kMost ? magnitude : kMost;
   // Floats near 2^14 lie 2^-9 apart, as the subnormals do: the sum rounds as they would.
   const auto subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(clamped) + 0x1p14F) & 0xfU;

@@ -8,10 +8,6 @@
 
 namespace fulgur {
 
-/// What the largest codes stand for.
-inline constexpr float kMostE4m3 = e4m3_to_float(0x7e);  // 448
-inline constexpr float kMostE2m1 = e2m1_to_float(0x7);   // 6
-
 /// The largest magnitude among values; empty where one of them is a NaN or an infinity.
 std::optional<float> largest_magnitude(std::span<const float> values);
 

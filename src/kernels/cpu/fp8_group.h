@@ -8,8 +8,6 @@
 
 namespace fulgur::cpu::FULGUR_CPU_ISA {
 
-constexpr float kMostE4m3 = 448;
-
 /// max |x|, but for NaN.
 inline float largest_magnitude(const float* x, int64_t size) {
   Vec largest = zero();

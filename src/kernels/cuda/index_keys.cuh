@@ -41,7 +41,6 @@ __device__ float key_component(const PagedKeys& keys, int32_t page, int slot, in
 }
 
 constexpr float kLeastAmax = 1e-4F;  // docs/spec/model.md, section 4
-constexpr float kMostE4m3 = 448;
 
 /// The scale of a group whose largest magnitude is amax.
 __device__ inline float fp8_scale(float amax, bool power_of_two) {

@@ -16,7 +16,6 @@ constexpr int kParts = kIndexDim / kWarpLanes;  // components a lane of a whole 
 constexpr int kRopePairs = kIndexRope / 2;
 constexpr float kKeyNormEps = 1e-6F;
 constexpr float kLeastKeyAmax = 1e-4F;
-constexpr float kLargestE4m3 = 448;
 
 /// join over the lanes that share a key or head, each with kCount values.
 template <int kCount, typename Join>
@@ -118,10 +117,10 @@ __device__ inline void hadamard(float (&v)[kCount], int lane) {
 
 /// The scale of a group whose largest magnitude is amax.
 __device__ inline float e4m3_scale(float amax, bool power_of_two) {
-  constexpr float kInverse = 1.0F / kLargestE4m3;
+  constexpr float kInverse = 1.0F / kMostE4m3;
   const float magnitude = fmaxf(amax, kLeastKeyAmax);
   const float quotient = magnitude * kInverse;
-  const float scale = fmaf(fmaf(-quotient, kLargestE4m3, magnitude), kInverse, quotient);  // as divide() does
+  const float scale = fmaf(fmaf(-quotient, kMostE4m3, magnitude), kInverse, quotient);  // as divide() does
   if (!power_of_two) return scale;
   constexpr uint32_t kMantissa = 0x7fffff;
   return __uint_as_float((__float_as_uint(scale) + kMantissa) & ~kMantissa);
