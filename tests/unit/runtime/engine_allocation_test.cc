@@ -41,8 +41,11 @@ bool fails() {
 }  // namespace fulgur
 
 // Not inlined, or GCC takes the one for another's partner.
+[[gnu::noinline]] void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  return fulgur::fails() ? nullptr : std::malloc(bytes);
+}
 [[gnu::noinline]] void* operator new(size_t bytes) {
-  void* const data = fulgur::fails() ? nullptr : std::malloc(bytes);
+  void* const data = operator new(bytes, std::nothrow);
   if (data == nullptr) throw std::bad_alloc();
   return data;
 }
