@@ -209,12 +209,14 @@ void MappedFile::throw_if_damaged() const {
     return;
   }
   std::string how = "it was written to";
+  std::string expected = "a file that nothing writes to";
   if (damaged()) how = "a part of it is not there any more";
   if (readable && static_cast<size_t>(status.st_size) != size_) {
     how = fmt::format("it had {} bytes and now has {}", size_, status.st_size);
+    expected = fmt::format("{} bytes, as when it was mapped", size_);
   }
-  fail(path_, fmt::format("{} changed while it was in use: {}.", path_.string(), how),
-       "a file that nothing writes to", how, "load again once nothing writes to it");
+  fail(path_, fmt::format("{} changed while mapped: {}.", path_.string(), how), std::move(expected), how,
+       "load again once nothing writes to it");
 }
 
 }  // namespace fulgur

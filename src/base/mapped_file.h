@@ -32,7 +32,11 @@ class MappedFile {
   /// A page of it could not be read. Costs one load: cheap enough for every step.
   [[nodiscard]] bool damaged() const;
   /// io_error if a part of the file could not be read since it was mapped, or its size or time of
-  /// modification is no longer what it was: a cut inside the last page reads as zeros without a signal.
+  /// modification is no longer what it was: a cut inside the last page reads as zeros without a signal, and
+  /// what is written in place is read as it is. Costs a call of the system. Not seen are writes within the
+  /// clock tick of the one before the mapping (a few milliseconds), those after which somebody sets the time
+  /// back and the size is the same, and what a network's file system has not told this machine yet. A file
+  /// that another takes the name of stays whole.
   void throw_if_damaged() const;
 
  private:

@@ -11,13 +11,28 @@
 namespace fulgur {
 namespace {
 
+constexpr size_t kLeastPageBytes = 4096;
+
+/// Reads a byte as any code does. The system itself only says EFAULT for a page that a mapped file has lost;
+/// reading it raises the signal that flags the file and puts zeros there.
+void touch(const std::byte& byte) { static_cast<void>(*static_cast<const volatile std::byte*>(&byte)); }
+
 /// Calls `write_some(bytes)`, which gives what write(2) does, until all are written.
 template <typename WriteSome>
 void write_all(std::span<const std::byte> bytes, const std::filesystem::path& shown, WriteSome write_some) {
+  bool touched = false;
   while (!bytes.empty()) {
     const ssize_t written = write_some(bytes);
     if (written < 0 && errno == EINTR) continue;
+    if (written < 0 && errno == EFAULT && !touched) {
+      // The system may have stopped anywhere in these pages, so all that are written next are read.
+      for (size_t at = 0; at < bytes.size(); at += kLeastPageBytes) touch(bytes[at]);
+      touch(bytes.back());
+      touched = true;
+      continue;
+    }
     if (written < 0) refuse_to_write(shown, "writing failed", errno);
+    touched = false;
     bytes = bytes.subspan(static_cast<size_t>(written));
   }
 }

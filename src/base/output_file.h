@@ -17,6 +17,7 @@ class OutputFile {
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
 
+  /// Bytes of a MappedFile that has lost them are written as zeros and flag it: ask it afterwards.
   void append(std::span<const std::byte> bytes);
   /// Anywhere, whatever has been appended; what lies between reads as zeros.
   void write_at(uint64_t offset, std::span<const std::byte> bytes);

@@ -116,7 +116,7 @@ class Executor {
       perform(tasks_[i], catalog_, scratch[static_cast<size_t>(member)]);
       return tasks_[i].bytes;
     });
-    for (const auto& file : loaded_.files) file->throw_if_damaged();
+    loaded_.throw_if_changed();
     return std::move(loaded_);
   }
 
@@ -244,6 +244,10 @@ void LoadedWeights::throw_if_damaged() const {
   for (const auto& file : files) {
     if (file->damaged()) file->throw_if_damaged();  // alone it would ask the system about each file
   }
+}
+
+void LoadedWeights::throw_if_changed() const {
+  for (const auto& file : files) file->throw_if_damaged();
 }
 
 LoadedWeights execute(const LoadPlan& plan, std::span<const Parameter> parameters, const Catalog& catalog,

@@ -99,8 +99,11 @@ struct LoadedWeights {
   uint64_t mapped_bytes = 0;
   uint64_t copied_bytes = 0;
 
-  /// To be called after reading: throws io_error for a file that shrank under its mapping.
+  /// To be called after reading, both throw io_error. The first, a load a file: where reading met a page that
+  /// is gone. The second asks the system about each file too (MappedFile::throw_if_damaged says what it
+  /// sees).
   void throw_if_damaged() const;
+  void throw_if_changed() const;
 };
 
 /// Executes a plan on `num_threads` threads. Throws the plan's problems if it has any, bad_scale for every

@@ -200,8 +200,12 @@ class Engine::Impl {
     if (found == requests_.end() || drawn.empty()) return;
     try {
       found->second->verified(chunk.num_drafts, static_cast<int64_t>(drawn.size()) - 1);
-      if (found->second->take(drawn)) forget(id);
-    } catch (...) {  // of its on_token
+      const std::optional<FinishReason> reason = found->second->take(drawn);
+      if (!reason) return;
+      runner_.check_files();
+      found->second->finish(*reason);
+      forget(id);
+    } catch (...) {  // of its on_token, or of files that changed
       fail(id, std::current_exception());
     }
   }

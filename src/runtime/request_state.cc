@@ -70,11 +70,8 @@ void RequestState::admitted(int64_t cached_tokens) {
     cached_tokens_ = cached_tokens;  // later ones may be its own, of before a set-back
 }
 
-bool RequestState::take(std::span<const int32_t> drawn) {
-  if (request_.max_tokens == 0) {
-    finish(FinishReason::kLength);
-    return true;
-  }
+std::optional<FinishReason> RequestState::take(std::span<const int32_t> drawn) {
+  if (request_.max_tokens == 0) return FinishReason::kLength;
   for (const int32_t id : drawn) {
     if (completion_.ids.empty()) first_token_ = Clock::now();
     completion_.ids.push_back(id);
@@ -90,16 +87,12 @@ bool RequestState::take(std::span<const int32_t> drawn) {
     }
     const bool stopped = stopped_by_token || stop_.stopped();
     deliver(std::move(token));
-    if (stopped || full) {
-      finish(stopped ? FinishReason::kStop : FinishReason::kLength);
-      return true;
-    }
-    if (cancelled_) {  // by its on_token say, which then hears of no draft that was right behind it
-      finish(FinishReason::kCancelled);
-      return true;
-    }
+    if (stopped) return FinishReason::kStop;
+    if (full) return FinishReason::kLength;
+    // By its on_token say, which then hears of no draft that was right behind it.
+    if (cancelled_) return FinishReason::kCancelled;
   }
-  return false;
+  return std::nullopt;
 }
 
 std::string RequestState::text_of(int32_t token, bool last) {

@@ -40,8 +40,8 @@ class RequestState {
     completion_.drafted += drafted;
     completion_.accepted += accepted;
   }
-  /// Takes the tokens of a step. True: it has ended.
-  bool take(std::span<const int32_t> drawn);
+  /// Takes the tokens of a step. Says why it is to end, if it is.
+  std::optional<FinishReason> take(std::span<const int32_t> drawn);
   void finish(FinishReason reason) noexcept;
   void fail(std::exception_ptr error) noexcept;
   [[nodiscard]] bool cancelled() const { return cancelled_; }

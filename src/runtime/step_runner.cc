@@ -9,6 +9,12 @@
 #include "runtime/memory_need.h"
 
 namespace fulgur {
+namespace {
+
+/// Between looks at the checkpoint's files, of which there may be hundreds: a step can take 200 us.
+constexpr std::chrono::milliseconds kFileCheckInterval{100};
+
+}  // namespace
 
 /// A token whose logits are wanted.
 struct StepRunner::Row {
@@ -131,6 +137,11 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
   return runs;
 }
 
+void StepRunner::check_files() {
+  model_.memory.throw_if_changed();
+  files_checked_ = Clock::now();  // not where it throws: a step that is tried again must not pass
+}
+
 void StepRunner::forget(RequestId request) {
   if (drafter_) drafter_->forget(request);
 }
@@ -147,6 +158,7 @@ void StepRunner::verify(const PlannedChunk& chunk, int num_drafts, int32_t drawn
 
 void StepRunner::check_ran(const BatchPlan& plan, const TokenBatch& tokens, std::vector<ChunkRun>& runs) {
   model_.memory.throw_if_damaged();
+  if (Clock::now() - files_checked_ >= kFileCheckInterval) check_files();
   std::vector<uint32_t> fault(plan.chunks.size());
   backend_.download(fault.data(), tokens.fault, fault.size() * sizeof(uint32_t));
   for (size_t i = 0; i < fault.size(); ++i) {

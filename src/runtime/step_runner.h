@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -65,12 +66,15 @@ class StepRunner {
   StepRunner(const LoadedModel& model, const RunnerOptions& options);
 
   /// `outputs` and the result are parallel to the plan's chunks. Throws what ops throw, and io_error for a
-  /// checkpoint file that shrank; the caches then hold nothing of this step, but all that they held before.
+  /// checkpoint file that changed; the caches then hold nothing of this step, but all that they held before.
   std::vector<ChunkRun> run(const BatchPlan& plan, std::span<const ChunkOutput> outputs);
 
   [[nodiscard]] const Config& config() const { return model_.config; }
   [[nodiscard]] const Backend& backend() const { return backend_; }
   [[nodiscard]] Profile& profile() { return profile_; }
+  /// Throws io_error for a checkpoint file that changed since it was loaded (MappedFile::throw_if_damaged).
+  /// run() does so too, but asks the system only now and then: whoever takes a result for whole asks here.
+  void check_files();
   /// Of all steps so far.
   [[nodiscard]] const ModelTime& model_time() const { return model_time_; }
   /// Before a request's first step, the first after it was set back too, and when it has ended: nothing of
@@ -82,6 +86,7 @@ class StepRunner {
   void set_selection(SelectionSource* selection) { options_.selection = selection; }
 
  private:
+  using Clock = std::chrono::steady_clock;
   struct Row;  // a row of logits
 
   TokenBatch upload_batch(const BatchPlan& plan);
@@ -103,6 +108,7 @@ class StepRunner {
   PlacedRope rope_;
   Decoder decoder_;
   std::optional<Drafter> drafter_;
+  Clock::time_point files_checked_ = Clock::now();  // and found as they were
 };
 
 }  // namespace fulgur

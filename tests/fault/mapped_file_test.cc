@@ -8,6 +8,7 @@
 #include <csignal>
 #include <thread>
 
+#include "base/output_file.h"
 #include "checkpoint/load_plan.h"
 #include "support/checkpoint_files.h"
 
@@ -86,6 +87,20 @@ TEST_F(MappedFileTest, AWriteToTheFileIsNoticed) {
   const auto file = open_of_size(kPage);
   std::filesystem::last_write_time(path_, std::filesystem::last_write_time(path_) + std::chrono::seconds(1));
   EXPECT_EQ(summary(problems_of([&] { file->throw_if_damaged(); })), "io_error");
+}
+
+/// write(2) says EFAULT, which is no fault of the file that is written.
+TEST_F(MappedFileTest, ThatShrankIsBlamedForItNotTheFileItIsWrittenTo) {
+  const auto file = open_of_size(4 * kPage);
+  shrink_to(kPage);
+  OutputFile out(folder_ / "out", folder_ / "out");
+  EXPECT_NO_THROW(out.append(file->bytes()));
+  EXPECT_NO_THROW(out.write_at(0, file->bytes().subspan(2 * kPage + 7, kPage)));
+  const auto problems = problems_of([&] { file->throw_if_damaged(); });
+  ASSERT_EQ(summary(problems), "io_error");
+  EXPECT_EQ(problems[0].file, "file");
+  EXPECT_EQ(problems[0].expected, "16384 bytes, as when it was mapped");
+  EXPECT_EQ(problems[0].found, "it had 16384 bytes and now has 4096");
 }
 
 TEST_F(MappedFileTest, AFileThatIsReplacedUnderItsNameStaysWhole) {

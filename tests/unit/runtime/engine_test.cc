@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
+#include <functional>
 #include <limits>
 #include <random>
 #include <stdexcept>
@@ -16,6 +19,7 @@
 #include "runtime/choose_backend.h"
 #include "runtime/scheduler.h"
 #include "runtime/step_runner.h"
+#include "support/checkpoint_files.h"
 
 namespace fulgur {
 namespace {
@@ -222,6 +226,35 @@ TEST_F(EngineTest, EndsTheRequestAloneWhoseScoresAreNan) {
   EXPECT_EQ(first.wait().ids, good.submit(before).wait().ids);
   EXPECT_EQ(error_of(many.submit(poisoned)), ErrorKind::kBadValue);  // nothing of it was cached
   EXPECT_EQ(many.submit(before).wait().ids, first.wait().ids);       // nor is read in its pages
+}
+
+/// Neither raises a signal: the rest of the last page reads as zeros, what is written is read as it is.
+TEST_F(EngineTest, EndsARequestWithAnErrorWhenItsCheckpointIsCutOrWrittenToMeanwhile) {
+  const auto cut = [](const std::filesystem::path& file) {
+    std::filesystem::resize_file(file, std::filesystem::file_size(file) - 2);
+  };
+  const auto write = [](const std::filesystem::path& file) {
+    std::fstream out(file, std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(-2, std::ios::end);
+    out.write("??", 2);
+  };
+  for (const auto& change : std::vector<std::function<void(const std::filesystem::path&)>>{cut, write}) {
+    const TemporaryFolder folder;
+    std::filesystem::copy(golden("v3-bf16"), folder.path(), std::filesystem::copy_options::recursive);
+    const std::filesystem::path file = folder / "model.safetensors";
+    std::filesystem::permissions(file, std::filesystem::perms::owner_write,
+                                 std::filesystem::perm_options::add);
+    std::filesystem::last_write_time(file, std::filesystem::last_write_time(file) - std::chrono::hours(1));
+    const LoadedModel loaded = load_model(folder.path(), Precision::kNative, 1);
+    Engine engine(loaded, nullptr, {.threads = 1, .num_pages = 4}, {.num_pages = 4});
+    int heard = 0;
+    Request changed = request(20, 3);
+    changed.on_token = [&](const GeneratedToken&) {
+      if (heard++ == 0) change(file);
+    };
+    EXPECT_EQ(error_of(engine.submit(std::move(changed))), ErrorKind::kIoError);
+    EXPECT_EQ(error_of(engine.submit(request(20, 0))), ErrorKind::kIoError) << "and so does every later one";
+  }
 }
 
 TEST_F(EngineTest, RefusesWhatItCantRun) {
