@@ -13,32 +13,34 @@ namespace {
 
 constexpr std::string_view kRoutedExperts = "model.layers.*.mlp.experts.*.*.weight";
 constexpr std::string_view kSharedExperts = "model.layers.*.mlp.shared_experts.*.weight";
+constexpr std::string_view kDenseMlps = "model.layers.*.mlp.*.weight";
 constexpr std::string_view kWeightsProj = "model.layers.*.self_attn.indexer.weights_proj.weight";
 constexpr std::string_view kCorrectionBias = "model.layers.*.mlp.gate.e_score_correction_bias";
 
-/// Which of the modules that may be quantized a release does quantize: those that follow one of the patterns
-/// of `chosen`, but for those of `but`.
 struct Row {
   TargetForm target;
   std::string_view name;
   std::string_view form;  // of kStorageForms
-  std::array<std::string_view, 2> chosen;
-  std::string_view but;
 };
 constexpr std::array<Row, 4> kRows = {{
-    {TargetForm::kBf16, "bf16", "bf16", {}, {}},
-    {TargetForm::kFp8Block, "fp8-block", "fp8", {"**"}, kWeightsProj},
-    {TargetForm::kNvfp4Modelopt, "nvfp4-modelopt", "nvfp4-modelopt", {kRoutedExperts, kSharedExperts}, {}},
-    {TargetForm::kNvfp4Ct, "nvfp4-ct", "nvfp4-ct", {kRoutedExperts}, {}},
+    {TargetForm::kBf16, "bf16", "bf16"},
+    {TargetForm::kFp8Block, "fp8-block", "fp8"},
+    {TargetForm::kNvfp4Modelopt, "nvfp4-modelopt", "nvfp4-modelopt"},
+    {TargetForm::kNvfp4Ct, "nvfp4-ct", "nvfp4-ct"},
 }};
 
 const Row& row_of(TargetForm form) { return kRows[static_cast<size_t>(form)]; }
 
-bool chooses(const Row& row, std::string_view tensor) {
-  const auto follows = [&](std::string_view pattern) {
-    return !pattern.empty() && matches_pattern(tensor, pattern);
-  };
-  return std::any_of(row.chosen.begin(), row.chosen.end(), follows) && !follows(row.but);
+/// What each of Fp4Modules adds to the ones before it.
+constexpr std::array<std::string_view, 3> kFp4Patterns = {kRoutedExperts, kSharedExperts, kDenseMlps};
+
+/// Which of the modules that may be quantized a release does quantize.
+bool chooses(const Recipe& recipe, std::string_view tensor) {
+  if (recipe.form == TargetForm::kBf16) return false;
+  if (recipe.form == TargetForm::kFp8Block) return !matches_pattern(tensor, kWeightsProj);
+  const auto count = static_cast<size_t>(recipe.fp4) + 1;
+  return std::any_of(kFp4Patterns.begin(), kFp4Patterns.begin() + count,
+                     [&](std::string_view pattern) { return matches_pattern(tensor, pattern); });
 }
 
 int64_t blocks(int64_t extent, int64_t block) { return (extent + block - 1) / block; }
@@ -82,10 +84,9 @@ const StorageForm& storage_form(std::string_view label) {
 const StorageForm& recipe_form(const Recipe& recipe, const Part& part, bool quantizable) {
   const bool matrix = part.shape.size() == 2;
   if (!matrix) return storage_form(matches_pattern(part.tensor, kCorrectionBias) ? "f32" : "bf16");
-  const Row& row = row_of(recipe.form);
-  const StorageForm& form = storage_form(row.form);
+  const StorageForm& form = storage_form(row_of(recipe.form).form);
   const bool fits = form.form != WeightForm::kNvfp4 || part.shape.back().size % kNvfp4Group == 0;
-  return quantizable && fits && chooses(row, part.tensor) ? form : storage_form("bf16");
+  return quantizable && fits && chooses(recipe, part.tensor) ? form : storage_form("bf16");
 }
 
 StoredPart store_as(const StorageForm& form, const Part& part, BlockScales scales) {

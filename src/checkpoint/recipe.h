@@ -19,8 +19,8 @@ namespace fulgur {
 ///   kBf16           nothing is quantized
 ///   kFp8Block       DeepSeek-V3.2: every projection but the indexer's separate weights_proj; the fused
 ///                   projection is quantized whole (3.3, 3.4)
-///   kNvfp4Modelopt  DeepSeek-V3.2-NVFP4: routed and shared experts (3.6)
-///   kNvfp4Ct        GLM-5.2-NVFP4: routed experts (3.7)
+///   kNvfp4Modelopt  what Recipe::fp4 says, in the spelling of 3.6
+///   kNvfp4Ct        the same, in the spelling of 3.7
 ///
 /// The MTP layer is a layer like any other in all of them.
 enum class TargetForm : uint8_t { kBf16, kFp8Block, kNvfp4Modelopt, kNvfp4Ct };
@@ -37,9 +37,17 @@ enum class BlockScales : uint8_t {
   kE8m0,     // powers of two, a byte each
 };
 
+/// Which modules are NVFP4 varies by the model that is released, not by the spelling (3.7).
+enum class Fp4Modules : uint8_t {
+  kRoutedExperts,  // GLM-5.2-NVFP4
+  kExperts,        // DeepSeek-V3.2-NVFP4: and shared experts
+  kMlps,           // DeepSeek-R1-NVFP4: and dense MLPs
+};
+
 struct Recipe {
   TargetForm form = TargetForm::kBf16;
   BlockScales scales = BlockScales::kF32;
+  Fp4Modules fp4 = Fp4Modules::kExperts;  // model/published_recipe.h knows which
 };
 
 /// A tensor of a checkpoint that is to be.

@@ -15,6 +15,7 @@
 #include "checkpoint/shard_writer.h"
 #include "model/conversion_config.h"
 #include "model/load.h"
+#include "model/published_recipe.h"
 
 namespace fulgur {
 namespace {
@@ -90,9 +91,9 @@ std::string rounded_text(const std::vector<std::string>& rounded) {
 
 /// A mistake of ours must not become a checkpoint: what was written is read again, from its headers.
 void check_written(const PendingFolder& folder, Config config, const std::string& config_text,
-                   const ConversionRequest& request) {
+                   const ConversionTarget& target) {
   const Config written = parse_config(config_text, kConfigFile);
-  if (request.target.recipe) config.quantization = written.quantization;
+  if (target.recipe) config.quantization = written.quantization;
   const Catalog catalog = read_catalog(folder.path());
   const ModelPlan plan = plan_model(config, Precision::kNative, catalog, /*with_mtp=*/true);
   if (plan.load.problems.empty()) return;
@@ -128,14 +129,17 @@ SideFiles side_files_of(const fs::path& folder, std::vector<std::string>& notice
 ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog, const SideFiles& side_files,
                                     const fs::path& destination, const ConversionRequest& request,
                                     const LoadProgress& progress) {
-  refuse_other_spelling(config, request.target.spelling);
+  ConversionTarget target = request.target;
+  if (target.recipe) {
+    target.recipe = published_recipe(config.model_type, target.recipe->form, target.recipe->scales);
+  }
+  refuse_other_spelling(config, target.spelling);
   const ModelPlan plan = plan_model(config, Precision::kNative, catalog, /*with_mtp=*/true);
-  const ConversionPlan conversion = plan_conversion(plan.parameters, plan.load, catalog, request.target);
+  const ConversionPlan conversion = plan_conversion(plan.parameters, plan.load, catalog, target);
   const std::vector<ConvertedModule>& modules = conversion.modules;
   const ModuleChanges changes = module_changes(modules, catalog);
-  const std::string config_text = converted_config(side_files.config, request.target, changes);
-  const std::string hf_quant_text =
-      converted_hf_quant_config(side_files.hf_quant_config, request.target, changes);
+  const std::string config_text = converted_config(side_files.config, target, changes);
+  const std::string hf_quant_text = converted_hf_quant_config(side_files.hf_quant_config, target, changes);
 
   ConversionReport report{.bytes = converted_bytes(modules), .notices = plan.notices};
   if (!conversion.left_out.empty()) report.notices.push_back(left_out_text(conversion, catalog));
@@ -149,7 +153,7 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
   report.num_tensors = shards.num_tensors;
   for (const fs::path& file : side_files.others) copy_file(folder, file);
   if (!hf_quant_text.empty()) folder.write(kHfQuantFile, hf_quant_text);
-  check_written(folder, config, config_text, request);
+  check_written(folder, config, config_text, target);
   folder.write(kConfigFile, config_text);  // without it nothing loads: the last
   folder.commit();
   return report;

@@ -17,7 +17,7 @@ namespace fulgur {
 constexpr uint64_t kDefaultShardBytes = 5'000'000'000;
 
 struct ConversionRequest {
-  ConversionTarget target;
+  ConversionTarget target;  // its recipe with the modules that the model's releases quantize
   uint64_t shard_bytes = kDefaultShardBytes;
   int num_threads = 1;
 };

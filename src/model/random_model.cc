@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "checkpoint/draw.h"
 #include "checkpoint/ledger.h"
+#include "model/published_recipe.h"
 #include "model/weights.h"
 
 namespace fulgur {
@@ -47,9 +48,11 @@ Recipe declared_recipe(const Config& config, const std::string& file) {
   if (declared.method == "fp8") {
     return {TargetForm::kFp8Block, declared.fp8.u8_scales ? BlockScales::kF32Pow2 : BlockScales::kF32};
   }
-  if (declared.method == "modelopt" && declared.algorithm == "NVFP4") return {TargetForm::kNvfp4Modelopt};
+  if (declared.method == "modelopt" && declared.algorithm == "NVFP4") {
+    return published_recipe(config.model_type, TargetForm::kNvfp4Modelopt);
+  }
   if (declared.method == "compressed-tensors" && declared.format == "nvfp4-pack-quantized") {
-    return {TargetForm::kNvfp4Ct};
+    return published_recipe(config.model_type, TargetForm::kNvfp4Ct);
   }
   return refuse_quantization(file, declared);
 }
@@ -153,7 +156,8 @@ RandomModel without_tensors(const RandomWeights& wanted) {
   const std::string file = wanted.config.filename().string();
   RandomModel model{.config_text = change_config(wanted.config, wanted.changes)};
   model.config = parse_config(model.config_text, file);
-  model.recipe = wanted.form ? Recipe{*wanted.form} : declared_recipe(model.config, file);
+  model.recipe = wanted.form ? published_recipe(model.config.model_type, *wanted.form)
+                             : declared_recipe(model.config, file);
   return model;
 }
 

@@ -38,14 +38,20 @@ TEST(Recipe, OfFp8QuantizesEveryProjectionButTheSeparateWeightsProj) {
     EXPECT_EQ(form_label(TargetForm::kFp8Block, module, false), "bf16") << module;
 }
 
-TEST(Recipe, OfNvfp4QuantizesExpertsAlone) {
+TEST(Recipe, OfNvfp4QuantizesTheMlpsThatTheReleaseDoesInEitherSpelling) {
   for (const TargetForm form : {TargetForm::kNvfp4Modelopt, TargetForm::kNvfp4Ct}) {
-    EXPECT_EQ(form_label(form, "mlp.experts.7.up_proj"), name(form));
-    for (const char* module : {"self_attn.q_a_proj", "self_attn.indexer.wk", "mlp.down_proj"})
-      EXPECT_EQ(form_label(form, module), "bf16") << module;
+    for (const Fp4Modules fp4 : {Fp4Modules::kRoutedExperts, Fp4Modules::kExperts, Fp4Modules::kMlps}) {
+      const auto label = [&](std::string_view module, bool quantizable = true) {
+        return recipe_form({.form = form, .fp4 = fp4}, matrix(module), quantizable).label;
+      };
+      EXPECT_EQ(label("mlp.experts.7.up_proj"), name(form));
+      EXPECT_EQ(label("mlp.shared_experts.up_proj"), fp4 == Fp4Modules::kRoutedExperts ? "bf16" : name(form));
+      EXPECT_EQ(label("mlp.down_proj"), fp4 == Fp4Modules::kMlps ? name(form) : "bf16");
+      EXPECT_EQ(label("mlp.gate", false), "bf16");
+      for (const char* module : {"self_attn.q_a_proj", "self_attn.kv_b_proj", "self_attn.indexer.wk"})
+        EXPECT_EQ(label(module), "bf16") << module;
+    }
   }
-  EXPECT_EQ(form_label(TargetForm::kNvfp4Modelopt, "mlp.shared_experts.up_proj"), "nvfp4-modelopt");
-  EXPECT_EQ(form_label(TargetForm::kNvfp4Ct, "mlp.shared_experts.up_proj"), "bf16");
 }
 
 TEST(Recipe, StoresAnNvfp4ModuleWhoseGroupsDontFillItsRowsAsBf16) {
