@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <stdexcept>
@@ -23,7 +24,22 @@ void check_unique(std::span<const TensorToPlace> tensors) {
 
 std::string quoted(std::string_view text) { return nlohmann::json(text).dump(); }
 
+std::string entry_text(const TensorToPlace& tensor, uint64_t begin, uint64_t end) {
+  return fmt::format(R"({}:{{"dtype":{},"shape":[{}],"data_offsets":[{},{}]}})", quoted(tensor.name),
+                     quoted(tensor.dtype), fmt::join(tensor.shape, ","), begin, end);
+}
+
+constexpr std::string_view kMetadata = R"("__metadata__":{"format":"pt"})";
+
 }  // namespace
+
+const uint64_t kMostOtherHeaderBytes =
+    sizeof(uint64_t) + std::string_view("{}").size() + kMetadata.size() + kDataAlignment;
+
+uint64_t most_header_bytes(const TensorToPlace& tensor) {
+  constexpr uint64_t kFarthest = std::numeric_limits<uint64_t>::max();
+  return entry_text(tensor, kFarthest, kFarthest).size() + std::string_view(",").size();
+}
 
 SafetensorsLayout lay_out(std::span<const TensorToPlace> tensors, bool metadata) {
   check_unique(tensors);
@@ -31,15 +47,15 @@ SafetensorsLayout lay_out(std::span<const TensorToPlace> tensors, bool metadata)
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(),
                    [&](size_t a, size_t b) { return tensors[a].element_bytes > tensors[b].element_bytes; });
-  std::string header = metadata ? R"({"__metadata__":{"format":"pt"})" : "{";
+  std::string header = "{";
+  if (metadata) header += kMetadata;
   SafetensorsLayout layout{.offsets = std::vector<uint64_t>(tensors.size())};
   uint64_t begin = 0;
   for (const size_t i : order) {
     const TensorToPlace& tensor = tensors[i];
     const uint64_t end = begin + tensor.bytes;
-    header += fmt::format(R"({}{}:{{"dtype":{},"shape":[{}],"data_offsets":[{},{}]}})",
-                          header.size() > 1 ? "," : "", quoted(tensor.name), quoted(tensor.dtype),
-                          fmt::join(tensor.shape, ","), begin, end);
+    if (header.size() > 1) header += ",";
+    header += entry_text(tensor, begin, end);
     layout.offsets[i] = begin;
     begin = end;
   }

@@ -30,4 +30,8 @@ struct SafetensorsLayout {
 /// the caller's mistake (std::logic_error).
 SafetensorsLayout lay_out(std::span<const TensorToPlace> tensors, bool metadata);
 
+/// What a header takes at most: for each tensor, wherever it lies, and beside all of them.
+uint64_t most_header_bytes(const TensorToPlace& tensor);
+extern const uint64_t kMostOtherHeaderBytes;
+
 }  // namespace fulgur

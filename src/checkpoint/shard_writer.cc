@@ -18,18 +18,29 @@ uint64_t module_bytes(const ConvertedModule& module) {
   return bytes;
 }
 
+TensorToPlace to_place(const ConvertedTensor& tensor) {
+  return {tensor.name, tensor.dtype, tensor.shape, tensor.bytes, tensor.element_bytes};
+}
+
+/// What a module adds to a file at most: tensors, and their part of the header.
+uint64_t most_file_bytes(const ConvertedModule& module) {
+  uint64_t bytes = module_bytes(module);
+  for (const ConvertedTensor& tensor : module.tensors) bytes += most_header_bytes(to_place(tensor));
+  return bytes;
+}
+
 /// The modules of each file.
 std::vector<std::span<const ConvertedModule>> deal_out(std::span<const ConvertedModule> modules,
                                                        uint64_t shard_bytes) {
   std::vector<std::span<const ConvertedModule>> shards;
   size_t first = 0;
-  uint64_t held = 0;
+  uint64_t held = kMostOtherHeaderBytes;
   for (size_t i = 0; i < modules.size(); ++i) {
-    const uint64_t bytes = module_bytes(modules[i]);
+    const uint64_t bytes = most_file_bytes(modules[i]);
     if (i > first && held + bytes > shard_bytes) {
       shards.push_back(modules.subspan(first, i - first));
       first = i;
-      held = 0;
+      held = kMostOtherHeaderBytes;
     }
     held += bytes;
   }
@@ -68,8 +79,7 @@ RoundSize least_shard_size(std::span<const ConvertedModule> modules) {
 SafetensorsLayout layout_of(std::span<const ConvertedModule> shard) {
   std::vector<TensorToPlace> places;
   for (const ConvertedModule& module : shard) {
-    for (const ConvertedTensor& tensor : module.tensors)
-      places.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes, tensor.element_bytes});
+    for (const ConvertedTensor& tensor : module.tensors) places.push_back(to_place(tensor));
   }
   return lay_out(places, /*metadata=*/true);
 }

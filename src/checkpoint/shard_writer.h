@@ -20,9 +20,9 @@ struct WrittenShards {
   size_t num_tensors = 0;
 };
 
-/// Writes modules, in their order, to safetensors files in `folder`: model.safetensors, or, where they take
-/// more than `shard_bytes`, model-00001-of-0000N.safetensors ... and the index. A module stays together, also
-/// one that is larger. Each file is safely on disk when the next one is begun. Throws what
+/// Writes modules, in their order, to safetensors files in `folder`: model.safetensors, or, where that may
+/// have more than `shard_bytes`, model-00001-of-0000N.safetensors ... and the index. A module stays together,
+/// also one that is larger. Each file is safely on disk when the next one is begun. Throws what
 /// ModuleConverter::convert does, and io_error where a file can't be written. `progress` must not throw.
 WrittenShards write_shards(const PendingFolder& folder, std::span<const ConvertedModule> modules,
                            uint64_t shard_bytes, ModuleConverter& converter, const LoadProgress& progress);

@@ -17,7 +17,8 @@ FOLDERS = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
 WITH_INDEXER = [name for name in FOLDERS if not name.startswith("v3-")]
 FORMS = ["bf16", "fp8-block", "nvfp4-modelopt", "nvfp4-ct"]
 PROJECTIONS = ("wk", "weights_proj", "wk_weights_proj")
-EXPERTS = {"nvfp4-modelopt": r"\.mlp\.(experts\.\d+|shared_experts)\.\w+$", "nvfp4-ct": r"\.mlp\.experts\.\d+\.\w+$"}
+# What the release of each family has in NVFP4: docs/spec/checkpoints.md, 3.7.
+FP4 = {"v3": r"\.mlp\.(experts\.\d+\.|shared_experts\.)?\w+_proj$", "v32": r"\.mlp\.(experts\.\d+|shared_experts)\.\w+$", "glm": r"\.mlp\.experts\.\d+\.\w+$"}
 
 
 def convert(source, destination, **options):
@@ -159,13 +160,13 @@ def test_fusing_fp8_with_bf16_stays_bf16_where_that_is_exact(tmp_path):
         assert kind == "BF16" and np.array_equal(stored.bf16(fused), wanted)
 
 
-def expected_form(form, module, shape):
+def expected_form(family, form, module, shape):
     """By the published recipes: docs/spec/commands.md, convert."""
     if re.search(r"(embed_tokens|lm_head|shared_head\.head|mlp\.gate|eh_proj)$", module):
         return "BF16"
     if form == "fp8-block":
         return "BF16" if module.endswith(".weights_proj") else "fp8"
-    return form if form in EXPERTS and re.search(EXPERTS[form], module) and shape[1] % 16 == 0 else "BF16"
+    return form if form != "bf16" and re.search(FP4[family], module) and shape[1] % 16 == 0 else "BF16"
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -180,7 +181,7 @@ def test_a_form_holds_what_numpy_makes_of_the_values(name, form, tmp_path):
     for module in modules_of(before):
         wanted, was = stored.values(before, module)
         given, now = stored.values(after, module)
-        assert now == expected_form(form, module, wanted.shape), module
+        assert now == expected_form(name.split("-")[0], form, module, wanted.shape), module
         if now == was and now != "BF16" or {now, was} == {"nvfp4-modelopt", "nvfp4-ct"}:
             # Codes and scales are kept. A reciprocal in f32 is off by 2^-24 at most.
             np.testing.assert_allclose(given, wanted, rtol=2.0**-23 if now != was else 0, atol=0)
@@ -196,6 +197,12 @@ def test_a_form_holds_what_numpy_makes_of_the_values(name, form, tmp_path):
             assert np.array_equal(after[f"{module}.{names[0]}"][1], codes), module
             assert np.array_equal(after[f"{module}.weight_scale"][1], scales), module
             assert after[f"{module}.{names[1]}"][1].reshape(()) == stored_factor, module
+
+
+def test_a_release_written_in_the_form_that_it_has_stays_as_it_is(tmp_path):
+    before = stored.read(GOLDEN / "v3-nvfp4")  # dense MLPs too
+    after = convert(GOLDEN / "v3-nvfp4", tmp_path / "out", to="nvfp4-modelopt")
+    assert before.keys() == after.keys() and all(stored.same(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("scales, dtype", [("f32-pow2", "F32"), ("e8m0", "F8_E8M0")])
@@ -291,7 +298,7 @@ def test_shards_are_no_larger_than_asked_and_the_index_lists_them(tmp_path):
     assert files == [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))] and len(files) > 2
     for file in files:
         held = [name for name, place in index["weight_map"].items() if place == file]
-        assert sum(tensors[name][1].nbytes for name in held) <= most
+        assert (tmp_path / "out" / file).stat().st_size <= most
         assert all(index["weight_map"][name.removesuffix("_scale_inv")] == file for name in held if name.endswith("_scale_inv"))
 
 
