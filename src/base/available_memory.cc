@@ -26,13 +26,16 @@ std::optional<uint64_t> read_number(const std::filesystem::path& file) {
   return number_of(line);
 }
 
-/// Of the line of a file that begins with `key`, or 0.
-uint64_t read_field(const std::filesystem::path& file, std::string_view key) {
+/// Of the line of a file that begins with `key`, where it holds a number.
+std::optional<uint64_t> find_field(const std::filesystem::path& file, std::string_view key) {
   std::ifstream in(file);
   for (std::string line; std::getline(in, line);) {
-    if (line.starts_with(key)) return number_of(std::string_view(line).substr(key.size())).value_or(0);
+    if (line.starts_with(key)) return number_of(std::string_view(line).substr(key.size()));
   }
-  return 0;
+  return std::nullopt;
+}
+uint64_t read_field(const std::filesystem::path& file, std::string_view key) {
+  return find_field(file, key).value_or(0);
 }
 
 /// How a version of control groups spells it.
@@ -58,17 +61,30 @@ std::optional<uint64_t> left_by(const ControlGroup& group) {
   return *limit - std::min(*limit, taken);
 }
 
+constexpr uint64_t kKibibyte = 1024;
+
+/// A limit that this process was started with (ulimit -v and -d), and what it has taken of it.
+struct ProcessLimit {
+  const char* limit;  // in /proc/self/limits, in bytes
+  const char* taken;  // in /proc/self/status, in KiB
+};
+constexpr ProcessLimit kProcessLimits[] = {{"Max address space", "VmSize:"}, {"Max data size", "VmData:"}};
+
 }  // namespace
 
 std::optional<uint64_t> available_memory_bytes(const std::filesystem::path& proc,
                                                const std::filesystem::path& cgroups) {
-  constexpr uint64_t kKibibyte = 1024;
   std::optional<uint64_t> available;
-  if (const uint64_t left = read_field(proc / "meminfo", "MemAvailable:"); left > 0)
-    available = left * kKibibyte;
+  const auto allow = [&](uint64_t bytes) { available = std::min(available.value_or(bytes), bytes); };
+  if (const uint64_t left = read_field(proc / "meminfo", "MemAvailable:"); left > 0) allow(left * kKibibyte);
   for_each_control_group(proc, cgroups, "memory", [&](const ControlGroup& group) {
-    if (const auto left = left_by(group)) available = std::min(available.value_or(*left), *left);
+    if (const auto left = left_by(group)) allow(*left);
   });
+  for (const ProcessLimit& of : kProcessLimits) {
+    const std::optional<uint64_t> limit = find_field(proc / "self/limits", of.limit);
+    if (!limit) continue;
+    allow(*limit - std::min(*limit, read_field(proc / "self/status", of.taken) * kKibibyte));
+  }
   return available;
 }
 

@@ -7,8 +7,8 @@
 namespace fulgur {
 
 /// Bytes that this process could still take without swapping: what the system has left, or less where a
-/// control group of the process (version 1 or 2, or one above it) allows less. Files in the page cache don't
-/// count as taken. Empty where nothing says.
+/// control group of the process (version 1 or 2, or one above it) or its own limits (ulimit -v, -d) allow
+/// less. Files in the page cache don't count as taken. Empty where nothing says.
 std::optional<uint64_t> available_memory_bytes(const std::filesystem::path& proc = "/proc",
                                                const std::filesystem::path& cgroups = "/sys/fs/cgroup");
 

@@ -58,8 +58,8 @@ std::string unexpected(const CLI::App& app) {
       command, extra.empty() ? "--" : extra.front());
 }
 
-/// Parses and runs; `verbose` is known as soon as it is parsed.
-int run(int argc, char** argv, bool& verbose) {
+/// Parses and runs; `verbose` and the name of the command are known as soon as they are parsed.
+int run(int argc, char** argv, bool& verbose, std::string_view& command_name) {
   CLI::App app{
       "Fulgur runs DeepSeek-V3.2, GLM-5 and their relatives: sparse attention with a fused lightning "
       "indexer."};
@@ -73,7 +73,10 @@ int run(int argc, char** argv, bool& verbose) {
   for (const Command& command : kCommands) {
     CLI::App* sub = app.add_subcommand(std::string(command.name), command.summary);
     Arguments args(*sub);
-    sub->parse_complete_callback([&chosen, run = command.declare(args)] { chosen = run; });
+    sub->parse_complete_callback([&, name = command.name, run = command.declare(args)] {
+      chosen = run;
+      command_name = name;
+    });
   }
   // CLI11 would only say that a subcommand is missing.
   if (argc > 1 && argv[1][0] != '-' &&
@@ -108,8 +111,9 @@ int run(int argc, char** argv, bool& verbose) {
 int main(int argc, char** argv) {
   prepare_streams();
   bool verbose = false;
+  std::string_view command_name;
   try {
-    const int status = run(argc, argv, verbose);
+    const int status = run(argc, argv, verbose, command_name);
     flush_output();
     return status;
   } catch (const OutputClosed&) {
@@ -125,7 +129,14 @@ int main(int argc, char** argv) {
       }
     }
   } catch (const std::bad_alloc&) {
-    write_log("There is not enough memory for this.\n");
+    for (const std::string_view part :
+         {std::string_view("There is not enough memory for what fulgur "), command_name,
+          std::string_view(" was doing.\n"
+                           "  expected  memory for what it works on\n"
+                           "  found     an allocation that the system, or a limit (ulimit), refused\n"
+                           "  to do     raise the limit, end what else takes memory, or ask for less\n")}) {
+      write_log(part);
+    }
   } catch (const std::exception& error) {
     write_log("This is a mistake in Fulgur, please report it: ");
     write_log(error.what());

@@ -24,9 +24,6 @@ struct Context {
   cuda::Stream* stream = nullptr;  // CUDA: what ops are queued on
   Arena* arena = nullptr;          // scratch of ops and the activations of a step, back-end memory
   Profile* profile = nullptr;      // null: don't measure
-  /// Ops ask the arena for what they would, read nothing of the operands but their shapes and the batch,
-  /// which then lies in host memory, and compute nothing: for knowing what they take. CPU alone.
-  bool only_allocates = false;
   int64_t index_scratch_bytes = kDefaultIndexScratchBytes;  // at least Backend::least_index_scratch
 };
 

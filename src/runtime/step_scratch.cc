@@ -31,11 +31,10 @@ class Steps {
         weights_(weights),
         options_(options),
         team_(options.threads),
-        arena_(backend),
+        arena_(backend, /*only_counts=*/true),
         context_{.backend = &backend,
                  .team = &team_,
                  .arena = &arena_,
-                 .only_allocates = true,
                  .index_scratch_bytes = options.index_scratch_bytes},
         caches_(cache_shapes(config, options.runs_mtp(),
                              cache_dtypes(options.cache_forms, config, options.precision, backend), 1)) {}

@@ -22,8 +22,8 @@ struct RunSize {
   [[nodiscard]] int64_t longest() const { return context > 0 ? context : cache_tokens; }
 };
 
-/// What the arena holds at most in such a run's steps: found by running the layers' ops with a context in
-/// which they allocate and compute nothing. Of `weights` only forms and shapes are looked at.
+/// What the arena holds at most in such a run's steps: found by running the layers' ops with an arena that
+/// only counts, so that nothing is allocated or computed. Of `weights` only forms and shapes are looked at.
 uint64_t step_scratch_bytes(const Config& config, const ModelWeights& weights, const RunnerOptions& options,
                             const RunSize& size);
 

@@ -2,13 +2,19 @@
 
 import json
 import re
+import shlex
+import subprocess
 
 import pytest
-from fulgur_cli import MINI, ROOT, output, run
+from fulgur_cli import MINI, ROOT, command, output, run
 
 CONFIG = ROOT / "models" / "configs" / "deepseek-v3.2.json"
 SMALL = ["hidden_size=512", "intermediate_size=1024", "moe_intermediate_size=256", "n_routed_experts=32", "num_attention_heads=8",
          "num_key_value_heads=8", "q_lora_rank=256", "kv_lora_rank=256", "vocab_size=4096", "index_n_heads=8", "index_topk=256"]
+
+
+def shell(line):
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
 
 
 def sets(*fields):
@@ -94,3 +100,20 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated():
     result = run("generate", *model, ids="5", max_tokens=15_000_000)
     assert (result.returncode, result.stdout) == (1, "")
     assert "The model takes" in result.stderr.splitlines()[0] and "of caches" in result.stderr
+
+
+def test_memory_is_predicted_without_taking_it():
+    """Of steps and page tables larger than any machine's memory, and in less than they need (KiB)."""
+    report = json.loads(output("inspect", MINI, json=True, context=2**24, batch=65536))
+    assert report["memory"]["scratch"] > 65536 * 2**24 // 64 * 4
+    result = shell("ulimit -v 400000; " + shlex.join(command("inspect", MINI, json=True, context=200_000, batch=65536, threads=2)))
+    assert result.returncode == 0 and json.loads(result.stdout)["memory"]["scratch"] > 400e6
+
+
+def test_what_a_limit_of_the_process_has_no_room_for_is_refused_with_figures(tmp_path):
+    (tmp_path / "ids.json").write_text(json.dumps([[5] * 100_000]))
+    model = ["--random-weights", CONFIG, "--layers", 1, *sets(*SMALL, "first_k_dense_replace=1")]
+    result = shell("ulimit -v 900000; " + shlex.join(command("logits", *model, tokens=tmp_path / "ids.json", out=tmp_path / "out", chunk=1_048_576, threads=2)))
+    lines = result.stderr.splitlines()
+    assert result.returncode == 1 and "The model takes" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == ["expected", "found", "to"]

@@ -28,10 +28,10 @@ struct Crew {
 constexpr int64_t kMinBytesPerRegion = 64 << 10;
 
 /// body(Crew) on the whole team, or on the caller alone where the op's work, `bytes`, is small. All that an
-/// op computes is in one, all that it allocates before.
+/// op computes is in one, all that it allocates before (where nothing but that is wanted: Arena).
 template <typename Body>
 void run_region(Context& context, int64_t bytes, Body&& body) {
-  if (context.only_allocates) return;
+  if (context.arena->only_counts()) return;
   const int size = context.team->size();
   if (size == 1 || bytes < kMinBytesPerRegion) {
     body(Crew{context.team, 0, 1});

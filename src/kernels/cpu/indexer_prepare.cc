@@ -54,7 +54,7 @@ class Tile {
     q_latent_ = allocate_packed(arena, count, op.q_latent.cols, op.q_latent.dtype, w.wq_b.form);
     key_weights_ = arena.matrix<float>(count, w.wk_weights_proj.rows);
     if (fp8()) query_scales_ = arena.matrix<float>(count, op.shape.num_heads);
-    queries_ = arena.allocate_array<Matrix<float>>(context.team->size());
+    queries_ = arena.table<Matrix<float>>(context.team->size());
     for (int member = 0; member < context.team->size(); ++member) {
       queries_[member] = arena.matrix<float>(std::min(count, kHeadTokens), op.shape.head_dim);
     }

@@ -118,12 +118,12 @@ class Selection {
     row_length_ = cut.row_length;
     find_tiles(arena, cut.rows);
     num_slots_ = std::min(num_tiles_, size);
-    tiles_scores_ = arena.allocate_array<TileScores>(num_slots_);
+    tiles_scores_ = arena.table<TileScores>(num_slots_);
     for (int slot = 0; slot < num_slots_; ++slot) {
       tiles_scores_[slot].scores = arena.allocate_array<float>(cut.rows * row_length_);
       tiles_scores_[slot].kept_positions = arena.allocate_array<int32_t>(cut.rows * carried_);
     }
-    members_ = arena.allocate_array<Member>(size);
+    members_ = arena.table<Member>(size);
     for (int member = 0; member < size; ++member) {
       members_[member].queries = arena.allocate_array<float>(IndexerQueries::elements(op.shape, cut.rows));
       members_[member].search = arena.allocate(TopK::scratch_bytes(row_length_));
@@ -177,7 +177,7 @@ class Selection {
 
   void find_tiles(Arena& arena, int limit) {
     const TokenBatch& batch = op_.batch;
-    tiles_ = arena.allocate_array<RowTile>(batch.num_tokens);
+    tiles_ = arena.table<RowTile>(batch.num_tokens);
     for (int row = 0; row < batch.num_tokens; ++row) {
       if (candidates(row) <= topk_) continue;
       RowTile* last = num_tiles_ > 0 ? &tiles_[num_tiles_ - 1] : nullptr;
@@ -363,7 +363,7 @@ void indexer_scores(Context& context, const IndexerScores& op) {
   const int64_t row_elements = IndexerQueries::elements(op.shape, 1);
   const int size = context.team->size();
   float* queries_of_all = context.arena->allocate_array<float>(row_elements * size);
-  Bf16** decoded = context.arena->allocate_array<Bf16*>(size);
+  Bf16** decoded = context.arena->table<Bf16*>(size);
   for (int member = 0; member < size; ++member) decoded[member] = allocate_page(*context.arena, op.keys);
   const int64_t work = op.scores.rows * op.scores.cols * op.shape.num_heads * op.shape.head_dim / 8;
   run_region(context, work, [&](const Crew& crew) {

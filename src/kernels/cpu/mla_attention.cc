@@ -440,7 +440,7 @@ void sparse_mla(Context& context, const SparseMla& op) {
   const int num_heads = op.shape.num_heads;
   const Grouping grouping = group(num_heads, 1, num_tokens, context.team->size());
   const ArenaScope scope(*context.arena);
-  Rows* rows = context.arena->allocate_array<Rows>(context.team->size());
+  Rows* rows = context.arena->table<Rows>(context.team->size());
   for (int member = 0; member < context.team->size(); ++member) {
     rows[member] = allocate_rows(*context.arena, problem, grouping.heads_per_group);
   }
@@ -474,7 +474,7 @@ void dense_mla(Context& context, const DenseMla& op) {
       std::min<int64_t>(kTileBytes / token_bytes, batch.num_tokens / (4 * size)), 1, kMaxTileTokens));
 
   const ArenaScope scope(*context.arena);
-  Tile* tiles = context.arena->allocate_array<Tile>(batch.num_tokens);
+  Tile* tiles = context.arena->table<Tile>(batch.num_tokens);
   int num_tiles = 0;
   int64_t keys = 0;
   for (int token = 0; token < batch.num_tokens; ++token) {
@@ -488,7 +488,7 @@ void dense_mla(Context& context, const DenseMla& op) {
     }
   }
   const Grouping grouping = group(num_heads, limit, num_tiles, size);
-  Rows* rows = context.arena->allocate_array<Rows>(size);
+  Rows* rows = context.arena->table<Rows>(size);
   for (int member = 0; member < size; ++member) {
     rows[member] = allocate_rows(*context.arena, problem, int64_t{limit} * grouping.heads_per_group);
   }

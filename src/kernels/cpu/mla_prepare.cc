@@ -44,7 +44,7 @@ class Tile {
       q_latent_ = x_for_q_;
     }
     kv_ = arena.matrix<float>(count, w.kv_a.rows);
-    members_ = arena.allocate_array<Member>(context.team->size());
+    members_ = arena.table<Member>(context.team->size());
     for (int member = 0; member < context.team->size(); ++member) {
       members_[member].query =
           arena.matrix<float>(std::min(count, kHeadTokens), op.shape.nope + op.shape.rope);

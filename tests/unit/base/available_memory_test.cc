@@ -53,5 +53,16 @@ TEST(AvailableMemory, ReadsControlGroupsOfVersion1) {
   EXPECT_EQ(system.available(), 0U);
 }
 
+TEST(AvailableMemory, IsNoMoreThanTheProcessMayTake) {
+  const System system;
+  system.write("proc/meminfo", "MemAvailable:   1000 kB\n");
+  system.write("proc/self/status", "VmPeak:  900 kB\nVmSize:  300 kB\nVmData:  100 kB\n");
+  system.write("proc/self/limits",
+               "Limit                     Soft Limit           Hard Limit           Units     \n"
+               "Max data size             unlimited            unlimited            bytes     \n"
+               "Max address space         819200               unlimited            bytes     \n");
+  EXPECT_EQ(system.available(), 500U * 1024);
+}
+
 }  // namespace
 }  // namespace fulgur
