@@ -279,15 +279,37 @@ void check_set(const std::map<std::string, SetNumber>& set, std::vector<Problem>
       "fetch the missing shards, or the index"));
 }
 
-ShardList list_folder(const std::filesystem::path& folder, std::vector<Problem>& problems) {
-  bool single = false;
-  std::map<std::string, SetNumber> set;
+/// What a folder holds by the names of files alone.
+struct NamedFiles {
+  bool single = false;                   // model.safetensors
+  std::map<std::string, SetNumber> set;  // model-*-of-*.safetensors
   std::error_code error;
+};
+NamedFiles named_files(const std::filesystem::path& folder) {
+  NamedFiles files;
+  std::error_code& error = files.error;
   for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
     const std::string name = at->path().filename().string();
-    single = single || name == kSingleFile;
-    if (const auto number = set_number(name)) set.emplace(name, *number);
+    files.single = files.single || name == kSingleFile;
+    if (const auto number = set_number(name)) files.set.emplace(name, *number);
   }
+  return files;
+}
+
+/// In place of an index that can't be read: the files that it will have listed, if that is beyond doubt.
+std::vector<std::string> likely_files(const std::filesystem::path& folder) {
+  const auto [single, set, error] = named_files(folder);
+  if (error || single != set.empty()) return {};
+  if (single) return {std::string(kSingleFile)};
+  std::vector<Problem> doubts;
+  check_set(set, doubts);
+  std::vector<std::string> files;
+  for (const auto& [name, number] : set) files.push_back(name);
+  return doubts.empty() ? files : std::vector<std::string>();
+}
+
+ShardList list_folder(const std::filesystem::path& folder, std::vector<Problem>& problems) {
+  const auto [single, set, error] = named_files(folder);
   if (error) {
     problems.push_back({.kind = ErrorKind::kIoError,
                         .file = folder.string(),
@@ -332,8 +354,18 @@ ShardList list_folder(const std::filesystem::path& folder, std::vector<Problem>&
 ShardList list_shards(const std::filesystem::path& folder, std::vector<Problem>& problems) {
   std::error_code error;
   const auto index = std::filesystem::symlink_status(folder / kIndexFile, error);
-  return std::filesystem::exists(index) ? read_index(folder / kIndexFile, problems)
-                                        : list_folder(folder, problems);
+  if (!std::filesystem::exists(index)) return list_folder(folder, problems);
+  ShardList list{.source = kIndexFile};
+  try {
+    list = read_index(folder / kIndexFile, problems);
+  } catch (const Error& unreadable) {
+    problems.insert(problems.end(), unreadable.problems().begin(), unreadable.problems().end());
+  }
+  if (list.files.empty()) {
+    list.files = likely_files(folder);
+    list.complete = false;
+  }
+  return list;
 }
 
 }  // namespace fulgur

@@ -22,7 +22,8 @@ struct ShardList {
 };
 
 /// The index's word if there is an index; else exactly model.safetensors, or a complete set
-/// model-*-of-*.safetensors (checkpoints.md, section 1). What is wrong is appended to `problems`.
+/// model-*-of-*.safetensors (checkpoints.md, section 1). What is wrong is appended to `problems`. Of an index
+/// that can't be read, the files are those that there would be without one, and not complete.
 ShardList list_shards(const std::filesystem::path& folder, std::vector<Problem>& problems);
 
 }  // namespace fulgur

@@ -11,6 +11,7 @@
 namespace fulgur {
 namespace {
 
+constexpr std::string_view kQuantizationField = "quantization_config";
 constexpr IntegerRange kExpertRange{1, 65536};
 constexpr int64_t kMostRows = INT32_MAX;  // of one weight: kernels count rows in an int
 
@@ -220,7 +221,12 @@ Config read_document(const Json& document, const std::string& file, std::vector<
   return read_all(fields);
 }
 
-/// Fields that neither name a tensor nor give it a shape, with those of objects in them.
+/// Without those of objects in it.
+std::string_view field_of(const Problem& problem) {
+  return std::string_view(problem.tensor).substr(0, problem.tensor.find('.'));
+}
+
+/// Not so fields that neither name a tensor nor give it a shape, or do so of modules that may be quantized.
 bool decides_tensors(const Problem& problem) {
   constexpr std::string_view kFree[] = {"hidden_act",
                                         "rms_norm_eps",
@@ -244,9 +250,9 @@ bool decides_tensors(const Problem& problem) {
                                         "bos_token_id",
                                         "eos_token_id",
                                         "dtype",
-                                        "torch_dtype"};
-  const std::string_view field = std::string_view(problem.tensor).substr(0, problem.tensor.find('.'));
-  return std::find(std::begin(kFree), std::end(kFree), field) == std::end(kFree);
+                                        "torch_dtype",
+                                        kQuantizationField};
+  return std::find(std::begin(kFree), std::end(kFree), field_of(problem)) == std::end(kFree);
 }
 
 /// A file beside config.json, if it is there: `read` takes its fields. Returns all its problems.
@@ -320,7 +326,10 @@ ConfigSurvey survey_config(const std::filesystem::path& folder) {
   ConfigSurvey survey;
   std::vector<Problem>& problems = survey.problems;
   Config config = read_document(read_json(path, ErrorKind::kBadConfig), path.filename().string(), problems);
-  bool sound = std::none_of(problems.begin(), problems.end(), decides_tensors);
+  const bool sound = std::none_of(problems.begin(), problems.end(), decides_tensors);
+  survey.quantization_unknown = std::any_of(problems.begin(), problems.end(), [](const Problem& problem) {
+    return field_of(problem) == kQuantizationField;
+  });
   const auto add = [&](std::vector<Problem> more) {
     problems.insert(problems.end(), std::make_move_iterator(more.begin()),
                     std::make_move_iterator(more.end()));
@@ -330,7 +339,7 @@ ConfigSurvey survey_config(const std::filesystem::path& folder) {
   std::vector<Problem> of_modelopt = read_beside(folder / "hf_quant_config.json", [&](ConfigFields& fields) {
     config.quantization = read_modelopt_quantization(fields, config.quantization);
   });
-  sound = sound && of_modelopt.empty();
+  survey.quantization_unknown = survey.quantization_unknown || !of_modelopt.empty();
   add(std::move(of_modelopt));
   if (sound) survey.config = std::move(config);
   return survey;

@@ -105,7 +105,8 @@ struct ConfigSurvey {
   /// Empty where something is wrong with what decides which tensors there are and of which shapes; what else
   /// is wrong stands for a value that could be.
   std::optional<Config> config;
-  std::vector<Problem> problems;  // of all three files together
+  bool quantization_unknown = false;  // something is wrong with what is declared of it
+  std::vector<Problem> problems;      // of all three files together
 };
 /// Throws what keeps config.json from being read at all.
 ConfigSurvey survey_config(const std::filesystem::path& folder);

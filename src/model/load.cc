@@ -5,12 +5,15 @@
 
 #include <algorithm>
 #include <iterator>
+#include <new>
 #include <optional>
+#include <set>
 #include <string_view>
 #include <utility>
 
 #include "base/error.h"
 #include "base/printable.h"
+#include "checkpoint/ledger.h"
 
 namespace fulgur {
 namespace {
@@ -136,6 +139,29 @@ void notice_damage(ModelPlan& plan, const Config& config, Precision precision, c
       others == 0 ? "" : fmt::format(" ({} more problem{} there.)", others, others == 1 ? "" : "s")));
 }
 
+/// Where it isn't known how modules are quantized, those that may be can be stored in any way: nothing is
+/// said of them but that a weight which isn't packed has another shape.
+void erase_what_may_follow(std::vector<Problem>& problems, const ModelPlan& plan, const Catalog& catalog) {
+  std::set<std::string_view> quantizable;
+  for (const Parameter& parameter : plan.parameters) {
+    if (!parameter.quantizable) continue;
+    for (const std::vector<Part>& parts : parameter.spellings) {
+      for (const Part& part : parts) quantizable.insert(split_last(part.tensor).first);
+    }
+  }
+  std::erase_if(problems, [&](const Problem& problem) {
+    const auto [module, last] = split_last(problem.tensor);
+    // Too many experts to list them: then there are no parameters.
+    if (!quantizable.contains(module)) {
+      return plan.parameters.empty() && problem.kind == ErrorKind::kMissingTensor;
+    }
+    const CatalogEntry* weight = last == "weight" ? catalog.find(problem.tensor) : nullptr;
+    const bool unpacked = weight != nullptr && weight->dtype_known &&
+                          (plain_form(weight->dtype) || weight->dtype == DType::kF8E4M3);
+    return problem.kind != ErrorKind::kShapeMismatch || !unpacked;
+  });
+}
+
 Problem without_mtp(const ModelFiles& files) {
   const int64_t layer = files.config->num_hidden_layers;
   return {.kind = ErrorKind::kBadRequest,
@@ -188,16 +214,23 @@ ModelFiles read_model_files(const std::filesystem::path& folder) {
   const auto keep = [&](const Error& error) {
     files.problems.insert(files.problems.end(), error.problems().begin(), error.problems().end());
   };
+  bool no_config = false;
   try {
     ConfigSurvey survey = survey_config(folder);
     files.config = std::move(survey.config);
+    files.quantization_unknown = survey.quantization_unknown;
     files.problems = std::move(survey.problems);
   } catch (const Error& error) {
     keep(error);
-    if (error.kind() == ErrorKind::kIoError) return files;  // not the folder of a model
+    no_config = error.kind() == ErrorKind::kIoError;
+    std::error_code none;
+    if (!std::filesystem::is_directory(folder, none)) return files;
   }
   try {
     CatalogSurvey survey = survey_catalog(folder);
+    // A folder that is no model's at all lacks more than its config, but that is not what is wrong with it.
+    if (no_config)
+      std::erase_if(survey.problems, [&](const Problem& p) { return p.file == folder.string(); });
     files.problems.insert(files.problems.end(), survey.problems.begin(), survey.problems.end());
     if (survey.problems.empty() || !survey.catalog.entries.empty()) files.catalog = std::move(survey.catalog);
   } catch (const Error& error) {
@@ -209,7 +242,8 @@ ModelFiles read_model_files(const std::filesystem::path& folder) {
 std::optional<ModelPlan> plan_files(ModelFiles& files, Precision precision, bool with_mtp) {
   if (!files.config || !files.catalog) return std::nullopt;
   ModelPlan plan = plan_model(*files.config, precision, *files.catalog, with_mtp);
-  const std::vector<Problem>& found = plan.load.problems;
+  std::vector<Problem> found = plan.load.problems;
+  if (files.quantization_unknown) erase_what_may_follow(found, plan, *files.catalog);
   files.problems.insert(files.problems.end(), found.begin(), found.end());
   return plan;
 }
@@ -246,6 +280,12 @@ LoadedModel load(PlannedModel planned, int num_threads, const LoadProgress& prog
     malloc_trim(0);  // what loading took and freed is the system's again, so that memory_need() holds
 #endif
     return model;
+  } catch (const std::bad_alloc&) {
+    throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                        .message = fmt::format("There is not enough memory to load {}.", planned.name),
+                        .expected = "memory for the weights and scales that are copied",
+                        .found = "an allocation that the system, or a limit (ulimit), refused",
+                        .todo = "raise the limit, or end what else takes memory"});
   } catch (Error& error) {
     error.add_context(fmt::format("loading {}", planned.name));
     throw;

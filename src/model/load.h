@@ -32,17 +32,19 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
 
 /// What a checkpoint folder holds before anything is made of it.
 struct ModelFiles {
-  std::string name;                // of the folder, or what stands for it
-  std::optional<Config> config;    // empty where a problem says why; else enough to plan (ConfigSurvey)
-  std::optional<Catalog> catalog;  // likewise; where it is damaged, what can be read of it
-  std::vector<Problem> problems;   // of both together
+  std::string name;                   // of the folder, or what stands for it
+  std::optional<Config> config;       // empty where a problem says why; else enough to plan (ConfigSurvey)
+  bool quantization_unknown = false;  // ConfigSurvey
+  std::optional<Catalog> catalog;     // empty like config; where it is damaged, what can be read of it
+  std::vector<Problem> problems;      // of both together
 };
 
 /// Reads the config and every header. Never throws: everything that is wrong is in the result.
 ModelFiles read_model_files(const std::filesystem::path& folder);
 
 /// Plans them, damaged or not, where there are both config and catalog. What is wrong with the plan is added
-/// to the files' problems: everything that is wrong stands there then.
+/// to the files' problems, but for what may follow from a quantization that isn't known: everything that is
+/// wrong stands there then.
 std::optional<ModelPlan> plan_files(ModelFiles& files, Precision precision, bool with_mtp);
 
 struct LoadedModel {

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "checkpoint/shard_index.h"
 #include "checkpoint/verify.h"
 #include "model/inspection.h"
 #include "whole_problem.h"
@@ -172,6 +173,45 @@ TEST_P(Golden, WithOneUnreadableShardLacksWhatTheIndexPlacesNowhere) {
                      .words = {}});
   c.remove_index();  // it may be in the unreadable shard
   expect_refused(c, {.problems = {problem(ErrorKind::kBadHeader)}, .words = {}});
+}
+
+TEST_P(Golden, WithoutAConfigHasTheDefectsOfItsHeadersReported) {
+  GoldenCheckpoint c = GoldenCheckpoint::read(GetParam());
+  ASSERT_NE(make_unreadable(c), "");
+  c.store_as("model.norm.weight", "BF16", {1});  // who knows
+  c.afterwards([](const TemporaryFolder& folder) { std::filesystem::remove(folder / "config.json"); });
+  expect_refused(c,
+                 {.problems = {problem(ErrorKind::kIoError), problem(ErrorKind::kBadHeader)}, .words = {}});
+}
+
+TEST_P(Golden, WithAnIndexThatCantBeReadHasTheDefectsOfItsShardsReported) {
+  GoldenCheckpoint c = GoldenCheckpoint::read(GetParam());
+  ASSERT_NE(make_unreadable(c), "");
+  c.store_as("model.norm.weight", "BF16", {1});
+  c.erase("lm_head.weight");  // it may be in the unreadable shard
+  c.afterwards([](const TemporaryFolder& folder) { write_bytes(folder / kIndexFile, "{"); });
+  expect_refused(c, {.problems = {problem(ErrorKind::kBadIndex), problem(ErrorKind::kBadHeader),
+                                  problem(ErrorKind::kShapeMismatch, "model.norm.weight")},
+                     .words = {}});
+}
+
+/// Modules that may be quantized can be stored in any way then.
+TEST_P(Golden, WithAQuantizationThatIsNotKnownHasItsOtherDefectsReportedAndNothingThatMayFollow) {
+  GoldenCheckpoint c = GoldenCheckpoint::read(GetParam());
+  c.set("quantization_config", R"({"quant_method": "awq"})");
+  c.store_as("model.norm.weight", "BF16", {1});
+  c.store_as("model.layers.0.self_attn.o_proj.weight", "BF16", {3, 5});
+  c.add("model.layers.0.mywk.weight", "BF16", {1});
+  const std::string packed = *c.first_that("model.layers.*.mlp.experts.*.up_proj.*",
+                                           [](const TestTensor& tensor) { return !is_scale(tensor.name); });
+  c.rename(packed, module_of(packed) + "qweight");
+  c.add(module_of(packed) + "qzeros", "I32", {1});
+  expect_refused(c,
+                 {.problems = {problem(ErrorKind::kUnsupported, "quantization_config.quant_method"),
+                               problem(ErrorKind::kShapeMismatch, "model.norm.weight"),
+                               problem(ErrorKind::kShapeMismatch, "model.layers.0.self_attn.o_proj.weight"),
+                               problem(ErrorKind::kUnexpectedTensor, "model.layers.0.mywk.weight")},
+                  .words = {}});
 }
 
 TEST_P(Golden, WithADamagedEntryHasTheDefectsOfOtherTensorsReported) {
