@@ -112,6 +112,15 @@ struct CacheForms {
 /// Tokens that are guessed ahead where nobody says.
 inline constexpr int kDefaultDrafts = 1;
 
+/// The most that EngineOptions may ask for, whatever the memory.
+struct EngineLimits {
+  static constexpr int kThreads = 1024;
+  static constexpr int64_t kCacheTokens = int64_t{1} << 36;
+  static constexpr int64_t kStepTokens = int64_t{1} << 20;
+  static constexpr int kRunning = 1 << 16;
+  static constexpr int kDrafts = 16;  // each is seldom right if the one before it wasn't sure
+};
+
 struct EngineOptions {
   int threads = 0;              // 0: one for each CPU that the process may use
   bool full_precision = false;  // weights dequantized, activations and caches in f32

@@ -24,9 +24,6 @@ namespace {
 
 constexpr const char* kBundledModel = "models/mini-v32";
 
-/// Each is seldom right if the one before it wasn't sure.
-constexpr int64_t kMostDrafts = 16;
-
 const std::map<std::string, IndexerProjection> kProjections = {{"separate", IndexerProjection::kSeparate},
                                                                {"overlapped", IndexerProjection::kOverlapped},
                                                                {"fused", IndexerProjection::kFused}};
@@ -129,7 +126,7 @@ void add_speculate_option(Arguments& args, ModelOptions& options) {
   args.add_option("--speculate", options.speculate,
                   "Tokens that the MTP layer guesses ahead; the text is the same (default: 1 where the model "
                   "has that layer; 0: none)")
-      .integer_range(0, kMostDrafts)
+      .integer_range(0, EngineLimits::kDrafts)
       .type_name("N")
       .group("Model");
 }

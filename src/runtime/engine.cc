@@ -248,13 +248,21 @@ Engine::Engine(const LoadedModel& model, const Tokenizer* tokenizer, const Runne
 
 Engine::Engine(const std::string& folder, const EngineOptions& options) {
   const int wanted_drafts = options.num_drafts.value_or(kDefaultDrafts);
-  if (options.threads < 0 || options.cache_tokens < 0 || options.step_tokens < 1 || options.max_running < 1 ||
-      wanted_drafts < 0) {
+  const auto in_range = [](int64_t value, int64_t least, int64_t most) {
+    return value >= least && value <= most;
+  };
+  if (!in_range(options.threads, 0, EngineLimits::kThreads) ||
+      !in_range(options.cache_tokens, 0, EngineLimits::kCacheTokens) ||
+      !in_range(options.step_tokens, 1, EngineLimits::kStepTokens) ||
+      !in_range(options.max_running, 1, EngineLimits::kRunning) ||
+      !in_range(wanted_drafts, 0, EngineLimits::kDrafts)) {
     throw Error(Problem{
         .kind = ErrorKind::kBadRequest,
         .message = "The engine's options are out of range.",
-        .expected =
-            "threads, cache_tokens and num_drafts of at least 0, step_tokens and max_running of at least 1",
+        .expected = fmt::format("threads from 0 to {}, cache_tokens from 0 to {}, num_drafts from 0 to {}, "
+                                "step_tokens from 1 to {}, max_running from 1 to {}",
+                                EngineLimits::kThreads, EngineLimits::kCacheTokens, EngineLimits::kDrafts,
+                                EngineLimits::kStepTokens, EngineLimits::kRunning),
         .found = fmt::format("threads {}, cache_tokens {}, num_drafts {}, step_tokens {}, max_running {}",
                              options.threads, options.cache_tokens, wanted_drafts, options.step_tokens,
                              options.max_running),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <random>
 #include <span>
 
@@ -72,24 +73,25 @@ struct Round {
 
 void run_round(Engine& engine, const EngineBench& bench, int requests, Round& round) {
   const auto count = static_cast<size_t>(requests);
-  Window window(engine.runner(), count, bench.new_tokens);
+  // Of the callbacks too: where one throws, the others' requests are still on their way.
+  const auto window = std::make_shared<Window>(engine.runner(), count, bench.new_tokens);
   std::vector<Generation> generations;
   for (size_t i = 0; i < count; ++i) {
     generations.push_back(
         engine.submit({.prompt = bench.prompts[i % bench.prompts.size()],
                        .max_tokens = bench.new_tokens,
                        .ignore_end_tokens = true,
-                       .on_token = [&window, i](const GeneratedToken&) { window.token(i); }}));
+                       .on_token = [window, i](const GeneratedToken&) { window->token(i); }}));
   }
   for (Generation& generation : generations) {
     const Completion completion = generation.wait();
     round.drafted += completion.drafted;
     round.accepted += completion.accepted;
   }
-  round.tokens_per_s.push_back(static_cast<double>(window.tokens()) / window.whole_s());
-  round.step_us.push_back(1e6 * window.whole_s() /
-                          static_cast<double>(std::max<uint64_t>(1, window.steps())));
-  round.outside_model.push_back(1 - window.model_s() / window.whole_s());
+  round.tokens_per_s.push_back(static_cast<double>(window->tokens()) / window->whole_s());
+  round.step_us.push_back(1e6 * window->whole_s() /
+                          static_cast<double>(std::max<uint64_t>(1, window->steps())));
+  round.outside_model.push_back(1 - window->model_s() / window->whole_s());
 }
 
 }  // namespace

@@ -561,6 +561,12 @@ def test_eval_refuses_max_tokens_for_rows_of_ids(tmp_path):
     assert "--max-tokens" in a_sentence(result.stderr)
 
 
+def test_bench_engine_says_that_requests_end_too_soon_to_be_timed():
+    result = run("bench", "engine", "--speculate", "0", requests=200, prompt_tokens=8, rounds=1, new_tokens=2, prefix_tokens=64, threads=1)
+    assert result.returncode == 1
+    assert a_sentence(result.stderr) == "A request ended before all of them had begun, so there is nothing to time."
+
+
 def test_bench_engine_times_requests_with_and_without_drafts_and_the_first_token(tmp_path):
     rows = MINI / "eval" / "kjv.jsonl"
     small = dict(requests="1,3", rounds=1, new_tokens=8, prefix_tokens=130)

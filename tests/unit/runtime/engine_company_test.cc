@@ -84,16 +84,22 @@ TEST_P(EngineInCompany, SaysWhatItSaysAloneWhateverRunsBesideIt) {
     Engine one = engine(1, 0, {.num_pages = 8, .prefix_cache = false});
     for (size_t i = 0; i < count; ++i) submit(one, all[i], vocab(), i % 4 == 0, alone[i]).wait();
   }
-  // Few pages and small steps: prompts are cut, drafts left out, requests set back. They arrive in waves.
+  // Few pages and small steps: prompts are cut, drafts left out, requests set back. They arrive in waves,
+  // each while the second half of the one before is on its way.
   std::vector<Said> together(count);
   std::vector<Generation> generations;
   int64_t cached = 0;
   int64_t preempted = 0;
   Engine many = engine(GetParam().threads, GetParam().num_drafts,
                        {.num_pages = 9, .step_tokens = 48, .max_running = 6});
+  size_t wave_begin = 0;
+  size_t wave = 12;
   for (size_t i = 0; i < count; ++i) {
     generations.push_back(submit(many, all[i], vocab(), i % 4 == 0, together[i]));
-    if (random_() % 8 == 0) generations.back().wait();
+    if (i + 1 < wave_begin + wave) continue;
+    generations[(wave_begin + i) / 2].wait();
+    wave_begin = i + 1;
+    wave = 1 + random_() % 24;
   }
   for (size_t i = 0; i < count; ++i) {
     cached += generations[i].wait().cached_tokens;

@@ -314,7 +314,13 @@ TEST_F(EngineText, EndsBeforeAStopStringAndHoldsBackWhatMayBecomeOne) {
 }
 
 TEST(EngineOptions, AreRefusedOutOfRange) {
-  EXPECT_THROW(Engine(FULGUR_SOURCE_DIR "/models/mini-v32", {.step_tokens = 0}), Error);
+  for (const EngineOptions& options :
+       {EngineOptions{.threads = EngineLimits::kThreads + 1},
+        EngineOptions{.cache_tokens = int64_t{64} << 32}, EngineOptions{.step_tokens = 0},
+        EngineOptions{.step_tokens = INT64_MAX}, EngineOptions{.max_running = 0},
+        EngineOptions{.num_drafts = EngineLimits::kDrafts + 1}}) {
+    EXPECT_THROW(Engine(FULGUR_SOURCE_DIR "/models/mini-v32", options), Error);
+  }
   EXPECT_THROW(Engine(FULGUR_SOURCE_DIR "/models/no-such-model"), Error);
 }
 

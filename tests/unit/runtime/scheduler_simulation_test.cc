@@ -5,9 +5,12 @@
 // FULGUR_SCHEDULES=10000 runs so many (check-long); FULGUR_SCHEDULE_SEED=N runs the one that failed again.
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
+#include <exception>
 #include <map>
 #include <random>
 #include <set>
@@ -279,6 +282,14 @@ class Simulation {
   RequestId next_id_ = 0;
 };
 
+std::string repeats;  // how to repeat the schedule that runs
+
+/// Says it where the schedule ends the process.
+void say_repeats(int signal) {
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, repeats.data(), repeats.size());
+  raise(signal);
+}
+
 TEST(SchedulerSimulation, EveryRequestEndsInOrderAndNoPageIsLeakedOrSharedWrongly) {
   uint64_t first = 1;
   uint64_t count = kSchedules;
@@ -287,10 +298,21 @@ TEST(SchedulerSimulation, EveryRequestEndsInOrderAndNoPageIsLeakedOrSharedWrongl
     first = std::stoull(text);
     count = 1;
   }
+  for (const int signal : {SIGSEGV, SIGFPE, SIGABRT}) {
+    struct sigaction action {};
+    action.sa_handler = say_repeats;
+    action.sa_flags = static_cast<int>(SA_RESETHAND | SA_NODEFER);
+    sigaction(signal, &action, nullptr);
+  }
   Events events;
   for (uint64_t seed = first; seed < first + count; ++seed) {
-    Simulation(seed, events).run();
-    ASSERT_FALSE(HasFailure()) << "FULGUR_SCHEDULE_SEED=" << seed << " repeats it";
+    repeats = "FULGUR_SCHEDULE_SEED=" + std::to_string(seed) + " repeats it\n";
+    try {
+      Simulation(seed, events).run();
+    } catch (const std::exception& error) {
+      FAIL() << error.what() << "\n" << repeats;
+    }
+    ASSERT_FALSE(HasFailure()) << repeats;
   }
   if (count < kSchedules) return;
   const auto schedules = static_cast<int64_t>(count);
