@@ -12,7 +12,7 @@ constexpr int kDecodeThreads = 512;
 constexpr int kDecodeGroups = kDecodeThreads / 128;  // warpgroups
 constexpr int kMostStages = 4;                       // of a warpgroup's ring
 constexpr int kClusterStages = 2;        // the same where all multiprocessors read for clusters of few
-constexpr int kMostDecodeSlice = 65472;  // counts of a block are sent in 16 bits
+constexpr int kMostDecodeSlice = 65472;  // of a selection: counts of a block are sent in 16 bits
 
 constexpr int kMostDecodeRows = 4;  // of a sequence, at once
 
@@ -55,9 +55,9 @@ constexpr DecodeLayout decode_layout(IndexForm form, int heads, int rows, int sl
   layout.total = layout.ring + layout.stages * stage_bytes + 1024;  // the start is aligned by hand
   return layout;
 }
-constexpr bool fits(const DecodeLayout& layout) {
+constexpr bool fits(const DecodeLayout& layout, bool select) {
   return layout.stages > 0 && layout.total <= static_cast<int>(kMostSharedBytes) &&
-         layout.slice <= kMostDecodeSlice;
+         (!select || layout.slice <= kMostDecodeSlice);
 }
 
 /// Pages of a block's slice of `length` keys.

@@ -208,13 +208,13 @@ int groups_of(const DecodeArguments& arguments) {
 int choose_cluster(const DecodeArguments& arguments) {
   for (const int cluster : {16, 12, 10, 8, 6, 5, 4, 3, 2}) {
     const DecodeLayout layout = layout_for(arguments, cluster, true);
-    if (fits(layout) && groups_of(arguments) * cluster <= kMultiprocessors &&
+    if (fits(layout, true) && groups_of(arguments) * cluster <= kMultiprocessors &&
         groups_of(arguments) <= decode_clusters_at_once(arguments, cluster)) {
       return cluster;
     }
   }
   int cluster = 1;
-  while (cluster < kMostCluster && !fits(layout_for(arguments, cluster, true))) ++cluster;
+  while (cluster < kMostCluster && !fits(layout_for(arguments, cluster, true), true)) ++cluster;
   return cluster;
 }
 
@@ -222,7 +222,7 @@ template <typename Kernel>
 cudaError_t launch(Kernel kernel, const DecodeArguments& arguments, int blocks, int cluster, bool select,
                    const LaunchOptions& options) {
   const DecodeLayout layout = layout_for(arguments, blocks, select);
-  if (!fits(layout)) return cudaErrorInvalidValue;
+  if (!fits(layout, select)) return cudaErrorInvalidValue;
   const int groups = groups_of(arguments);
   return launch_clusters(kernel, dim3(static_cast<unsigned>(groups * blocks)), cluster, kThreads,
                          static_cast<size_t>(layout.total), options, arguments, layout, blocks,
@@ -248,7 +248,7 @@ bool decode_takes(const DecodeArguments& arguments, int cluster) {
                       arguments.tokens_per_sequence >= 1 && arguments.tokens_per_sequence <= 4 &&
                       scores.q_stride_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(scores.q) % 16 == 0 &&
                       reinterpret_cast<uintptr_t>(scores.keys) % 16 == 0;
-  return shapes && fits(layout_for(arguments, cluster > 0 ? cluster : kMostCluster, true));
+  return shapes && fits(layout_for(arguments, cluster > 0 ? cluster : kMostCluster, true), true);
 }
 
 cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions& options) {

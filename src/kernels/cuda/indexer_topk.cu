@@ -93,6 +93,11 @@ int threads_of(int rows, int slice, int cluster) {
   return slice > 8192 && rows * cluster <= 2 * kMultiprocessors ? 1024 : 512;
 }
 
+bool fits(int rows, int slice, int cluster) {
+  return slice <= kMostSlice &&
+         shared_bytes(slice, cluster, threads_of(rows, slice, cluster)) <= kMostSharedBytes;
+}
+
 bool run_at_once(int rows, int slice, int cluster) {
   const int threads = threads_of(rows, slice, cluster);
   return rows <= clusters_at_once(threads == 1024 ? topk_kernel<1024, 1> : topk_kernel<512, 3>, cluster,
@@ -106,7 +111,7 @@ int choose_cluster(int rows, int max_context) {
   constexpr int kFewBlocks = 16;
   constexpr int kShortSlice = 1024;
   int least = 1;
-  while (least < kMostCluster && slice_length(max_context, least) > kMostSlice) ++least;
+  while (least < kMostCluster && !fits(rows, slice_length(max_context, least), least)) ++least;
   int chosen = least;
   for (const int cluster : {2, 4, 8, 16}) {
     const int slice = slice_length(max_context, cluster);
