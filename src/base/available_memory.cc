@@ -1,23 +1,15 @@
 #include "base/available_memory.h"
 
 #include <algorithm>
-#include <charconv>
 #include <fstream>
 #include <string>
 #include <string_view>
 
 #include "base/control_groups.h"
+#include "base/number_field.h"
 
 namespace fulgur {
 namespace {
-
-/// The number that a text begins with after spaces; "max", and no file, have none.
-std::optional<uint64_t> number_of(std::string_view text) {
-  text.remove_prefix(std::min(text.find_first_not_of(" \t"), text.size()));
-  uint64_t value = 0;
-  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() ? std::optional(value) : std::nullopt;
-}
 
 std::optional<uint64_t> read_number(const std::filesystem::path& file) {
   std::ifstream in(file);
@@ -26,16 +18,8 @@ std::optional<uint64_t> read_number(const std::filesystem::path& file) {
   return number_of(line);
 }
 
-/// Of the line of a file that begins with `key`, where it holds a number.
-std::optional<uint64_t> find_field(const std::filesystem::path& file, std::string_view key) {
-  std::ifstream in(file);
-  for (std::string line; std::getline(in, line);) {
-    if (line.starts_with(key)) return number_of(std::string_view(line).substr(key.size()));
-  }
-  return std::nullopt;
-}
 uint64_t read_field(const std::filesystem::path& file, std::string_view key) {
-  return find_field(file, key).value_or(0);
+  return find_number(file, key).value_or(0);
 }
 
 /// How a version of control groups spells it.
@@ -81,7 +65,7 @@ std::optional<uint64_t> available_memory_bytes(const std::filesystem::path& proc
     if (const auto left = left_by(group)) allow(*left);
   });
   for (const ProcessLimit& of : kProcessLimits) {
-    const std::optional<uint64_t> limit = find_field(proc / "self/limits", of.limit);
+    const std::optional<uint64_t> limit = find_number(proc / "self/limits", of.limit);
     if (!limit) continue;
     allow(*limit - std::min(*limit, read_field(proc / "self/status", of.taken) * kKibibyte));
   }

@@ -3,23 +3,19 @@
 #include <malloc.h>
 #include <sys/resource.h>
 
-#include <cinttypes>
-#include <cstdio>
-#include <fstream>
 #include <optional>
-#include <string>
+#include <string_view>
+
+#include "base/number_field.h"
 
 namespace fulgur {
 namespace {
 
-std::optional<uint64_t> field_bytes(const char* file, const char* field) {
-  std::ifstream lines(file);
-  const std::string format = std::string(field) + ": %" SCNu64 " kB";
-  for (std::string line; std::getline(lines, line);) {
-    uint64_t kibibytes = 0;
-    if (std::sscanf(line.c_str(), format.c_str(), &kibibytes) == 1) return kibibytes * 1024;
-  }
-  return std::nullopt;
+/// Of a field in KiB.
+std::optional<uint64_t> field_bytes(const char* file, std::string_view key) {
+  std::optional<uint64_t> value = find_number(file, key);
+  if (value) *value *= 1024;
+  return value;
 }
 
 }  // namespace
@@ -29,13 +25,13 @@ uint64_t settled_rss_bytes() {
 #ifdef __GLIBC__
   malloc_trim(0);
 #endif
-  if (const std::optional<uint64_t> counted = field_bytes("/proc/self/smaps_rollup", "Rss")) return *counted;
-  return field_bytes("/proc/self/status", "VmRSS").value_or(0);
+  if (const std::optional<uint64_t> counted = field_bytes("/proc/self/smaps_rollup", "Rss:")) return *counted;
+  return field_bytes("/proc/self/status", "VmRSS:").value_or(0);
 }
 
 // getrusage begins with what the parent held when it was forked, so it is asked only where there is no /proc.
 uint64_t peak_rss_bytes() {
-  if (const std::optional<uint64_t> peak = field_bytes("/proc/self/status", "VmHWM")) return *peak;
+  if (const std::optional<uint64_t> peak = field_bytes("/proc/self/status", "VmHWM:")) return *peak;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<uint64_t>(usage.ru_maxrss) * 1024;

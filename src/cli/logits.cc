@@ -354,7 +354,7 @@ std::function<int()> declare_logits(Arguments& args) {
       .integer_range(1, int64_t{1} << 24)
       .type_name("N");
   args.add_option("--chunk", options->chunk, "Prefill this many tokens at a time (default: 512)")
-      .integer_range(1, int64_t{1} << 20)
+      .integer_range(1, EngineLimits::kStepTokens)
       .type_name("C");
   args.add_flag("--mtp", options->model.mtp, "Also the logits of the layer for multi-token prediction");
   add_model_options(args, options->model);
