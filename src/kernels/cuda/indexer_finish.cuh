@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/indexer_prepare_tuned.h"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/rope.cuh"
 #include "kernels/cuda/warp_mma.cuh"
 
 namespace fulgur::cuda {
@@ -71,10 +72,7 @@ __device__ inline void rotate(float (&v)[kCount], bool interleaved, const float*
 #pragma unroll
     for (int i = 0; i < kHalf; ++i) {
       const int pair = lane + kLanes * i;
-      const float a = v[i];
-      const float b = v[i + kHalf];
-      v[i] = fmaf(a, cos[pair], -(b * sin[pair]));
-      v[i + kHalf] = fmaf(b, cos[pair], a * sin[pair]);
+      rotate_pair(v[i], v[i + kHalf], cos[pair], sin[pair]);
     }
     return;
   }

@@ -52,10 +52,7 @@ struct LaneAngles {
 
 __device__ inline void rotate(Values& v, bool interleaved, const LaneAngles& angles) {
   const auto turn = [&](float& first, float& second, int i) {
-    const float a = first;
-    const float b = second;
-    first = fmaf(a, angles.cos[i], -(b * angles.sin[i]));
-    second = fmaf(b, angles.cos[i], a * angles.sin[i]);
+    rotate_pair(first, second, angles.cos[i], angles.sin[i]);
   };
   if (interleaved) {
 #pragma unroll

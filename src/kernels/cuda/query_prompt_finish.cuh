@@ -33,10 +33,7 @@ struct Angles {
 /// Rope of the first two runs: components 8 quad + c and 32 + 8 quad + c.
 __device__ inline void rotate(Components& x, bool interleaved, const Angles& angles) {
   const auto turn = [&](float& first, float& second, int i) {
-    const float a = first;
-    const float b = second;
-    first = fmaf(a, angles.cos[i], -(b * angles.sin[i]));
-    second = fmaf(b, angles.cos[i], a * angles.sin[i]);
+    rotate_pair(first, second, angles.cos[i], angles.sin[i]);
   };
   if (interleaved) {
 #pragma unroll

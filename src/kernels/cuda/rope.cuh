@@ -4,6 +4,13 @@
 
 namespace fulgur::cuda {
 
+__device__ inline void rotate_pair(float& first, float& second, float cos, float sin) {
+  const float a = first;
+  const float b = second;
+  first = fmaf(a, cos, -(b * sin));
+  second = fmaf(b, cos, a * sin);
+}
+
 /// Pair `j` of the `width` rotated components of x, at a position (docs/spec/model.md, section 2).
 __device__ inline void rotate_pair(float* x, int width, bool interleaved, const RopeTable& rope,
                                    int32_t position, int j) {
@@ -11,10 +18,7 @@ __device__ inline void rotate_pair(float* x, int width, bool interleaved, const 
   float& second = x[interleaved ? 2 * j + 1 : j + width / 2];
   const float cos = rope.cos.row(position)[j];
   const float sin = rope.sin.row(position)[j];
-  const float a = first;
-  const float b = second;
-  first = fmaf(a, cos, -(b * sin));
-  second = fmaf(b, cos, a * sin);
+  rotate_pair(first, second, cos, sin);
 }
 
 /// All pairs, shared out to the block's threads; x is in shared memory and this thread's share is not yet
