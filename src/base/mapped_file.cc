@@ -17,11 +17,10 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/file_stamp.h"
 
 namespace fulgur {
 namespace {
-
-constexpr int64_t kNsPerSecond = 1'000'000'000;
 
 // What the signal handler reads. Only lock-free atomics: it may run at any instruction of any thread.
 struct Range {
@@ -119,8 +118,18 @@ std::string reason_of(int error) {
        reason_of(error), "check the path and its permissions");
 }
 
-int64_t modified_ns(const struct stat& status) {
-  return status.st_mtim.tv_sec * kNsPerSecond + status.st_mtim.tv_nsec;
+/// Throws where somebody is writing to it.
+FileStamp stamp_of(int descriptor, const std::filesystem::path& path) {
+  std::optional<FileStamp> stamp;
+  try {
+    stamp = FileStamp::take(descriptor);
+  } catch (const std::system_error& error) {
+    fail_with(path, "read", error.code().value());
+  }
+  if (stamp) return *stamp;
+  fail(path, fmt::format("{} is being written: it is open for writing.", path.string()),
+       "a file that nothing writes to", "a process that has it open for writing",
+       "load again once the copy or download is complete (fuser -v tells whose it is)");
 }
 
 int take_slot() {
@@ -142,16 +151,14 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
   // O_NONBLOCK: a pipe of that name is refused below instead of waited for.
   file->descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file->descriptor_ < 0) fail_with(path, "opened", errno);
-  struct stat status = {};
-  if (fstat(file->descriptor_, &status) != 0) fail_with(path, "read", errno);
-  if (!S_ISREG(status.st_mode)) {
+  if (struct stat status = {}; fstat(file->descriptor_, &status) == 0 && !S_ISREG(status.st_mode)) {
     fail(path, fmt::format("{} is not a regular file.", path.string()), "a regular file, or a link to one",
          S_ISDIR(status.st_mode) ? "a folder" : "a pipe, socket or device", "put the file in its place");
   }
-  file->modified_ns_ = modified_ns(status);
-  if (status.st_size == 0) return file;
+  file->stamp_.emplace(stamp_of(file->descriptor_, path));
+  const size_t size = file->stamp_->size_bytes();
+  if (size == 0) return file;
 
-  const auto size = static_cast<size_t>(status.st_size);
   file->slot_ = take_slot();
   if (file->slot_ < 0) {
     fail(path, fmt::format("More than {} files are mapped at once.", kMostMappedFiles),
@@ -159,6 +166,10 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
          "use a release of fewer, larger shards");
   }
   void* data = mmap(nullptr, size, PROT_READ, MAP_SHARED, file->descriptor_, 0);
+  if (data == MAP_FAILED && errno == ENOMEM) {
+    fail(path, fmt::format("{} can't be mapped: it takes more address space than there is.", path.string()),
+         fmt::format("{} bytes of address space", size), reason_of(ENOMEM), "raise the limit (ulimit -v)");
+  }
   if (data == MAP_FAILED) fail_with(path, "mapped", errno);
   file->data_ = static_cast<const std::byte*>(data);
   file->size_ = size;
@@ -202,21 +213,20 @@ bool MappedFile::damaged() const {
 }
 
 void MappedFile::throw_if_damaged() const {
-  struct stat status = {};
-  const bool readable = fstat(descriptor_, &status) == 0;
-  if (!damaged() && readable && static_cast<size_t>(status.st_size) == size_ &&
-      modified_ns(status) == modified_ns_) {
-    return;
+  std::optional<FileStamp::Change> change;
+  try {
+    change = stamp_->change_of(descriptor_, path_);
+  } catch (const std::system_error& error) {
+    change = {"a file that can be read", reason_of(error.code().value())};
   }
-  std::string how = "it was written to";
-  std::string expected = "a file that nothing writes to";
-  if (damaged()) how = "a part of it is not there any more";
-  if (readable && static_cast<size_t>(status.st_size) != size_) {
-    how = fmt::format("it had {} bytes and now has {}", size_, status.st_size);
-    expected = fmt::format("{} bytes, as when it was mapped", size_);
+  if (damaged() && !(change && change->size)) {  // it was cut and has grown again
+    change = {"a file that nothing writes to", "a part of it is not there any more"};
   }
-  fail(path_, fmt::format("{} changed while mapped: {}.", path_.string(), how), std::move(expected), how,
-       "load again once nothing writes to it");
+  if (!change) return;
+  fail(path_,
+       fmt::format("{} changed while mapped: {}{}.", path_.string(), change->found,
+                   change->size || damaged() ? "" : "; its contents may have changed"),
+       change->expected, change->found, "load again once nothing writes to it");
 }
 
 }  // namespace fulgur

@@ -4,8 +4,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+
+#include "base/file_stamp.h"
 
 namespace fulgur {
 
@@ -14,7 +17,8 @@ namespace fulgur {
 /// only): look at `damaged()`, or call `throw_if_damaged()`, after reading.
 class MappedFile {
  public:
-  /// Throws io_error: not there, not a regular file (links are followed), unreadable.
+  /// Throws io_error: not there, not a regular file (links are followed), unreadable, being written (what the
+  /// system tells of that: FileStamp).
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -31,12 +35,11 @@ class MappedFile {
 
   /// A page of it could not be read. Costs one load: cheap enough for every step.
   [[nodiscard]] bool damaged() const;
-  /// io_error if a part of the file could not be read since it was mapped, or its size or time of
-  /// modification is no longer what it was: a cut inside the last page reads as zeros without a signal, and
-  /// what is written in place is read as it is. Costs a call of the system. Not seen are writes within the
-  /// clock tick of the one before the mapping (a few milliseconds), those after which somebody sets the time
-  /// back and the size is the same, and what a network's file system has not told this machine yet. A file
-  /// that another takes the name of stays whole.
+  /// io_error if a part of the file could not be read since it was mapped, or its contents may have changed
+  /// (FileStamp::change_of): a cut inside the last page reads as zeros without a signal, and what is written
+  /// in place is read as it is. Costs a call of the system. Not seen are writes after which somebody sets
+  /// the time back and changes mode, owner or names, and what a network's file system has not told this
+  /// machine yet. A file that another takes the name of stays whole.
   void throw_if_damaged() const;
 
  private:
@@ -45,7 +48,7 @@ class MappedFile {
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
   int descriptor_ = -1;
-  int64_t modified_ns_ = 0;
+  std::optional<FileStamp> stamp_;
   int slot_ = -1;  // in the handler's table of ranges; -1 for an empty file
 };
 

@@ -44,6 +44,8 @@ class Flip {
     const auto before = static_cast<char>(file.get());
     file.seekp(static_cast<std::streamoff>(at_));
     file.put(static_cast<char>(before ^ with_));
+    file.close();
+    make_old(path_);
   }
   const std::filesystem::path& path_;
   size_t at_;
@@ -135,6 +137,7 @@ TEST_P(HeaderBytes, CutAnywhereAreATruncatedFile) {
     std::sort(cuts.rbegin(), cuts.rend());
     for (const uint64_t cut : cuts) {
       std::filesystem::resize_file(file, cut);
+      make_old(file);
       const auto found = problems();
       ASSERT_EQ(found.size(), 1U) << cut;
       EXPECT_EQ(name(found[0].kind), "truncated_file") << cut;

@@ -5,7 +5,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
+#include <fstream>
+#include <functional>
 #include <thread>
 
 #include "base/output_file.h"
@@ -83,10 +86,141 @@ TEST_F(MappedFileTest, ACutInsideTheLastPageIsNoticedToo) {
   EXPECT_EQ(summary(problems_of([&] { file->throw_if_damaged(); })), "io_error");
 }
 
-TEST_F(MappedFileTest, AWriteToTheFileIsNoticed) {
+/// Other bytes in the place of all that the file has, and the file as long as before.
+void overwrite(const std::filesystem::path& path, size_t bytes) {
+  const int descriptor = open(path.c_str(), O_WRONLY);
+  const std::string other(bytes, '\2');
+  ASSERT_EQ(pwrite(descriptor, other.data(), bytes, 0), static_cast<ssize_t>(bytes));
+  close(descriptor);
+}
+
+/// Directly after opening too, when the clock that stamps files might not have moved.
+TEST_F(MappedFileTest, AWriteInPlaceIsNoticed) {
+  for (int i = 0; i < 10; ++i) {
+    std::ofstream(path_) << std::string(kPage, '\1');
+    const auto file = MappedFile::open(path_);
+    overwrite(path_, kPage);
+    EXPECT_EQ(summary(problems_of([&] { file->throw_if_damaged(); })), "io_error");
+  }
+}
+
+TEST_F(MappedFileTest, AWriteInPlaceWhoseTimeIsSetBackIsNoticed) {
   const auto file = open_of_size(kPage);
-  std::filesystem::last_write_time(path_, std::filesystem::last_write_time(path_) + std::chrono::seconds(1));
-  EXPECT_EQ(summary(problems_of([&] { file->throw_if_damaged(); })), "io_error");
+  const auto modified = std::filesystem::last_write_time(path_);
+  overwrite(path_, kPage);
+  std::filesystem::last_write_time(path_, modified);
+  const auto problems = problems_of([&] { file->throw_if_damaged(); });
+  ASSERT_EQ(summary(problems), "io_error");
+  EXPECT_NE(problems[0].message.find("contents may have changed"), std::string::npos) << problems[0].message;
+}
+
+TEST_F(MappedFileTest, ATouchIsToldAsWhatWasSeen) {
+  write_bytes(path_, std::string(kPage, '\1'));
+  const std::chrono::sys_seconds year_2001{std::chrono::seconds(1'000'000'000)};
+  std::filesystem::last_write_time(path_, std::chrono::file_clock::from_sys(year_2001));
+  const auto file = MappedFile::open(path_);
+  std::filesystem::last_write_time(path_,
+                                   std::chrono::file_clock::from_sys(year_2001 + std::chrono::seconds(5)));
+  const auto problems = problems_of([&] { file->throw_if_damaged(); });
+  ASSERT_EQ(summary(problems), "io_error");
+  EXPECT_EQ(problems[0].found,
+            "its time of modification went from 2001-09-09 01:46:40.000000000 UTC to 2001-09-09 "
+            "01:46:45.000000000 UTC");
+}
+
+TEST_F(MappedFileTest, NamesAndPermissionsAreNoChangeOfTheContents) {
+  namespace fs = std::filesystem;
+  const std::vector<std::function<void()>> changes = {
+      [&] { fs::permissions(path_, fs::perms::owner_read); },
+      [&] { fs::create_hard_link(path_, folder_ / "second"); },
+      [&] { fs::rename(path_, folder_ / "elsewhere"); },
+      [&] { fs::remove(path_); },
+  };
+  for (size_t i = 0; i < changes.size(); ++i) {
+    const auto file = open_of_size(2 * kPage);
+    changes[i]();
+    EXPECT_EQ(sum(file->bytes()), 2 * kPage);
+    EXPECT_NO_THROW(file->throw_if_damaged()) << i;
+    fs::remove(path_);
+  }
+}
+
+/// Whether the system tells who has a file of the tests' folder open for writing.
+bool grants_leases(const std::filesystem::path& path) {
+  write_bytes(path, "1");
+  const int descriptor = open(path.c_str(), O_RDONLY);
+  const bool granted = fcntl(descriptor, F_SETLEASE, F_RDLCK) == 0;
+  close(descriptor);
+  return granted;
+}
+
+TEST_F(MappedFileTest, RefusesAFileThatIsBeingWritten) {
+  if (!grants_leases(path_)) GTEST_SKIP() << "this file system grants no leases";
+  write_bytes(path_, std::string(kPage, '\1'));
+  int descriptor = open(path_.c_str(), O_RDWR);
+  const auto refused = [&] { return problems_of([&] { MappedFile::open(path_); }); };
+  auto problems = refused();
+  ASSERT_EQ(summary(problems), "io_error");
+  EXPECT_NE(problems[0].message.find("is being written"), std::string::npos) << problems[0].message;
+  EXPECT_FALSE(problems[0].expected.empty() || problems[0].found.empty() || problems[0].todo.empty());
+
+  void* map = mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+  close(descriptor);
+  EXPECT_EQ(summary(refused()), "io_error") << "mapped for writing";
+  munmap(map, kPage);
+  EXPECT_NO_THROW(MappedFile::open(path_));
+}
+
+/// A write stamps the file when it begins, not when it ends: what is opened meanwhile may be half of each.
+TEST_F(MappedFileTest, WhatIsOpenedDuringAWriteIsWholeOrRefused) {
+  constexpr size_t kBytes = size_t{32} << 20;
+  const std::string other(kBytes, '\2');
+  for (int i = 0; i < 10; ++i) {
+    write_bytes(path_, std::string(kBytes, '\1'));
+    const int descriptor = open(path_.c_str(), O_WRONLY);
+    std::thread writer([&] {
+      EXPECT_EQ(pwrite(descriptor, other.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+      close(descriptor);
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(i));
+    problems_of([&] {
+      const auto file = MappedFile::open(path_);
+      const uint64_t read = sum(file->bytes());
+      file->throw_if_damaged();
+      EXPECT_TRUE(read == kBytes || read == 2 * kBytes) << read;
+    });
+    writer.join();
+  }
+}
+
+/// A lease that is held when somebody opens the file for writing has the system send a signal.
+TEST_F(MappedFileTest, ManyOpenAFileWhileOthersOpenItForWriting) {
+  const auto held = open_of_size(kPage);
+  std::atomic<bool> done{false};
+  std::thread writer([&] {
+    while (!done) close(open(path_.c_str(), O_WRONLY));
+  });
+  std::vector<std::thread> readers;
+  for (int i = 0; i < 3; ++i) {
+    readers.emplace_back([&] {
+      for (int k = 0; k < 500; ++k) problems_of([&] { MappedFile::open(path_); });
+    });
+  }
+  for (std::thread& reader : readers) reader.join();
+  done = true;
+  writer.join();
+  EXPECT_NO_THROW(held->throw_if_damaged());
+}
+
+TEST_F(MappedFileTest, ReadersDoNotRefuseOneAnother) {
+  const auto held = open_of_size(kPage);
+  std::vector<std::thread> readers;
+  for (int i = 0; i < 4; ++i) {
+    readers.emplace_back([&] {
+      for (int k = 0; k < 200; ++k) EXPECT_NO_THROW(MappedFile::open(path_));
+    });
+  }
+  for (std::thread& reader : readers) reader.join();
 }
 
 /// write(2) says EFAULT, which is no fault of the file that is written.

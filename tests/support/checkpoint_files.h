@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -43,8 +44,15 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
+/// As if it was written a while ago: opening a file that is new waits for the clock (FileStamp::take).
+inline void make_old(const std::filesystem::path& path) {
+  std::filesystem::last_write_time(path,
+                                   std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+}
+
 inline void write_bytes(const std::filesystem::path& path, std::string_view bytes) {
   std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  make_old(path);
 }
 
 inline std::string read_bytes(const std::filesystem::path& path) {
