@@ -4,8 +4,6 @@
 #include <cmath>
 
 #include "base/dtype.h"
-#include "reference/table.h"
-#include "reference/tolerance.h"
 
 namespace fulgur::test {
 namespace {
@@ -50,7 +48,7 @@ Buffer& Buffer::set(int64_t r, int64_t c, double value) {
   const auto store = [&](auto bits) { std::memcpy(before_.data() + offset(r, c), &bits, sizeof bits); };
   switch (dtype_) {
     case DType::kBf16:
-      store(to_bf16(static_cast<float>(reference::nearest_bf16(value))));
+      store(to_bf16(static_cast<float>(value)));
       break;
     case DType::kF16:
       store(to_half(value));
@@ -70,13 +68,6 @@ Buffer& Buffer::set(int64_t r, int64_t c, double value) {
       break;
     default:
       std::abort();
-  }
-  return *this;
-}
-
-Buffer& Buffer::fill(const std::function<double(int64_t, int64_t)>& value) {
-  for (int64_t r = 0; r < rows_; ++r) {
-    for (int64_t c = 0; c < cols_; ++c) set(r, c, value(r, c));
   }
   return *this;
 }
@@ -107,6 +98,7 @@ void Buffer::download() {
 }
 
 std::string Buffer::trespass() const {
+  if (std::memcmp(before_.data(), after_.data(), before_.size()) == 0) return "";  // an input, as a rule
   for (size_t i = 0; i < before_.size(); ++i) {
     if (writable_[i] || before_[i] == after_[i]) continue;
     const auto element =

@@ -41,7 +41,13 @@ class Buffer {
 
   // Filling, before the op. Values are rounded to the dtype.
   Buffer& set(int64_t r, int64_t c, double value);
-  Buffer& fill(const std::function<double(int64_t r, int64_t c)>& value);
+  template <typename Value>  // double(int64_t r, int64_t c)
+  Buffer& fill(const Value& value) {
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t c = 0; c < cols_; ++c) set(r, c, static_cast<double>(value(r, c)));
+    }
+    return *this;
+  }
   Buffer& fill_normal(Random& random, double deviation, double mean = 0);
   /// The op may write the elements for which this holds (default: none).
   Buffer& may_change(const std::function<bool(int64_t r, int64_t c)>& writable);

@@ -1,24 +1,52 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <random>
 
 namespace fulgur::test {
 
-/// Inputs of a test, drawn from one printed seed.
+/// SplitMix64 (G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number generators", 2014).
+class SplitMix64 {
+ public:
+  using result_type = uint64_t;
+  explicit SplitMix64(uint64_t seed) : state_(seed) {}
+  static constexpr uint64_t min() { return 0; }
+  static constexpr uint64_t max() { return std::numeric_limits<uint64_t>::max(); }
+  uint64_t operator()() {
+    uint64_t bits = state_ += 0x9e3779b97f4a7c15;
+    bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9;
+    bits = (bits ^ (bits >> 27)) * 0x94d049bb133111eb;
+    return bits ^ (bits >> 31);
+  }
+
+ private:
+  uint64_t state_;
+};
+
+/// Inputs of a test, drawn from one printed seed. Most of a table's time would be the standard library's
+/// normal distribution: eight uniform numbers are summed instead, which has its mean, its deviation and tails
+/// to 4.9 deviations.
 class Random {
  public:
   explicit Random(uint64_t seed) : engine_(seed) {}
-  double normal(double deviation = 1) { return deviation * normal_(engine_); }
+  double normal(double deviation = 1) {
+    double sum = 0;
+    for (int i = 0; i < 4; ++i) {
+      const uint64_t two = engine_();
+      sum += static_cast<double>(static_cast<int64_t>((two >> 32) + (two & 0xffffffff)));
+    }
+    constexpr double kUnit = 0x1p-32;                           // of [0, 1), whose variance is 1/12
+    return deviation * (sum * kUnit - 4) * 1.2247448713915890;  // sqrt(12 / 8)
+  }
   /// lowest <= result <= highest.
   int64_t integer(int64_t lowest, int64_t highest) {
     return std::uniform_int_distribution<int64_t>(lowest, highest)(engine_);
   }
-  std::mt19937_64& engine() { return engine_; }
+  SplitMix64& engine() { return engine_; }
 
  private:
-  std::mt19937_64 engine_;
-  std::normal_distribution<double> normal_;
+  SplitMix64 engine_;
 };
 
 }  // namespace fulgur::test
