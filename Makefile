@@ -12,6 +12,8 @@ VENV := .venv
 PYTEST := $(VENV)/bin/python -m pytest
 PYTEST_PARALLEL := $(PYTEST) -n $(shell nproc) --dist loadgroup  # what measures CPU time is marked long, and runs alone
 CMAKE_ARGS := $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
+# Without these ccache keeps nothing that has precompiled headers.
+export CCACHE_SLOPPINESS ?= pch_defines,time_macros
 FUZZ_SECONDS ?= 20  # of each target
 CTEST_ARGS := --output-on-failure --no-tests=error -j $(shell nproc)
 SOURCES = $(shell find src tests include bench examples -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' 2>/dev/null)
