@@ -115,7 +115,9 @@ std::string reason_of(int error) {
 /// `what` the system would not do with the file, and why.
 [[noreturn]] void fail_with(const std::filesystem::path& path, std::string_view what, int error) {
   fail(path, fmt::format("{} can't be {}: {}.", path.string(), what, reason_of(error)), "a readable file",
-       reason_of(error), "check the path and its permissions");
+       reason_of(error),
+       error == EMFILE || error == ENFILE ? "raise the limit of open files (ulimit -n)"
+                                          : "check the path and its permissions");
 }
 
 /// Throws where somebody is writing to it.

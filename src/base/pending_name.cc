@@ -58,9 +58,7 @@ void remove_name(const char* name) {
 }
 
 void on_ending_signal(int signal) {
-  for (const Slot& slot : slots) {
-    if (slot.written.load(std::memory_order_acquire)) remove_name(slot.text.data());
-  }
+  remove_pending_names();
   struct sigaction defaults = {};
   defaults.sa_handler = SIG_DFL;
   sigaction(signal, &defaults, nullptr);
@@ -106,6 +104,12 @@ int take_slot(std::string_view name) {
 
 }  // namespace
 
+void remove_pending_names() noexcept {
+  for (const Slot& slot : slots) {
+    if (slot.written.load(std::memory_order_acquire)) remove_name(slot.text.data());
+  }
+}
+
 PendingName::PendingName(const std::filesystem::path& path) : name_(path) {
   install_handlers_once();
   static std::atomic<unsigned> next{0};
@@ -136,13 +140,30 @@ void sync_folder(const std::filesystem::path& folder) {
   close(descriptor);
 }
 
+namespace {
+
+std::string remedy_of(int error) {
+  if (error == ENOSPC || error == EDQUOT) return "make room on the disk, or name a folder on another";
+  if (error == EFBIG) {
+    return "raise the limit of a file's size (ulimit -f), or name a folder on a file system without one; of "
+           "a "
+           "conversion: a smaller --shard-size";
+  }
+  if (error == EMFILE || error == ENFILE) return "raise the limit of open files (ulimit -n)";
+  if (error == ENOMEM) return "raise the limit of memory (ulimit -v), or end what else takes it";
+  return "name a folder that is there and may be written to";
+}
+
+}  // namespace
+
 void refuse_to_write(const std::filesystem::path& path, std::string_view what, int error) {
-  throw Error(Problem{
-      .kind = ErrorKind::kIoError,
-      .file = path.string(),
-      .message = fmt::format("This can't be written: {}: {}.", what, std::generic_category().message(error)),
-      .todo =
-          error == ENOSPC ? "make room on the disk" : "name a folder that is there and may be written to"});
+  const std::string reason = std::generic_category().message(error);
+  throw Error(Problem{.kind = ErrorKind::kIoError,
+                      .file = path.string(),
+                      .message = fmt::format("This can't be written: {}: {}.", what, reason),
+                      .expected = "a place that can be written to",
+                      .found = reason,
+                      .todo = remedy_of(error)});
 }
 
 }  // namespace fulgur

@@ -26,6 +26,9 @@ class PendingName {
   bool renamed_ = false;
 };
 
+/// Takes away what all names of the process stand for: for who ends it at once. A signal handler may call it.
+void remove_pending_names() noexcept;
+
 /// Makes the names in a folder survive a power cut, where the file system can.
 void sync_folder(const std::filesystem::path& folder);
 

@@ -22,7 +22,8 @@ constexpr const char* kStandardInput = "standard input";
                       .message = "This file can't be read.",
                       .expected = "a readable file",
                       .found = std::generic_category().message(error),
-                      .todo = "check the path and its permissions"});
+                      .todo = error == EMFILE || error == ENFILE ? "raise the limit of open files (ulimit -n)"
+                                                                 : "check the path and its permissions"});
 }
 
 [[noreturn]] void refuse_too_long(const std::string& file, const std::string& what, size_t most_bytes) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -135,6 +136,8 @@ WrittenShards write_shards(const PendingFolder& folder, std::span<const Converte
       for (const ConvertedTensor& tensor : module.tensors) weight_map[tensor.name] = name;
     }
     file.finish();
+    if (layout.file_bytes > shard_bytes) ++written.num_larger;
+    written.largest_bytes = std::max(written.largest_bytes, layout.file_bytes);
   }
   if (shards.size() > 1) write_index(folder, weight_map, total);
   return written;

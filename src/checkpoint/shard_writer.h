@@ -18,6 +18,8 @@ void check_shard_size(std::span<const ConvertedModule> modules, uint64_t shard_b
 struct WrittenShards {
   size_t num_files = 0;
   size_t num_tensors = 0;
+  size_t num_larger = 0;       // files of more than `shard_bytes`: of one module each
+  uint64_t largest_bytes = 0;  // of a file
 };
 
 /// Writes modules, in their order, to safetensors files in `folder`: model.safetensors, or, where that may

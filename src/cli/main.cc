@@ -1,10 +1,12 @@
 // The fulgur program: a table of commands, and what every command does with errors.
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <new>
@@ -15,6 +17,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/pending_name.h"
 #include "base/process_memory.h"
 #include "cli/command.h"
 #include "cli/streams.h"
@@ -107,9 +110,35 @@ int run(int argc, char** argv, bool& verbose, std::string_view& command_name) {
   }
 }
 
+void write_out_of_memory(std::string_view command) noexcept {
+  for (const std::string_view part :
+       {std::string_view("There is not enough memory for what fulgur"),
+        std::string_view(command.empty() ? "" : " "), command,
+        std::string_view(" was doing.\n"
+                         "  expected  memory for what it works on\n"
+                         "  found     an allocation that the system, or a limit (ulimit), refused\n"
+                         "  to do     raise the limit, end what else takes memory, or ask for less\n")}) {
+    write_log(part);
+  }
+}
+
+/// Destructors of the JSON library allocate: where that fails, no handler is reached.
+[[noreturn]] void on_terminate() noexcept {
+  try {
+    if (const std::exception_ptr error = std::current_exception()) std::rethrow_exception(error);
+  } catch (const std::bad_alloc&) {
+    remove_pending_names();
+    write_out_of_memory({});
+    _exit(kExitFailed);
+  } catch (...) {
+  }
+  std::abort();
+}
+
 /// What every command does with failures. Nothing here may throw, so nothing is formatted.
 int main(int argc, char** argv) {
   prepare_streams();
+  std::set_terminate(on_terminate);
   bool verbose = false;
   std::string_view command_name;
   try {
@@ -129,14 +158,7 @@ int main(int argc, char** argv) {
       }
     }
   } catch (const std::bad_alloc&) {
-    for (const std::string_view part :
-         {std::string_view("There is not enough memory for what fulgur "), command_name,
-          std::string_view(" was doing.\n"
-                           "  expected  memory for what it works on\n"
-                           "  found     an allocation that the system, or a limit (ulimit), refused\n"
-                           "  to do     raise the limit, end what else takes memory, or ask for less\n")}) {
-      write_log(part);
-    }
+    write_out_of_memory(command_name);
   } catch (const std::exception& error) {
     write_log("This is a mistake in Fulgur, please report it: ");
     write_log(error.what());

@@ -82,6 +82,15 @@ std::string left_out_text(const ConversionPlan& conversion, const Catalog& catal
                      printable(catalog.entries[static_cast<size_t>(conversion.left_out.front())].name));
 }
 
+std::string larger_files_text(const WrittenShards& shards, uint64_t shard_bytes) {
+  return fmt::format(
+      "{} of {} files {} larger than --shard-size ({} bytes): a matrix and its scales stay together. The "
+      "largest "
+      "has {} bytes.",
+      shards.num_larger, shards.num_files, shards.num_larger == 1 ? "is" : "are", shard_bytes,
+      shards.largest_bytes);
+}
+
 std::string rounded_text(const std::vector<std::string>& rounded) {
   return fmt::format(
       "{} of the indexers' matrices {} products of codes and scales that bf16 and f32 can't hold exactly: "
@@ -89,12 +98,27 @@ std::string rounded_text(const std::vector<std::string>& rounded) {
       rounded.size(), rounded.size() == 1 ? "has" : "have", printable(rounded.front()));
 }
 
+/// The files under their temporary names; a refusal speaks of the destination.
+Catalog read_back(const PendingFolder& folder, const fs::path& destination) {
+  try {
+    return read_catalog(folder.path());
+  } catch (const Error& error) {
+    Problem problem = error.problems().front();
+    if (problem.kind != ErrorKind::kIoError) throw;
+    problem.message = fmt::format(
+        "What was written to '{}' can't be read again, to check it before it gets that "
+        "name: {}.",
+        destination.string(), problem.found);
+    throw Error(std::move(problem));
+  }
+}
+
 /// A mistake of ours must not become a checkpoint: what was written is read again, from its headers.
-void check_written(const PendingFolder& folder, Config config, const std::string& config_text,
-                   const ConversionTarget& target) {
+void check_written(const PendingFolder& folder, const fs::path& destination, Config config,
+                   const std::string& config_text, const ConversionTarget& target) {
   const Config written = parse_config(config_text, kConfigFile);
   if (target.recipe) config.quantization = written.quantization;
-  const Catalog catalog = read_catalog(folder.path());
+  const Catalog catalog = read_back(folder, destination);
   const ModelPlan plan = plan_model(config, Precision::kNative, catalog, /*with_mtp=*/true);
   if (plan.load.problems.empty()) return;
   throw std::logic_error("what was written would not load: " + plan.load.problems.front().message);
@@ -151,9 +175,10 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
   const WrittenShards shards = write_shards(folder, modules, request.shard_bytes, converter, progress);
   report.num_files = shards.num_files;
   report.num_tensors = shards.num_tensors;
+  if (shards.num_larger > 0) report.notices.push_back(larger_files_text(shards, request.shard_bytes));
   for (const fs::path& file : side_files.others) copy_file(folder, file);
   if (!hf_quant_text.empty()) folder.write(kHfQuantFile, hf_quant_text);
-  check_written(folder, config, config_text, target);
+  check_written(folder, destination, config, config_text, target);
   folder.write(kConfigFile, config_text);  // without it nothing loads: the last
   folder.commit();
   return report;

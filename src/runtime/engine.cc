@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <system_error>
 #include <thread>
+#include <utility>
 
 #include "base/available_cpus.h"
 #include "model/load.h"
@@ -24,6 +26,19 @@ namespace {
 /// Positions in the caches where nobody says.
 constexpr int64_t kDefaultCacheTokens = 32768;
 
+template <typename Body>
+std::thread start_thread(Body body) {
+  try {
+    return std::thread(std::move(body));
+  } catch (const std::system_error& error) {
+    throw Error(Problem{.kind = ErrorKind::kDevice,
+                        .message = "The thread that runs the model can't be started.",
+                        .expected = "one beside those that compute",
+                        .found = error.code().message(),
+                        .todo = "use fewer (--threads), or raise the limits of threads and memory"});
+  }
+}
+
 }  // namespace
 
 /// The engine's thread takes requests from the inbox and runs steps while there are any.
@@ -35,7 +50,7 @@ class Engine::Impl {
         runner_(model, runner),
         scheduler_(scheduler),
         num_pages_(scheduler.num_pages),
-        thread_([this] {
+        thread_(start_thread([this] {
           while (receive()) {
             try {
               step();
@@ -43,7 +58,7 @@ class Engine::Impl {
               fail_all(std::current_exception());
             }
           }
-        }) {}
+        })) {}
 
   /// With a model of its own.
   struct Owned {

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "base/available_memory.h"
 #include "base/error.h"
@@ -23,7 +25,19 @@ namespace {
 constexpr uint64_t kCodeToCome = 640 << 10;
 constexpr uint64_t kThreadBytes = 48 << 10;
 
-std::string gigabytes(uint64_t bytes) { return fmt::format("{:.2f} GB", static_cast<double>(bytes) / 1e9); }
+/// In the unit of the lesser, with as many digits as it takes to tell them apart.
+std::pair<std::string, std::string> told_apart(uint64_t a, uint64_t b) {
+  constexpr std::pair<uint64_t, const char*> kUnits[] = {
+      {1'000'000'000, "GB"}, {1'000'000, "MB"}, {1'000, "KB"}};
+  for (const auto& [unit, name] : kUnits) {
+    if (std::min(a, b) < unit) continue;
+    const auto text = [&, unit = unit, name = name](uint64_t bytes) {
+      return fmt::format("{:.2f} {}", static_cast<double>(bytes) / static_cast<double>(unit), name);
+    };
+    if (text(a) != text(b)) return {text(a), text(b)};
+  }
+  return {fmt::format("{} bytes", a), fmt::format("{} bytes", b)};
+}
 
 }  // namespace
 
@@ -76,10 +90,10 @@ void check_fits(const MemoryNeed& need) {
   const std::optional<uint64_t> available = available_memory_bytes();
   const uint64_t wanted = need.allocated();
   if (!available || wanted <= *available) return;
+  const auto [takes, left] = told_apart(wanted, *available);
   throw Error(
       Problem{.kind = ErrorKind::kBadRequest,
-              .message = fmt::format("The model takes {}, but {} of memory are available.", gigabytes(wanted),
-                                     gigabytes(*available)),
+              .message = fmt::format("The model takes {}, but {} of memory are available.", takes, left),
               .expected = fmt::format("at most {} bytes", *available),
               .found = fmt::format("{} bytes of weights, {} of caches and {} for the steps",
                                    need.weights.copied, need.cache(), need.tables + need.scratch + need.host),

@@ -1,5 +1,6 @@
 """fulgur convert (docs/spec/commands.md): what it writes, against numpy, and that it loads."""
 
+import itertools
 import json
 import re
 import shutil
@@ -262,6 +263,35 @@ def test_what_a_form_computes_is_near_what_the_source_does(form, tmp_path):
     assert np.abs(given - wanted).mean() < (0 if form == "bf16" else 0.5) + 1e-6 and np.isfinite(given).all()
 
 
+def test_a_divisor_turned_factor_and_back_is_itself_or_its_neighbour(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(GOLDEN / "glm-nvfp4-ct", source)
+    steps = itertools.cycle(np.linspace(1.01, 1.99, 23, dtype=np.float32))
+    names = []
+
+    def spread(header, data):
+        start = 0
+        for name, entry in header.items():
+            if name.endswith("weight_global_scale"):
+                start = entry["data_offsets"][0]
+                divisor = np.frombuffer(data, np.float32, 1, start)[0]
+                data[start:start + 4] = np.float32(divisor / np.frexp(divisor)[0] / 2 * next(steps)).tobytes()
+                names.append(name)
+
+    stored.rewrite(source, spread)
+    convert(source, tmp_path / "factors", to="nvfp4-modelopt")
+    before, after = stored.read(source), convert(tmp_path / "factors", tmp_path / "divisors", to="nvfp4-ct")
+    for name, tensor in before.items():
+        if not name.endswith("_global_scale"):
+            assert stored.same(after[name], tensor), name
+    was = np.array([before[name][1].reshape(()) for name in names])
+    now = np.array([after[name][1].reshape(()) for name in names])
+    # 1 / d is off by half its last place; as 1 / (1 / d) that is d^2 / 4 of d's last place, for d in [1, 2).
+    exact = 2 * np.frexp(was)[0] < np.sqrt(2)
+    assert exact.any() and not exact.all() and np.array_equal(now[exact], was[exact])
+    assert (np.abs(now - was) <= np.spacing(was)).all()
+
+
 def test_quantization_fields_follow_the_form(tmp_path):
     convert(GOLDEN / "v32-nvfp4", tmp_path / "bf16", to="bf16")
     assert "quantization_config" not in config_of(tmp_path / "bf16")
@@ -306,6 +336,9 @@ def test_a_tensor_larger_than_a_shard_has_one_of_its_own(tmp_path):
     tensors = convert(GOLDEN / "v3-bf16", tmp_path / "out", shard_size="1B")
     index = config_of(tmp_path / "out", "model.safetensors.index.json")
     assert len(set(index["weight_map"].values())) == len(tensors)
+    said = run("convert", GOLDEN / "v3-bf16", tmp_path / "again", shard_size="20KB").stderr
+    files = len(list((tmp_path / "again").glob("*.safetensors")))
+    assert re.search(rf"\d+ of {files} files are larger than --shard-size \(20000 bytes\)", said), said
 
 
 OTHER_WEIGHTS = {"pytorch_model.bin", "flax_model.msgpack", "model.ckpt", "model.ckpt.index", "model.safetensors.1", "model.GGUF", "weights.npz",

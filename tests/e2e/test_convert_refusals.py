@@ -216,6 +216,7 @@ def test_a_file_that_may_not_grow_is_one_sentence_and_leaves_nothing(tmp_path):
     assert result.returncode == 1 and result.stdout == ""
     first = result.stderr.splitlines()[0]
     assert str(tmp_path / "out" / "model.safetensors") in first and "can't be written: writing failed" in first
+    assert "  expected  " in result.stderr and "  found     File too large" in result.stderr and "ulimit -f" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 
 import pytest
-from fulgur_cli import MINI, command, measured, output, run
+from fulgur_cli import MINI, ROOT, command, measured, output, run
 from stored_tensors import rewrite
 
+GOLDEN = ROOT / "tests" / "golden" / "data"
 DEEP = "[" * 10**6 + "]" * 10**6
 
 
@@ -100,6 +101,21 @@ def test_threads_that_cannot_be_started_are_a_sentence():
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (1, "")
     assert "threads" in result.stderr.splitlines()[0] and "--threads" in result.stderr
+
+
+def test_too_few_open_files_are_no_matter_of_permissions(tmp_path):
+    line = f"ulimit -n 4; exec {shlex.join(command('inspect', GOLDEN / 'v32-fp8'))}"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1 and "Too many open files" in result.stderr and "ulimit -n" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("limit", range(20_000, 62_000, 3_000))
+def test_too_little_address_space_for_anything_is_a_sentence(limit):
+    for line in (command("generate", ids="1,2", max_tokens=2), command("inspect", MINI)):
+        result = subprocess.run(["bash", "-c", f"ulimit -v {limit}; exec {shlex.join(line)}"], capture_output=True, text=True, timeout=60)
+        assert result.returncode in (0, 1), result
+        if result.returncode == 1:
+            assert "mistake" not in result.stderr and "  to do     " in result.stderr and "permissions" not in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["generate", "--file", "/dev/zero"], ["generate", "-"], ["tokenize", "--file", "/dev/zero"], ["tokenize", "-"],
