@@ -179,8 +179,9 @@ class Resolver {
       found.push_back(
           fmt::format("{}, which takes its place in another kind of model", ledger_.described(rival)));
     }
-    if (!missing_.insert(absent.front()).second) return;  // said for the other parameter made from it
-    std::vector<std::string> first;                       // of one spelling, whichever it is
+    if (missing_.contains(absent.front())) return;  // said for the other parameter made from it
+    missing_.insert(absent.begin(), absent.end());
+    std::vector<std::string> first;  // of one spelling, whichever it is
     for (const Part& part : half != nullptr ? *half->parts : parameter.spellings.front()) {
       if (std::find(absent.begin(), absent.end(), part.tensor) != absent.end()) first.push_back(part.tensor);
     }
@@ -232,7 +233,9 @@ class Resolver {
     }
     if (is_scale(e.name)) {
       const std::string weight = fmt::format("{}.weight", split_last(e.name).first);
-      if (!modules_.belongs(number) && !modules_.may_be_unread(weight)) modules_.complain_of_orphan(number);
+      if (!modules_.belongs(number) && !modules_.may_be_unread(weight)) {
+        modules_.complain_of_orphan(number, missing_.contains(weight));
+      }
       return;
     }
     ledger_.complain(

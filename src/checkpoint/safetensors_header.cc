@@ -184,8 +184,8 @@ std::vector<CatalogEntry> read_header(const MappedFile& mapped, int file, std::v
   if (length > kMostHeaderBytes) {
     complaints.bad_header(
         {},
-        fmt::format("The header is said to have {} bytes, more than the {} that a safetensors file may have; "
-                    "is this one?",
+        fmt::format("The header is said to have {} bytes, more than the {} that a safetensors file may have: "
+                    "it is damaged, or no such file.",
                     length, kMostHeaderBytes),
         fmt::format("a header length of at most {} in the first {} bytes", kMostHeaderBytes, kLengthBytes),
         std::to_string(length));

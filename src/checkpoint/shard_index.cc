@@ -72,14 +72,14 @@ class IndexEvents final : public JsonEvents {
     } else if (place_ == Place::kWeightMap) {
       place_ = Place::kNames;
     } else {
+      ++skipped_depth_;
       return unexpected("an object");
     }
     return true;
   }
   bool start_array(size_t) override {
-    if (skipped_depth_ == 0 && place_ != Place::kSkip) return unexpected("a list");
     ++skipped_depth_;
-    return true;
+    return skipped_depth_ > 1 || place_ == Place::kSkip || unexpected("a list");
   }
   bool end_object() override {
     if (skipped_depth_ > 0) return end_skipped();
@@ -101,7 +101,7 @@ class IndexEvents final : public JsonEvents {
   }
 
   bool string(std::string& value) override {
-    if (place_ != Place::kNames) return scalar("a string");
+    if (place_ != Place::kNames || skipped_depth_ > 0) return scalar("a string");
     auto& [tensor, file] = weight_map_.back();
     if (!is_plain_name(value)) {
       problems_.push_back(bad_index(
@@ -111,7 +111,7 @@ class IndexEvents final : public JsonEvents {
               printable(tensor), printable(value)),
           "a name without /, \\ or control characters in it, as model-00001-of-00002.safetensors",
           fmt::format("'{}'", printable(value))));
-      return problems_.size() < kMostProblems || stop("it has more faults than are worth listing");
+      return few_problems();
     }
     file = number_of(value);
     return true;
@@ -134,7 +134,7 @@ class IndexEvents final : public JsonEvents {
   }
 
   bool end_skipped() {
-    if (--skipped_depth_ == 0) place_ = Place::kTop;
+    if (--skipped_depth_ == 0 && place_ == Place::kSkip) place_ = Place::kTop;
     return true;
   }
   bool scalar(std::string_view value) {
@@ -147,8 +147,14 @@ class IndexEvents final : public JsonEvents {
     const std::string shown = printable(value);
     if (place_ == Place::kWeightMap) return stop(fmt::format("its weight_map is {}, not an object", shown));
     if (place_ != Place::kNames) return stop("it is not a JSON object");
-    return stop(
-        fmt::format("it places '{}' in {}, not in a file", printable(weight_map_.back().first), shown));
+    const std::string& tensor = weight_map_.back().first;
+    problems_.push_back(bad_index(
+        tensor, fmt::format("The index places '{}' in {}, not in a file.", printable(tensor), shown),
+        "the name of a file, as model-00001-of-00002.safetensors", shown));
+    return few_problems();
+  }
+  bool few_problems() {
+    return problems_.size() < kMostProblems || stop("it has more faults than are worth listing");
   }
 
   std::vector<Problem>& problems_;

@@ -295,7 +295,7 @@ bool ModuleReader::belongs(int scale) const {
   return false;
 }
 
-void ModuleReader::complain_of_orphan(int scale) {
+void ModuleReader::complain_of_orphan(int scale, bool weight_missing) {
   const CatalogEntry& e = ledger_.entry(scale);
   const std::string_view module = split_last(e.name).first;
   const int weight = find(fmt::format("{}.weight", module));
@@ -307,7 +307,8 @@ void ModuleReader::complain_of_orphan(int scale) {
                               printable(e.name)),
        .expected = fmt::format("{}.weight, quantized in the form that has such a scale", printable(module)),
        .found = weight >= 0 ? ledger_.described(weight) : "no weight of that name",
-       .todo = "take this scale away, or convert again with the weight that it belongs to"});
+       .todo = weight_missing ? "fetch the shard that holds the weight, or convert again"
+                              : "take this scale away, or convert again with the weight that it belongs to"});
 }
 
 }  // namespace fulgur

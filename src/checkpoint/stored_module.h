@@ -30,8 +30,8 @@ class ModuleReader {
   /// Whether a scale is of the form of the weight beside it, so that what becomes of it is the weight's
   /// affair.
   [[nodiscard]] bool belongs(int scale) const;
-  /// A scale that belongs to nothing.
-  void complain_of_orphan(int scale);
+  /// A scale that belongs to nothing; `weight_missing`: the model needs its weight, which no file holds.
+  void complain_of_orphan(int scale, bool weight_missing);
 
   /// Input scales that were found, in order: nothing needs them.
   [[nodiscard]] const std::vector<int>& unneeded() const { return unneeded_; }

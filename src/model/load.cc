@@ -139,8 +139,26 @@ void notice_damage(ModelPlan& plan, const Config& config, Precision precision, c
       others == 0 ? "" : fmt::format(" ({} more problem{} there.)", others, others == 1 ? "" : "s")));
 }
 
+/// The tensors of modules that are made into one matrix with others, and of which, in whatever form, there is
+/// nothing where there is something of the others.
+std::set<std::string_view> absent_halves(const ModelPlan& plan, const Catalog& catalog) {
+  std::set<std::string_view> modules;
+  for (const CatalogEntry& entry : catalog.entries) modules.insert(split_last(entry.name).first);
+  std::set<std::string_view> absent;
+  for (const Parameter& parameter : plan.parameters) {
+    for (const std::vector<Part>& parts : parameter.spellings) {
+      const auto stored = [&](const Part& part) { return modules.contains(split_last(part.tensor).first); };
+      if (std::none_of(parts.begin(), parts.end(), stored)) continue;
+      for (const Part& part : parts) {
+        if (!stored(part)) absent.insert(part.tensor);
+      }
+    }
+  }
+  return absent;
+}
+
 /// Where it isn't known how modules are quantized, those that may be can be stored in any way: nothing is
-/// said of them but that a weight which isn't packed has another shape.
+/// said of them but that a weight which isn't packed has another shape, and that half a pair isn't there.
 void erase_what_may_follow(std::vector<Problem>& problems, const ModelPlan& plan, const Catalog& catalog) {
   std::set<std::string_view> quantizable;
   for (const Parameter& parameter : plan.parameters) {
@@ -149,7 +167,9 @@ void erase_what_may_follow(std::vector<Problem>& problems, const ModelPlan& plan
       for (const Part& part : parts) quantizable.insert(split_last(part.tensor).first);
     }
   }
+  const std::set<std::string_view> halves = absent_halves(plan, catalog);
   std::erase_if(problems, [&](const Problem& problem) {
+    if (problem.kind == ErrorKind::kMissingTensor && halves.contains(problem.tensor)) return false;
     const auto [module, last] = split_last(problem.tensor);
     // Too many experts to list them: then there are no parameters.
     if (!quantizable.contains(module)) {

@@ -214,6 +214,30 @@ TEST_P(Golden, WithAQuantizationThatIsNotKnownHasItsOtherDefectsReportedAndNothi
                   .words = {}});
 }
 
+/// However it is stored, it would be there under some name.
+TEST_P(Golden, WithAQuantizationThatIsNotKnownHasHalfAPairReported) {
+  GoldenCheckpoint c = GoldenCheckpoint::read(GetParam());
+  const auto half = c.first("model.layers.*.self_attn.indexer.weights_proj.weight");
+  if (!half) return;  // no indexer, or a fused one
+  c.set("quantization_config", R"({"quant_method": "awq"})");
+  c.erase(*half);
+  expect_refused(c, {.problems = {problem(ErrorKind::kUnsupported, "quantization_config.quant_method"),
+                                  problem(ErrorKind::kMissingTensor, *half)},
+                     .words = {"its other half is there"}});
+}
+
+/// Both say the same: the weight is what is wanted.
+TEST_P(Golden, WithoutAWeightButItsScaleIsToldToFetchTheWeight) {
+  GoldenCheckpoint c = GoldenCheckpoint::read(GetParam());
+  const auto scale = c.first("model.layers.*.self_attn.o_proj.weight_scale_inv");
+  if (!scale) return;  // not in FP8
+  const std::string weight = module_of(*scale) + "weight";
+  c.erase(weight);
+  expect_refused(
+      c, {.problems = {problem(ErrorKind::kMissingTensor, weight), problem(ErrorKind::kOrphanScale, *scale)},
+          .words = {"fetch the shard that holds the weight"}});
+}
+
 TEST_P(Golden, WithADamagedEntryHasTheDefectsOfOtherTensorsReported) {
   GoldenCheckpoint c = GoldenCheckpoint::read(GetParam());
   c.divide();
