@@ -45,9 +45,9 @@ struct IndexerShape {
 /// amax = max(|v|, 1e-4), sigma = amax / 448; q and the keys hold the codes e4m3(v / sigma), the cache
 /// sigma_k, and sigma_q is multiplied into the head weight.
 ///
-/// W_iq in FP8 blocks: a GPU's kernels for prompts (more than 128 tokens) round q_latent, too, each group of
-/// 128 columns to e4m3 with a scale of its own as above, and tensor cores keep about 14 bits of a group's
-/// sums.
+/// W_iq in FP8 blocks: a GPU's kernels for prompts (num_tokens above 128) round q_latent of all rows, too,
+/// each group of 128 columns to e4m3 with a scale of its own as above, and tensor cores keep about 14 bits of
+/// a group's sums.
 struct IndexerPrepare {
   Operand x;         // [num_tokens, hidden]
   Operand q_latent;  // qr [num_tokens, q]

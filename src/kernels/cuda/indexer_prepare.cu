@@ -4,7 +4,8 @@
 // [W_k; W_w] x goes to f32 scratch, by cuBLASLt where it takes the operands (bf16, aligned), as one product,
 // as two, or as two on two streams; else by the plain product. The queries' product is always ours, so that
 // their bits don't depend on the other rows. A block finishes a token's key (LayerNorm, rope, Hadamard,
-// rounding, the page), another one a head of its query. Tokens go in tiles, which bounds the scratch.
+// rounding, the page), another one a head of its query. Tokens go in tiles, which bounds the scratch; a
+// prompt's are alike in size, so none of them is as small as a decode step, whose queries round elsewhere.
 //
 // Cost: 2 FLOPs a weight and token, each weight read once a tile; 4 bytes of scratch written and read an
 // output.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/cuda/indexer_tiles.h"
+#include "kernels/cuda/tile.h"
 
 namespace fulgur::cuda {
 namespace {
@@ -167,6 +168,22 @@ TEST(PrepareTiles, FragmentsTouchAllBanks) {
     for (int lane = 0; lane < kLanes; ++lane)
       banks.insert(((fragment_token(lane) + i) * kSumPitch + fragment_row(lane)) % 32);
     EXPECT_EQ(banks.size(), 32U);
+  }
+}
+
+TEST(Tiles, OfAPromptAreNeverAsFewRowsAsADecodeStep) {
+  constexpr int64_t kMost = 8192;
+  for (const int rows : {1, 128, 129, 8192, 8193, 8320, 8321, 16384, 16385, 16512, 100000, 1 << 20}) {
+    TokenBatch batch;
+    batch.num_tokens = rows;
+    int64_t covered = 0;
+    for_each_tile(batch, kMost, [&](const TokenBatch& tile, int64_t first) {
+      EXPECT_EQ(first, covered);
+      EXPECT_LE(tile.num_tokens, kMost);
+      EXPECT_EQ(tile.num_tokens <= kProjectionMostTokens, rows <= kProjectionMostTokens) << rows;
+      covered += tile.num_tokens;
+    });
+    EXPECT_EQ(covered, rows);
   }
 }
 
