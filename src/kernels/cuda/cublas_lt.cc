@@ -14,7 +14,6 @@
 namespace fulgur::cuda {
 namespace {
 
-constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA advises for Hopper
 constexpr int64_t kAlignment = 16;
 
 // The names that distributions and NVIDIA's own toolkit give it; its major version is the headers'.
@@ -98,7 +97,7 @@ CublasLt::CublasLt() : library_(std::make_unique<Library>()), plans_(std::make_u
   cublasLtHandle_t handle = nullptr;
   library_->check(library_->cublasLtCreate(&handle), "cublasLtCreate");
   handle_ = handle;
-  workspaces_ = allocate(2 * kWorkspaceBytes);
+  workspaces_ = allocate(kDeviceBytes);
 }
 
 CublasLt::~CublasLt() {
@@ -151,7 +150,7 @@ const CublasLt::Plan& CublasLt::plan_for(const Operand& x, const Weight& w, cons
   const cublasStatus_t status =
       lib.cublasLtMatmulAlgoGetHeuristic(static_cast<cublasLtHandle_t>(handle_), plan.product, plan.w, plan.x,
                                          plan.y, plan.y, preference, 1, &result, &found);
-  lib.cublasLtMatmulPreferenceDestroy(preference);
+  lib.check(lib.cublasLtMatmulPreferenceDestroy(preference), "cublasLtMatmulPreferenceDestroy");
   lib.check(status == CUBLAS_STATUS_SUCCESS && found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : status,
             "cublasLtMatmulAlgoGetHeuristic");
   plan.algorithm = result.algo;

@@ -17,6 +17,8 @@ bool cublas_takes(const Operand& x, const Weight& w, const Operand& y);
 /// start where there is no CUDA, and the static library is larger than the rest of Fulgur a hundred times.
 class CublasLt {
  public:
+  static constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA advises for Hopper
+  static constexpr size_t kDeviceBytes = 2 * kWorkspaceBytes;  // taken by the constructor, and no more later
   CublasLt();  // throws `device` where the library isn't there
   ~CublasLt();
   CublasLt(const CublasLt&) = delete;
@@ -35,7 +37,7 @@ class CublasLt {
   std::unique_ptr<Library> library_;
   std::unique_ptr<Plans> plans_;
   void* handle_ = nullptr;
-  void* workspaces_ = nullptr;
+  void* workspaces_ = nullptr;  // kDeviceBytes
 };
 
 }  // namespace fulgur::cuda

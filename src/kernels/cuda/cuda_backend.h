@@ -34,9 +34,11 @@ struct CudaOptions {
   bool pdl = true;    // programmatic dependent launch: a kernel starts while its predecessor ends
   bool tuned = true;  // kernels made for some shapes where they take a call; else those for any shape
 };
-/// Context::stream for the CUDA back end: every op of that context is queued on it, in order. Throws
-/// `device`.
+/// Context::stream for the CUDA back end: every op of that context is queued on it, in order. Opens cuBLASLt,
+/// too. Throws `device`.
 std::shared_ptr<cuda::Stream> make_cuda_stream(CudaOptions options = {});
+/// Device memory that a stream takes when it is made and holds to its end, beside its context's arena.
+size_t device_bytes(const cuda::Stream& stream);
 /// Waits until everything queued has run, and throws `device` if something of it failed.
 void synchronize(cuda::Stream& stream);
 

@@ -16,18 +16,17 @@ constexpr uint32_t kNanFault = 1;            // kFaultNan of ops/token_batch.h
 
 constexpr int round_up(int value, int to) { return (value + to - 1) / to * to; }
 
-/// So many clusters run at once; 0 if none can. Clusters lie within a GPC, so fewer may than there are
+/// So many clusters run at once; throws `device`. Clusters lie within a GPC, so fewer may than there are
 /// multiprocessors for.
 template <typename... Params>
 int clusters_at_once(void (*kernel)(Params...), int cluster, int threads, size_t shared_bytes) {
   const auto* function = reinterpret_cast<const void*>(kernel);
-  if (cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(shared_bytes)) != cudaSuccess) {
-    return 0;
-  }
-  if (cluster > 8 &&
-      cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess) {
-    return 0;
+  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes)),
+        "cudaFuncSetAttribute");
+  if (cluster > 8) {
+    check(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+          "cudaFuncSetAttribute");
   }
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeClusterDimension;
@@ -41,7 +40,8 @@ int clusters_at_once(void (*kernel)(Params...), int cluster, int threads, size_t
   config.attrs = &attribute;
   config.numAttrs = 1;
   int count = 0;
-  return cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess ? count : 0;
+  check(cudaOccupancyMaxActiveClusters(&count, kernel, &config), "cudaOccupancyMaxActiveClusters");
+  return count;
 }
 
 /// `blocks` blocks in clusters of `cluster` along x.

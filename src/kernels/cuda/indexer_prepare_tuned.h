@@ -84,7 +84,8 @@ struct LatentArguments {
 
 /// (hidden, outputs) of V3.2 and GLM-5: (7168, 192), (6144, 160).
 bool project_takes(const ProjectArguments& arguments);
-/// Whether the device holds all 128 blocks of a launch at once, which wait for one another's sums. Kernels
+/// Whether the device holds all 128 blocks of a launch at once, which wait for one another's sums; throws
+/// `device`. Kernels
 /// that wait likewise on other streams of the same device may still keep them apart: run one such stream at a
 /// time.
 bool projection_fits_device();

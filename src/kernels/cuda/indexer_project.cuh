@@ -80,7 +80,8 @@ cudaError_t launch_few_projection(const ProjectArguments& args, const KeyArgumen
                                   bool pdl);
 cudaError_t launch_batch_projection(const ProjectArguments& args, const KeyArguments* keys,
                                     const LatentArguments& latents, cudaStream_t stream, bool pdl);
-/// How many of the latter's largest blocks the device holds at once.
+/// How many of the latter's largest blocks the device holds at once; throws `device`. The same of the
+/// former's clusters.
 int batch_projection_blocks_at_once();
 int few_projection_clusters_at_once();
 

@@ -39,11 +39,6 @@ void Stream::join() {
   check(cudaStreamWaitEvent(main_, joined_), "cudaStreamWaitEvent");
 }
 
-CublasLt& Stream::cublas_lt() {
-  if (cublas_lt_ == nullptr) cublas_lt_ = std::make_unique<CublasLt>();
-  return *cublas_lt_;
-}
-
 }  // namespace cuda
 
 std::shared_ptr<cuda::Stream> make_cuda_stream(CudaOptions options) {
@@ -51,6 +46,8 @@ std::shared_ptr<cuda::Stream> make_cuda_stream(CudaOptions options) {
     throw Error(ErrorKind::kDevice, status.why_not);
   return std::make_shared<cuda::Stream>(options);
 }
+
+size_t device_bytes(const cuda::Stream&) { return cuda::Stream::kDeviceBytes; }
 
 void synchronize(cuda::Stream& stream) {
   cuda::check(cudaStreamSynchronize(stream.main()), "a queued kernel");

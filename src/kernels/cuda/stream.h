@@ -3,10 +3,10 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <memory>
 
 #include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/indexer_tiles.h"
 
 namespace fulgur::cuda {
 
@@ -28,8 +28,9 @@ class Stream {
   /// The main stream waits for all that the side one holds so far.
   void join();
 
-  /// Opened at its first use.
-  CublasLt& cublas_lt();
+  CublasLt& cublas_lt() { return cublas_lt_; }
+  /// Device memory that it holds from its opening on: no op takes any but from its context's arena.
+  static constexpr size_t kDeviceBytes = CublasLt::kDeviceBytes + kProjectBytes;
   /// Scratch of the own projection, which one launch leaves as the next one needs it
   /// (kernels/cuda/indexer_prepare_tuned.h).
   [[nodiscard]] uint32_t* projection_partials() const { return projection_partials_; }
@@ -48,7 +49,7 @@ class Stream {
   cudaStream_t side_ = nullptr;
   cudaEvent_t forked_ = nullptr;
   cudaEvent_t joined_ = nullptr;
-  std::unique_ptr<CublasLt> cublas_lt_;
+  CublasLt cublas_lt_;
   uint32_t* projection_partials_ = nullptr;
 };
 

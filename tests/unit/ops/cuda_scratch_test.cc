@@ -1,12 +1,14 @@
-// Context::index_scratch_bytes: the selection takes no more of the arena, and chooses the same with the
-// least.
+// Device memory: a stream takes all of its own when it is made, and the selection no more of the arena than
+// Context::index_scratch_bytes; it chooses the same with the least.
 
+#include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "kernels/cuda/cuda_backend.h"
 #include "unit/ops/op_table.h"
 
 namespace fulgur::test {
@@ -48,6 +50,23 @@ INSTANTIATE_TEST_SUITE_P(BackEnds, IndexScratch, testing::ValuesIn(selections())
                          [](const testing::TestParamInfo<IndexScratch::ParamType>& info) {
                            return short_name(std::get<0>(info.param)) + "_" + std::get<1>(info.param).name;
                          });
+
+size_t free_device_bytes() {
+  size_t free = 0;
+  size_t total = 0;
+  EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+  return free;
+}
+
+TEST(CudaStream, TakesItsMemoryWhenItIsMade) {
+  if (!cuda_status().usable) GTEST_SKIP() << "No stream was made.";
+  const auto other = make_cuda_stream();  // what the first of a process loads is not counted
+  const size_t before = free_device_bytes();
+  const auto stream = make_cuda_stream();
+  constexpr size_t kSharedBlock = size_t{2} << 20;  // small allocations may lie in what the process has
+  EXPECT_GE(before - free_device_bytes() + kSharedBlock, device_bytes(*stream));
+  EXPECT_GE(device_bytes(*stream), size_t{64} << 20);  // two workspaces of cuBLASLt
+}
 
 }  // namespace
 }  // namespace fulgur::test
