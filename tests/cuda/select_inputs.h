@@ -1,7 +1,7 @@
 #pragma once
 
 // Inputs of the selection's GPU check and bench from a counter-based generator, so that the host's oracle
-// makes any row again without a copy of the whole: e4m3 or bf16 codes, scales, head weights, and scores of
+// makes any row again without a copy of the whole: e4m3 codes, scales, head weights, and scores of
 // hard kinds.
 
 #include <array>
@@ -48,23 +48,6 @@ constexpr double e4m3_value(uint8_t code) {
   for (int e = exponent; e > 7; --e) value *= 2;
   return (code & 0x80) != 0 ? -value : value;
 }
-/// The same value as bf16, exactly.
-constexpr uint16_t bf16_of(uint8_t code) {
-  const uint32_t sign = static_cast<uint32_t>(code & 0x80) << 8;
-  int exponent = code >> 3 & 15;
-  uint32_t mantissa = code & 7;
-  if (exponent == 0) {
-    if (mantissa == 0) return static_cast<uint16_t>(sign);
-    exponent = 1;
-    while ((mantissa & 8) == 0) {
-      mantissa <<= 1;
-      --exponent;
-    }
-    mantissa &= 7;
-  }
-  return static_cast<uint16_t>(sign | static_cast<uint32_t>(exponent + 120) << 7 | mantissa << 4);
-}
-
 /// A key's scale: a power of two, or for real codes any number near 1/64.
 constexpr float scale_at(uint64_t seed, uint64_t index, Codes codes) {
   const uint32_t word = word_at(seed, index);

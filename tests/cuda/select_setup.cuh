@@ -19,34 +19,23 @@ constexpr uint64_t kQuerySeed = 13;
 constexpr uint64_t kWeightSeed = 14;
 constexpr int kDim = 128;
 
-__global__ void fill_keys(uint8_t* pages, int64_t num_pages, cuda::IndexForm form, Codes codes) {
+__global__ void fill_keys(uint8_t* pages, int64_t num_pages, Codes codes) {
   const int64_t keys = num_pages * 64;
   for (int64_t key = blockIdx.x; key < keys; key += gridDim.x) {
-    uint8_t* page = pages + key / 64 * static_cast<int64_t>(cuda::page_bytes(form));
+    uint8_t* page = pages + key / 64 * static_cast<int64_t>(cuda::kIndexPageBytes);
     const int d = static_cast<int>(threadIdx.x);
-    const uint8_t code = code_at(kKeySeed, static_cast<uint64_t>(key) * kDim + d, codes);
-    if (form == cuda::IndexForm::kE4m3) {
-      page[key % 64 * kDim + d] = code;
-      if (d == 0) {
-        reinterpret_cast<float*>(page + 64 * kDim)[key % 64] =
-            scale_at(kScaleSeed, static_cast<uint64_t>(key), codes);
-      }
-    } else {
-      reinterpret_cast<uint16_t*>(page)[key % 64 * kDim + d] = bf16_of(code);
+    page[key % 64 * kDim + d] = code_at(kKeySeed, static_cast<uint64_t>(key) * kDim + d, codes);
+    if (d == 0) {
+      reinterpret_cast<float*>(page + 64 * kDim)[key % 64] =
+          scale_at(kScaleSeed, static_cast<uint64_t>(key), codes);
     }
   }
 }
 
-__global__ void fill_queries(uint8_t* q, float* weights, int rows, int heads, cuda::IndexForm form,
-                             Codes codes) {
+__global__ void fill_queries(uint8_t* q, float* weights, int rows, int heads, Codes codes) {
   for (int64_t head = blockIdx.x; head < static_cast<int64_t>(rows) * heads; head += gridDim.x) {
     const int d = static_cast<int>(threadIdx.x);
-    const uint8_t code = code_at(kQuerySeed, static_cast<uint64_t>(head) * kDim + d, codes);
-    if (form == cuda::IndexForm::kE4m3) {
-      q[head * kDim + d] = code;
-    } else {
-      reinterpret_cast<uint16_t*>(q)[head * kDim + d] = bf16_of(code);
-    }
+    q[head * kDim + d] = code_at(kQuerySeed, static_cast<uint64_t>(head) * kDim + d, codes);
     if (d == 0) weights[head] = weight_at(kWeightSeed, static_cast<uint64_t>(head), codes);
   }
 }

@@ -33,19 +33,18 @@ struct DecodeLayout {
 /// Clusters of a few blocks: they fill the GPU, and longer rings then read no faster.
 constexpr bool is_small(int cluster) { return cluster > 1 && cluster <= 4; }
 
-constexpr DecodeLayout decode_layout(IndexForm form, int heads, int rows, int slice, int cluster,
-                                     bool select) {
+constexpr DecodeLayout decode_layout(int heads, int rows, int slice, int cluster, bool select) {
   DecodeLayout layout{};
   layout.slice = slice;
   layout.queries = 0;  // aligned to 1,024 for the swizzle
-  layout.weights = rows * heads * (form == IndexForm::kE4m3 ? 128 : 256);
+  layout.weights = rows * heads * kKeyBytes;
   layout.pages = layout.weights + rows * heads * 4;
   layout.barriers = round_up(layout.pages + slice / kPageKeys * 4, 16);
   layout.select = layout.barriers + kDecodeGroups * kMostStages * 16;
   layout.keys =
       round_up(layout.select + (select ? SelectScratch::size(kDecodeThreads, cluster) * 4 : 0), 128);
   layout.ring = layout.keys + (select ? rows * slice * 4 : 0);
-  const int stage_bytes = kDecodeGroups * static_cast<int>(page_bytes(form));
+  const int stage_bytes = kDecodeGroups * static_cast<int>(kIndexPageBytes);
   const int left = static_cast<int>(kMostSharedBytes) - 1024 - layout.ring;
   const int wanted = (slice / kPageKeys + kDecodeGroups - 1) / kDecodeGroups;
   layout.stages = left / stage_bytes;

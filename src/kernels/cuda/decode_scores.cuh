@@ -5,24 +5,22 @@
 // Four warpgroups take the pages in turn, each through a ring of its own in shared memory that bulk copies
 // fill; a page leaves its place for the next as soon as its keys are in registers. One row: two sets of sums,
 // so that a page is multiplied while the one before is weighed, with the head weights in registers. More rows
-// (drafts), or bf16: the page's keys stay in registers, two rows at once.
+// (drafts): the page's keys stay in registers, two rows at once.
 //
-// Cost of a page and row: index_scores.cuh; of shared memory 64 reads of 128 bytes for the keys (bf16 128)
-// and as many for the query.
+// Cost of a page and row: index_scores.cuh; of shared memory 64 reads of 128 bytes for the keys and as many
+// for the query.
 
 #include "kernels/cuda/decode_layout.h"
 #include "kernels/cuda/index_scores.cuh"
 
 namespace fulgur::cuda {
 
-template <IndexForm kForm, int kHeads, bool kOneRow>
+template <int kHeads, bool kOneRow>
 class DecodeScores {
-  using Form = KeyForm<kForm>;
   static constexpr int kThreads = kDecodeThreads;
   static constexpr int kGroups = kDecodeGroups;
-  static constexpr int kQueryBytes = kHeads * Form::kRowBytes;
-  static constexpr int kRowChunks = kHeads * Form::kChunks;
-  static constexpr bool kOverlapped = kOneRow && kForm == IndexForm::kE4m3;
+  static constexpr int kQueryBytes = kHeads * kKeyBytes;
+  static constexpr int kRowChunks = kHeads * kKeyChunks;
 
  public:
   __device__ DecodeScores(const ScoreArguments& arguments, const DecodeLayout& layout, uint8_t* shared)
@@ -94,8 +92,8 @@ class DecodeScores {
     for (int i = mine; i < count * kRowChunks; i += kThreads) {
       const uint4 chunk = next;
       if (i + kThreads < count * kRowChunks) next = chunk_at(i + kThreads);
-      store_query_chunk(queries() + i / kRowChunks * kQueryBytes, kHeads, i % kRowChunks / Form::kChunks,
-                        i % Form::kChunks, chunk);
+      store_query_chunk(queries() + i / kRowChunks * kQueryBytes, i % kRowChunks / kKeyChunks, i % kKeyChunks,
+                        chunk);
     }
     if (mine < count * kHeads) weights()[mine] = weight;
     fence_async_proxy();
@@ -107,7 +105,7 @@ class DecodeScores {
   template <typename Put>
   __device__ void run(int count, Put put) {
     stage_ = 0;
-    if constexpr (kOverlapped) {
+    if constexpr (kOneRow) {
       run_one_row(put);
     } else {
       run_rows(count, put);
@@ -131,23 +129,22 @@ class DecodeScores {
   }
   __device__ uint64_t* empty(int stage) const { return full(stage) + 1; }
   __device__ uint8_t* page_in_ring(int stage) const {
-    return shared_ + layout_.ring + (group() * layout_.stages + stage) * Form::kPageBytes;
+    return shared_ + layout_.ring + (group() * layout_.stages + stage) * kPageBytes;
   }
   __device__ void begin_copy(int page, int stage) const {
-    mbarrier_expect(full(stage), Form::kPageBytes);
-    bulk_copy_once(page_in_ring(stage),
-                   arguments_.keys + static_cast<int64_t>(pages()[page]) * Form::kPageBytes, Form::kPageBytes,
-                   full(stage));
+    mbarrier_expect(full(stage), kPageBytes);
+    bulk_copy_once(page_in_ring(stage), arguments_.keys + static_cast<int64_t>(pages()[page]) * kPageBytes,
+                   kPageBytes, full(stage));
   }
 
   /// Page `page` of the slice, the warpgroup's next: its keys, and the scale of key `row`.
-  __device__ float take_page(int page, uint32_t place, int row, KeyFragment<kForm>& keys) {
+  __device__ float take_page(int page, uint32_t place, int row, KeyFragment& keys) {
     const uint8_t* bytes = page_in_ring(stage_);
     const uint32_t phase = phases_ >> stage_ & 1U;
     phases_ ^= 1U << stage_;
     mbarrier_wait(full(stage_), phase);
-    load_keys<kForm>(bytes, place, keys);
-    const float scale = load_scale<kForm>(bytes, row);
+    load_keys(bytes, place, keys);
+    const float scale = load_scale(bytes, row);
     __syncwarp();
     if (threadIdx.x % 32 == 0) mbarrier_arrive(empty(stage_));
     const int next = page + layout_.stages * kGroups;
@@ -165,15 +162,15 @@ class DecodeScores {
     const int quad = static_cast<int>(threadIdx.x % 4);
     const int own_row = key_row() + 8 * (quad % 2);
     const bool owns_second = quad >= 2;
-    const uint32_t place = key_place<kForm>();
+    const uint32_t place = key_place();
     const uint64_t query = swizzled_operand(shared_address(queries()));
     const HeadWeights<kHeads> head_weights = load_head_weights<kHeads>(weights());
 #pragma unroll 1
     for (int page = group(); page < num_pages_; page += 2 * kGroups) {
-      KeyFragment<kForm> keys;
+      KeyFragment keys;
       float sums[2][kHeads / 2];
       float scale = take_page(page, place, own_row, keys);
-      begin_products<kForm, kHeads>(keys, query, sums[0]);
+      begin_products<kHeads>(keys, query, sums[0]);
       wgmma_wait<0>();
       // The second page, or where there is none the first once more: products under a condition are not
       // overlapped.
@@ -182,7 +179,7 @@ class DecodeScores {
         const float second_scale = take_page(page + kGroups, place, own_row, keys);
         if (owns_second) scale = second_scale;
       }
-      begin_products<kForm, kHeads>(keys, query, sums[1]);
+      begin_products<kHeads>(keys, query, sums[1]);
       const float first = pair_sum(weigh_heads<kHeads>(sums[0], head_weights));
       __syncwarp();  // keeps ptxas from weighing after the wait
       wgmma_wait<0>();
@@ -197,28 +194,24 @@ class DecodeScores {
   __device__ void run_rows(int count, Put put) {
     const int quad = static_cast<int>(threadIdx.x % 4);
     const int own_row = key_row() + 8 * (quad % 2);
-    const uint32_t place = key_place<kForm>();
+    const uint32_t place = key_place();
     const uint64_t query = swizzled_operand(shared_address(queries()));
 #pragma unroll 1
     for (int page = group(); page < num_pages_; page += kGroups) {
-      KeyFragment<kForm> keys;
+      KeyFragment keys;
       const float scale = take_page(page, place, own_row, keys);
 #pragma unroll 1
       for (int i = 0; i < count; i += 2) {
         const int second = min(i + 1, count - 1);
         float sums[2][kHeads / 2];
-        begin_products<kForm, kHeads>(keys, query + i * (kQueryBytes / 16), sums[0]);
-        if constexpr (!kOneRow)
-          begin_products<kForm, kHeads>(keys, query + second * (kQueryBytes / 16), sums[1]);
-        wgmma_wait<kOneRow ? 0 : 1>();
+        begin_products<kHeads>(keys, query + i * (kQueryBytes / 16), sums[0]);
+        begin_products<kHeads>(keys, query + second * (kQueryBytes / 16), sums[1]);
+        wgmma_wait<1>();
         const float first =
             pair_sum(weigh_heads<kHeads>(sums[0], load_head_weights<kHeads>(weights() + i * kHeads)));
-        float last = first;
-        if constexpr (!kOneRow) {
-          wgmma_wait<0>();
-          last =
-              pair_sum(weigh_heads<kHeads>(sums[1], load_head_weights<kHeads>(weights() + second * kHeads)));
-        }
+        wgmma_wait<0>();
+        const float last =
+            pair_sum(weigh_heads<kHeads>(sums[1], load_head_weights<kHeads>(weights() + second * kHeads)));
         // Of which row each of the four ends up with the sum.
         const float sum = share_sum(first, last);
         const int row = i + quad / 2;

@@ -5,7 +5,7 @@
 //   score[s] = scale[s] * sum_h w[h] * max(0, q[h] . k[s])
 //
 // A warpgroup takes a page: 64 keys as A in registers, all heads of a query as B in shared memory
-// (index_tile.h), four products of 32 bytes of components (bf16: eight) one after the other. A thread then
+// (index_tile.h), four products of 32 components one after the other. A thread then
 // has two keys (rows lane / 4 and + 8 of its warp's 16) and of each a quarter of the heads (2q, 2q + 1 of
 // every eight, q = lane % 4): it sums even and odd ones in a chain each, adds the two, and the four threads
 // of a key add theirs. No sum crosses keys or queries, so a score depends on its query row and its key alone.
@@ -19,19 +19,11 @@
 
 namespace fulgur::cuda {
 
-template <IndexForm kForm>
-struct KeyForm {
-  static constexpr int kRowBytes = kForm == IndexForm::kE4m3 ? 128 : 256;
-  static constexpr int kChunks = kRowBytes / 16;
-  static constexpr int kSteps = kRowBytes / 32;
-  static constexpr int kPageBytes = static_cast<int>(page_bytes(kForm));
-  static constexpr bool kScaled = kForm == IndexForm::kE4m3;
-};
+constexpr int kPageBytes = static_cast<int>(kIndexPageBytes);
 
 /// A thread's part of A: [step][register].
-template <IndexForm kForm>
 struct KeyFragment {
-  uint32_t words[KeyForm<kForm>::kSteps][4];
+  uint32_t words[kProductSteps][4];
 };
 
 /// The key rows of a thread within a page: this and 8 more.
@@ -41,39 +33,32 @@ __device__ inline int key_row() {
 
 /// Where a thread finds the first of its share of a page's keys, in bytes: worked out once. The second chunk
 /// is the other half's: 64 bytes before or behind.
-template <IndexForm kForm>
 __device__ inline uint32_t key_place() {
   const int row = key_row();
-  auto place = static_cast<uint32_t>(row * KeyForm<kForm>::kRowBytes +
-                                     first_chunk(row, static_cast<int>(threadIdx.x % 4)) * 16);
+  auto place =
+      static_cast<uint32_t>(row * kKeyBytes + first_chunk(row, static_cast<int>(threadIdx.x % 4)) * 16);
   asm volatile("" : "+r"(place));
   return place;
 }
 
-template <IndexForm kForm>
-__device__ inline void load_keys(const uint8_t* page, uint32_t place, KeyFragment<kForm>& keys) {
-  using Form = KeyForm<kForm>;
+__device__ inline void load_keys(const uint8_t* page, uint32_t place, KeyFragment& keys) {
   const bool odd = (place & 64) != 0;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-#pragma unroll
-    for (int span = 0; span < Form::kSteps / kStepsPerSpan; ++span) {
-      const uint8_t* bytes = page + 8 * half * Form::kRowBytes + span * kSpanBytes;
-      const uint4 a = *reinterpret_cast<const uint4*>(bytes + place);
-      const uint4 b = *reinterpret_cast<const uint4*>(bytes + (place ^ 64));
-      // Written out: as selections of words, ptxas puts them between the products and then waits for each.
-      const uint4 lower = odd ? b : a;  // chunk `quad`
-      const uint4 upper = odd ? a : b;  // chunk `quad` + 4
-      uint32_t(*words)[4] = keys.words + span * kStepsPerSpan;
-      words[0][half] = lower.x;
-      words[1][half] = lower.y;
-      words[2][half] = lower.z;
-      words[3][half] = lower.w;
-      words[0][half + 2] = upper.x;
-      words[1][half + 2] = upper.y;
-      words[2][half + 2] = upper.z;
-      words[3][half + 2] = upper.w;
-    }
+    const uint8_t* bytes = page + 8 * half * kKeyBytes;
+    const uint4 a = *reinterpret_cast<const uint4*>(bytes + place);
+    const uint4 b = *reinterpret_cast<const uint4*>(bytes + (place ^ 64));
+    // Written out: as selections of words, ptxas puts them between the products and then waits for each.
+    const uint4 lower = odd ? b : a;  // chunk `quad`
+    const uint4 upper = odd ? a : b;  // chunk `quad` + 4
+    keys.words[0][half] = lower.x;
+    keys.words[1][half] = lower.y;
+    keys.words[2][half] = lower.z;
+    keys.words[3][half] = lower.w;
+    keys.words[0][half + 2] = upper.x;
+    keys.words[1][half + 2] = upper.y;
+    keys.words[2][half + 2] = upper.z;
+    keys.words[3][half + 2] = upper.w;
   }
 #pragma unroll
   for (auto& step : keys.words) {
@@ -83,36 +68,28 @@ __device__ inline void load_keys(const uint8_t* page, uint32_t place, KeyFragmen
 }
 
 /// The scale of key `row` of a page.
-template <IndexForm kForm>
 __device__ inline float load_scale(const uint8_t* page, int row) {
-  using Form = KeyForm<kForm>;
-  if constexpr (!Form::kScaled) return 1.0F;
-  return reinterpret_cast<const float*>(page + kPageKeys * Form::kRowBytes)[row];
+  return reinterpret_cast<const float*>(page + kPageKeys * kKeyBytes)[row];
 }
 
 /// Writes 16 bytes of a query (chunk `chunk` of head `head`) where B wants them.
-__device__ inline void store_query_chunk(uint8_t* to, int heads, int head, int chunk, const uint4& value) {
-  *reinterpret_cast<uint32_t*>(to + query_word_offset(heads, head, chunk, 0)) = value.x;
-  *reinterpret_cast<uint32_t*>(to + query_word_offset(heads, head, chunk, 1)) = value.y;
-  *reinterpret_cast<uint32_t*>(to + query_word_offset(heads, head, chunk, 2)) = value.z;
-  *reinterpret_cast<uint32_t*>(to + query_word_offset(heads, head, chunk, 3)) = value.w;
+__device__ inline void store_query_chunk(uint8_t* to, int head, int chunk, const uint4& value) {
+  *reinterpret_cast<uint32_t*>(to + query_word_offset(head, chunk, 0)) = value.x;
+  *reinterpret_cast<uint32_t*>(to + query_word_offset(head, chunk, 1)) = value.y;
+  *reinterpret_cast<uint32_t*>(to + query_word_offset(head, chunk, 2)) = value.z;
+  *reinterpret_cast<uint32_t*>(to + query_word_offset(head, chunk, 3)) = value.w;
 }
 
 /// sums = A B^T, begun: wgmma_wait<0>() ends it. `query` is swizzled_operand() of B.
-template <IndexForm kForm, int kHeads>
-__device__ inline void begin_products(const KeyFragment<kForm>& keys, uint64_t query,
-                                      float (&sums)[kHeads / 2]) {
+template <int kHeads>
+__device__ inline void begin_products(const KeyFragment& keys, uint64_t query, float (&sums)[kHeads / 2]) {
 #pragma unroll
   for (float& sum : sums) asm volatile("" : "+f"(sum)::"memory");
   wgmma_fence();
 #pragma unroll
-  for (int step = 0; step < KeyForm<kForm>::kSteps; ++step) {
-    const uint64_t b = query + query_step_offset(kHeads, step) / 16;  // addresses there are in 16 bytes
-    if constexpr (kForm == IndexForm::kE4m3) {
-      wgmma_e4m3(sums, keys.words[step], b, step > 0 ? 1 : 0);
-    } else {
-      wgmma_bf16(sums, keys.words[step], b, step > 0 ? 1 : 0);
-    }
+  for (int step = 0; step < kProductSteps; ++step) {
+    const uint64_t b = query + query_step_offset(step) / 16;  // addresses there are in 16 bytes
+    wgmma_e4m3(sums, keys.words[step], b, step > 0 ? 1 : 0);
   }
   wgmma_commit();
 }

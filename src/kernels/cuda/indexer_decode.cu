@@ -6,8 +6,8 @@
 // keys in shared memory, with one row counted for the selection's first pass on the way, and topk_select.cuh
 // does the rest. Rows that may read everything aren't scored.
 //
-// Bytes: 132 (bf16 256) a cached key, once for all rows of a sequence. Shared memory: 4 bytes a score and row
-// of the slice, 128 or 256 bytes a head and row, 42 KiB and more for selecting, the rest pages on their way.
+// Bytes: 132 a cached key, once for all rows of a sequence. Shared memory: 4 bytes a score and row
+// of the slice, 128 bytes a head and row, 42 KiB and more for selecting, the rest pages on their way.
 
 #include "kernels/cuda/decode_scores.cuh"
 #include "kernels/cuda/topk_select.cuh"
@@ -19,7 +19,7 @@ constexpr int kThreads = kDecodeThreads;
 
 enum class Sink { kSelect, kStore };
 
-template <IndexForm kForm, int kHeads, bool kOneRow, Sink kSink>
+template <int kHeads, bool kOneRow, Sink kSink>
 class Decode {
   static constexpr bool kSelects = kSink == Sink::kSelect;
   static constexpr bool kCountsOnTheWay = kSelects && kOneRow;
@@ -160,13 +160,13 @@ class Decode {
   const bool early_keys_;
   const int slice_;
   uint32_t* keys_;  // [rows, slice]
-  DecodeScores<kForm, kHeads, kOneRow> scores_;
+  DecodeScores<kHeads, kOneRow> scores_;
   TopkSelect<kThreads, true> select_;
   bool opened_ = false;
   bool waited_ = false;
 };
 
-template <IndexForm kForm, int kHeads, bool kOneRow, Sink kSink>
+template <int kHeads, bool kOneRow, Sink kSink>
 __global__ void __launch_bounds__(kThreads, 1)
     decode_kernel(const __grid_constant__ DecodeArguments arguments,
                   const __grid_constant__ DecodeLayout layout, int blocks, int rows, bool early_keys) {
@@ -174,29 +174,22 @@ __global__ void __launch_bounds__(kThreads, 1)
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   const int group_of_rows = static_cast<int>(blockIdx.x) / blocks;
   const int rank = static_cast<int>(blockIdx.x) % blocks;
-  Decode<kForm, kHeads, kOneRow, kSink> decode(arguments, layout, shared, blocks, rank, early_keys);
+  Decode<kHeads, kOneRow, kSink> decode(arguments, layout, shared, blocks, rank, early_keys);
   const int first = group_of_rows * rows;
   decode.run(first, min(first + rows, arguments.scores.rows.num_rows));
 }
 
-template <Sink kSink, IndexForm kForm>
-auto kernel_for_form(const DecodeArguments& arguments) {
-  const bool one = arguments.tokens_per_sequence == 1;
-  if (arguments.num_heads == 64) {
-    return one ? decode_kernel<kForm, 64, true, kSink> : decode_kernel<kForm, 64, false, kSink>;
-  }
-  return one ? decode_kernel<kForm, 32, true, kSink> : decode_kernel<kForm, 32, false, kSink>;
-}
 template <Sink kSink>
 auto kernel_for(const DecodeArguments& arguments) {
-  return arguments.form == IndexForm::kE4m3 ? kernel_for_form<kSink, IndexForm::kE4m3>(arguments)
-                                            : kernel_for_form<kSink, IndexForm::kBf16>(arguments);
+  const bool one = arguments.tokens_per_sequence == 1;
+  if (arguments.num_heads == 64)
+    return one ? decode_kernel<64, true, kSink> : decode_kernel<64, false, kSink>;
+  return one ? decode_kernel<32, true, kSink> : decode_kernel<32, false, kSink>;
 }
 
 DecodeLayout layout_for(const DecodeArguments& arguments, int blocks, bool select) {
   const int slice = slice_pages(arguments.scores.rows.max_context, blocks) * kPageKeys;
-  return decode_layout(arguments.form, arguments.num_heads, arguments.tokens_per_sequence, slice, blocks,
-                       select);
+  return decode_layout(arguments.num_heads, arguments.tokens_per_sequence, slice, blocks, select);
 }
 
 int groups_of(const DecodeArguments& arguments) {

@@ -1,8 +1,8 @@
 // Scores of a prompt's many rows: each block keeps the keys of a few pages in registers and streams query
 // rows past them.
 //
-// A kernel of its own lays the queries out for the matrix unit once; then a block takes 512 positions (bf16:
-// 256) and 32 rows. Its four warpgroups hold two pages each (bf16: one) as the A operand; queries are copied
+// A kernel of its own lays the queries out for the matrix unit once; then a block takes 512 positions and 32
+// rows. Its four warpgroups hold two pages each as the A operand; queries are copied
 // into two buffers of four rows by turns. A warpgroup has two products under way, and weighs the heads of one
 // while the other is made.
 //
@@ -17,18 +17,17 @@ namespace {
 
 constexpr int kRowsPerBlock = 32;  // more, and the last blocks of a chunk keep the others waiting
 
-template <IndexForm kForm, int kHeads>
+template <int kHeads>
 struct Shape {
-  using Form = KeyForm<kForm>;
-  static constexpr int kPages = kForm == IndexForm::kE4m3 ? 2 : 1;  // of a warpgroup
-  static constexpr int kGroups = 4;                                 // warpgroups, by their registers
+  static constexpr int kPages = 2;   // of a warpgroup
+  static constexpr int kGroups = 4;  // warpgroups, by their registers
   static constexpr int kThreads = kGroups * 128;
   static constexpr int kBlockPages = kPages * kGroups;
-  static constexpr int kQueryBytes = kHeads * Form::kRowBytes;
+  static constexpr int kQueryBytes = kHeads * kKeyBytes;
   static constexpr int kBatch = 4;  // rows of a buffer
   static constexpr int kQueryOffset = 0;
   static constexpr int kPageOffset = kQueryOffset + 2 * kBatch * kQueryBytes;
-  static constexpr int kWeightOffset = kPageOffset + kBlockPages * Form::kPageBytes;
+  static constexpr int kWeightOffset = kPageOffset + kBlockPages * kPageBytes;
   static constexpr int kBarrierOffset = kWeightOffset + 2 * kBatch * kHeads * 4;
   static constexpr int kSharedBytes = kBarrierOffset + kBlockPages * 8 + 4 * 8 + 1024;
 };
@@ -41,17 +40,16 @@ struct PromptArguments {
 };
 
 /// Row by row: the queries as B wants them, the weights side by side.
-template <IndexForm kForm, int kHeads>
+template <int kHeads>
 __global__ void __launch_bounds__(512) lay_out_kernel(const __grid_constant__ PromptArguments arguments) {
-  using S = Shape<kForm, kHeads>;
-  constexpr int kChunks = KeyForm<kForm>::kChunks;
+  using S = Shape<kHeads>;
   wait_for_predecessor();
   allow_successor();
   const ScoreArguments& scores = arguments.scores;
   const int64_t row = blockIdx.x;
   const uint8_t* q = static_cast<const uint8_t*>(scores.q) + row * scores.q_stride_bytes;
-  for (int i = static_cast<int>(threadIdx.x); i < kHeads * kChunks; i += 512) {
-    store_query_chunk(arguments.laid_out + row * S::kQueryBytes, kHeads, i / kChunks, i % kChunks,
+  for (int i = static_cast<int>(threadIdx.x); i < kHeads * kKeyChunks; i += 512) {
+    store_query_chunk(arguments.laid_out + row * S::kQueryBytes, i / kKeyChunks, i % kKeyChunks,
                       *reinterpret_cast<const uint4*>(q + i * 16));
   }
   if (threadIdx.x < kHeads) {
@@ -61,10 +59,9 @@ __global__ void __launch_bounds__(512) lay_out_kernel(const __grid_constant__ Pr
   }
 }
 
-template <IndexForm kForm, int kHeads>
+template <int kHeads>
 class PromptScores {
-  using S = Shape<kForm, kHeads>;
-  using Form = KeyForm<kForm>;
+  using S = Shape<kHeads>;
 
  public:
   __device__ PromptScores(const PromptArguments& arguments, uint8_t* shared)
@@ -124,21 +121,21 @@ class PromptScores {
     __syncthreads();  // the pages of the sequence before are done with
     const int mine = static_cast<int>(threadIdx.x);
     if (mine < S::kBlockPages && (first_page_ + mine) * kPageKeys <= last_position) {
-      mbarrier_expect(barriers_ + mine, Form::kPageBytes);
-      bulk_copy(pages_ + mine * Form::kPageBytes,
-                arguments_.scores.keys + static_cast<int64_t>(table[first_page_ + mine]) * Form::kPageBytes,
-                Form::kPageBytes, barriers_ + mine);
+      mbarrier_expect(barriers_ + mine, kPageBytes);
+      bulk_copy(pages_ + mine * kPageBytes,
+                arguments_.scores.keys + static_cast<int64_t>(table[first_page_ + mine]) * kPageBytes,
+                kPageBytes, barriers_ + mine);
     }
     if (threadIdx.x == 0) fetch(batch_, first, count);
-    const uint32_t place = key_place<kForm>();
-    KeyFragment<kForm> keys[S::kPages] = {};
+    const uint32_t place = key_place();
+    KeyFragment keys[S::kPages] = {};
 #pragma unroll
     for (int p = 0; p < S::kPages; ++p) {
       const int page = group() * S::kPages + p;
       if ((first_page_ + page) * kPageKeys <= last_position) {
         mbarrier_wait(barriers_ + page, phases_ >> p & 1U);
         phases_ ^= 1U << p;
-        load_keys<kForm>(pages_ + page * Form::kPageBytes, place, keys[p]);
+        load_keys(pages_ + page * kPageBytes, place, keys[p]);
       }
     }
     for (int begin = 0; begin < count; begin += S::kBatch, ++batch_) {
@@ -153,27 +150,26 @@ class PromptScores {
     }
   }
 
-  __device__ void score_batch(const KeyFragment<kForm> (&keys)[S::kPages], int buffer, int first_row,
+  __device__ void score_batch(const KeyFragment (&keys)[S::kPages], int buffer, int first_row,
                               int first_position, int count) {
     const uint64_t queries = swizzled_operand(shared_address(queries_) + buffer * S::kBatch * S::kQueryBytes);
     const float* weights = weights_ + buffer * S::kBatch * kHeads;
-    // Each of the four threads that share keys ends up with one score of two products': of the same query
-    // with two pages or, where a warpgroup has one page, of two queries.
+    // Each of the four threads that share keys ends up with one score of two products': of a query with two
+    // pages.
     const int quad = static_cast<int>(threadIdx.x % 4);
     const int own_key = key_row() + 8 * (quad % 2);
-    const int own_page = S::kPages == 2 ? quad / 2 : 0;
-    const int own_query = S::kPages == 2 ? 0 : quad / 2;
-    const uint8_t* page = pages_ + (group() * S::kPages + own_page) * Form::kPageBytes;
+    const int own_page = quad / 2;
+    const uint8_t* page = pages_ + (group() * S::kPages + own_page) * kPageBytes;
     const int position = (first_page_ + group() * S::kPages + own_page) * kPageKeys + own_key;
-    const float scale = load_scale<kForm>(page, own_key);
-    float* out = arguments_.out + (first_row + own_query) * arguments_.out_stride + position;
+    const float scale = load_scale(page, own_key);
+    float* out = arguments_.out + first_row * arguments_.out_stride + position;
     // All rows of the buffer, also those behind `count`, whose scores go nowhere; a product is under way
     // while the one before is weighed.
     constexpr int kProducts = S::kBatch * S::kPages;
     float sums[2][kHeads / 2];
     const auto begin = [&](int i) {
-      begin_products<kForm, kHeads>(keys[i % S::kPages], queries + i / S::kPages * (S::kQueryBytes / 16),
-                                    sums[i % 2]);
+      begin_products<kHeads>(keys[i % S::kPages], queries + i / S::kPages * (S::kQueryBytes / 16),
+                             sums[i % 2]);
     };
     begin(0);
     begin(1);
@@ -195,7 +191,7 @@ class PromptScores {
       }
       const float sum = share_sum(first, pair);
       const int query = (i - 1) / S::kPages;
-      if (query + own_query < count && position <= first_position + query + own_query) {
+      if (query < count && position <= first_position + query) {
         out[query * arguments_.out_stride] = __fmul_rn(sum, scale);
       }
     }
@@ -211,12 +207,12 @@ class PromptScores {
   int batch_ = 0;        // of all sequences
 };
 
-template <IndexForm kForm, int kHeads>
-__global__ void __launch_bounds__(Shape<kForm, kHeads>::kThreads, 1)
+template <int kHeads>
+__global__ void __launch_bounds__(Shape<kHeads>::kThreads, 1)
     prompt_scores_kernel(const __grid_constant__ PromptArguments arguments) {
   extern __shared__ uint8_t unaligned[];
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
-  PromptScores<kForm, kHeads> scores(arguments, shared);
+  PromptScores<kHeads> scores(arguments, shared);
   __syncthreads();
   wait_for_predecessor();
   allow_successor();
@@ -224,37 +220,30 @@ __global__ void __launch_bounds__(Shape<kForm, kHeads>::kThreads, 1)
   scores.run(first, min(first + kRowsPerBlock, arguments.scores.rows.num_rows));
 }
 
-template <IndexForm kForm, int kHeads>
+template <int kHeads>
 cudaError_t launch_shape(const PromptArguments& arguments, const LaunchOptions& options) {
-  using S = Shape<kForm, kHeads>;
+  using S = Shape<kHeads>;
   const RowMap& rows = arguments.scores.rows;
-  const cudaError_t status =
-      launch_clusters(lay_out_kernel<kForm, kHeads>, dim3(static_cast<unsigned>(rows.num_rows)), 1, 512, 0,
-                      options, arguments);
+  const cudaError_t status = launch_clusters(
+      lay_out_kernel<kHeads>, dim3(static_cast<unsigned>(rows.num_rows)), 1, 512, 0, options, arguments);
   if (status != cudaSuccess) return status;
   const int keys = S::kBlockPages * kPageKeys;
   const dim3 grid(static_cast<unsigned>((rows.max_context + keys - 1) / keys),
                   static_cast<unsigned>((rows.num_rows + kRowsPerBlock - 1) / kRowsPerBlock));
-  return launch_clusters(prompt_scores_kernel<kForm, kHeads>, grid, 1, S::kThreads, S::kSharedBytes, options,
+  return launch_clusters(prompt_scores_kernel<kHeads>, grid, 1, S::kThreads, S::kSharedBytes, options,
                          arguments);
 }
 
 }  // namespace
 
-size_t prompt_scratch_bytes(IndexForm form, int num_heads, int rows) {
-  const size_t head_bytes = (form == IndexForm::kE4m3 ? 128 : 256) + sizeof(float);
-  return static_cast<size_t>(rows) * static_cast<size_t>(num_heads) * head_bytes;
+size_t prompt_scratch_bytes(int num_heads, int rows) {
+  return static_cast<size_t>(rows) * static_cast<size_t>(num_heads) * (kKeyBytes + sizeof(float));
 }
 
-cudaError_t launch_prompt_scores(const ScoreArguments& scores, IndexForm form, int num_heads, void* scratch,
-                                 float* out, int64_t out_stride, const LaunchOptions& options) {
+cudaError_t launch_prompt_scores(const ScoreArguments& scores, int num_heads, void* scratch, float* out,
+                                 int64_t out_stride, const LaunchOptions& options) {
   const PromptArguments arguments{scores, static_cast<uint8_t*>(scratch), out, out_stride};
-  if (form == IndexForm::kE4m3) {
-    return num_heads == 64 ? launch_shape<IndexForm::kE4m3, 64>(arguments, options)
-                           : launch_shape<IndexForm::kE4m3, 32>(arguments, options);
-  }
-  return num_heads == 64 ? launch_shape<IndexForm::kBf16, 64>(arguments, options)
-                         : launch_shape<IndexForm::kBf16, 32>(arguments, options);
+  return num_heads == 64 ? launch_shape<64>(arguments, options) : launch_shape<32>(arguments, options);
 }
 
 }  // namespace fulgur::cuda

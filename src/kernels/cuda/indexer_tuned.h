@@ -4,10 +4,10 @@
 // and write, as plain pointers, the shapes they take, and the scratch they want. Every pointer is device
 // memory.
 //
-// In all of them score(t, s) is the same arithmetic, bit for bit: products of 32 bytes of components as wgmma
-// sums them (of e4m3 codes about 14 bits of the largest summand), four or eight of them one after the other;
-// a head's max(0, .) times its weight, in f32, by eight chains (index_scores.cuh); times the key's scale. It
-// depends on the query row and the key alone.
+// In all of them score(t, s) is the same arithmetic, bit for bit: products of 32 e4m3 components as wgmma
+// sums them (about 14 bits of the largest summand), four of them one after the other; a head's max(0, .)
+// times its weight, in f32, by eight chains (index_scores.cuh); times the key's scale. It depends on the
+// query row and the key alone.
 
 #include <cuda_runtime.h>
 
@@ -43,19 +43,17 @@ struct TopkArguments {
   SelectionOutput out;
 };
 
-enum class IndexForm { kE4m3, kBf16 };
-
-/// The scores of query rows against paged keys of 128 components.
+/// The scores of query rows against paged keys of 128 components, all e4m3.
 struct ScoreArguments {
-  const void* q;  // [rows, heads, 128] codes or bf16, rows `q_stride_bytes` apart, 16-byte aligned
+  const void* q;  // [rows, heads, 128] codes, rows `q_stride_bytes` apart, 16-byte aligned
   int64_t q_stride_bytes;
   const float* head_weights;  // [rows, heads], rows `weight_stride` apart
   int64_t weight_stride;
-  const uint8_t* keys;  // pages: [64][128] codes and then [64] f32 scales, or [64][128] bf16
+  const uint8_t* keys;  // pages: [64][128] codes and then [64] f32 scales
   RowMap rows;
 };
 
-constexpr size_t page_bytes(IndexForm form) { return form == IndexForm::kE4m3 ? 64 * 132 : 64 * 256; }
+constexpr size_t kIndexPageBytes = 64 * 132;
 
 struct LaunchOptions {
   cudaStream_t stream = nullptr;
@@ -76,7 +74,6 @@ cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& opt
 /// complete before the predecessor started. `dump`, if not null, [rows, dump_stride] takes the scores.
 struct DecodeArguments {
   ScoreArguments scores;
-  IndexForm form;
   int num_heads;
   int tokens_per_sequence;
   SelectionOutput out;
@@ -86,7 +83,7 @@ struct DecodeArguments {
 bool decode_takes(const DecodeArguments& arguments, int cluster);
 /// All clusters of the launch run at once, with the cluster that launch_decode chooses.
 bool decode_fits_at_once(const DecodeArguments& arguments);
-/// So many clusters of launch_decode run at once.
+/// So many clusters of launch_decode run at once; throws `device`, and so does launch_topk's choice.
 int decode_clusters_at_once(const DecodeArguments& arguments, int cluster);
 cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions& options);
 
@@ -98,9 +95,8 @@ cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, i
 /// The same for many rows of each sequence: a block keeps keys in registers and streams the queries. A
 /// sequence's rows are consecutive, at consecutive positions. `scratch`, aligned to 128 bytes, of
 /// prompt_scratch_bytes().
-size_t prompt_scratch_bytes(IndexForm form, int num_heads, int rows);
-cudaError_t launch_prompt_scores(const ScoreArguments& arguments, IndexForm form, int num_heads,
-                                 void* scratch, float* scores, int64_t score_stride,
-                                 const LaunchOptions& options);
+size_t prompt_scratch_bytes(int num_heads, int rows);
+cudaError_t launch_prompt_scores(const ScoreArguments& arguments, int num_heads, void* scratch, float* scores,
+                                 int64_t score_stride, const LaunchOptions& options);
 
 }  // namespace fulgur::cuda

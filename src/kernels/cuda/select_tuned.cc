@@ -1,5 +1,6 @@
-// Which of the tuned kernels take a call: the fused one where a launch has about a token a sequence and its
-// scores fit the clusters that run at once, else scores in chunks of scratch and then the top-k of each.
+// Which of the tuned kernels take a call: the fused one where a launch has about a token a sequence, contexts
+// are not long and its scores fit the clusters that run at once, else scores in chunks of scratch and then
+// the top-k of each.
 
 #include "kernels/cuda/select_tuned.h"
 
@@ -8,14 +9,17 @@
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/indexer_tuned.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/cuda/tile.h"
 
 namespace fulgur::cuda {
 namespace {
 
 constexpr int64_t kAlignment = 128;  // of each of two arrays of scratch
 constexpr int kMostDrafts = 4;       // rows of a sequence that share what is read of the cache
-constexpr int kLongContext = 16384;  // with few rows, from here on one GPC's bandwidth is too little
-constexpr int kFewGroups = 6;
+// Measured (docs/performance.md): clusters leave multiprocessors idle, whose bandwidth long rows miss.
+constexpr int kFusedContext = 16384;      // fused for any number of rows
+constexpr int kMostFusedContext = 32768;  // up to here for all but a few
+constexpr int kFewGroups = 2;             // of rows that share a sequence
 
 template <typename Op>
 bool takes(const Op& op) {
@@ -41,7 +45,6 @@ DecodeArguments arguments_of(const Op& op) {
                                .page_stride = static_cast<int32_t>(batch.pages.stride),
                                .num_rows = batch.num_tokens,
                                .max_context = batch.max_context}};
-  arguments.form = IndexForm::kE4m3;
   arguments.num_heads = op.shape.num_heads;
   const int sequences = std::max(batch.num_sequences, 1);
   arguments.tokens_per_sequence = std::clamp((batch.num_tokens + sequences - 1) / sequences, 1, kMostDrafts);
@@ -64,9 +67,7 @@ DecodeArguments rows_of(DecodeArguments arguments, int64_t first, int64_t count)
 }
 
 int64_t score_stride(int64_t max_context) { return (max_context + 3) / 4 * 4; }
-int64_t prompt_row_bytes(int num_heads) {
-  return static_cast<int64_t>(prompt_scratch_bytes(IndexForm::kE4m3, num_heads, 1));
-}
+int64_t prompt_row_bytes(int num_heads) { return static_cast<int64_t>(prompt_scratch_bytes(num_heads, 1)); }
 /// Of `rows` rows, aligned; null for decode.
 void* allocate_prompt_scratch(Arena& arena, int num_heads, int64_t rows, bool decode) {
   if (decode) return nullptr;
@@ -83,8 +84,8 @@ int64_t rows_within(int64_t budget, int64_t row_bytes, int64_t rows) {
 void launch_scores(const DecodeArguments& arguments, bool decode, void* prompt_scratch, float* scores,
                    int64_t stride, const LaunchOptions& options) {
   check(decode ? launch_row_scores(arguments, scores, stride, options)
-               : launch_prompt_scores(arguments.scores, arguments.form, arguments.num_heads, prompt_scratch,
-                                      scores, stride, options),
+               : launch_prompt_scores(arguments.scores, arguments.num_heads, prompt_scratch, scores, stride,
+                                      options),
         "the kernel indexer_scores");
 }
 
@@ -112,15 +113,16 @@ void select_tuned(Context& context, const IndexerSelect& op) {
   const bool decode = is_decode(op.batch);
   const int groups =
       (op.batch.num_tokens + arguments.tokens_per_sequence - 1) / arguments.tokens_per_sequence;
-  const bool all_at_once = op.batch.max_context > kLongContext ? groups > kFewGroups : true;
-  if (decode && all_at_once && decode_fits_at_once(arguments)) {
+  const int most_fused = groups > kFewGroups ? kMostFusedContext : kFusedContext;
+  if (decode && op.batch.max_context <= most_fused && decode_fits_at_once(arguments)) {
     check(launch_decode(arguments, options), "the kernel indexer_decode");
     return;
   }
   const int64_t stride = score_stride(op.batch.max_context);
   const int64_t row_bytes =
       stride * static_cast<int64_t>(sizeof(float)) + (decode ? 0 : prompt_row_bytes(arguments.num_heads));
-  const int64_t chunk = rows_within(context.index_scratch_bytes, row_bytes, op.batch.num_tokens);
+  const int64_t chunk = tile_rows(op.batch.num_tokens,
+                                  rows_within(context.index_scratch_bytes, row_bytes, op.batch.num_tokens));
   const ArenaScope scope(*context.arena);
   float* scores = context.arena->allocate_array<float>(chunk * stride);
   void* prompt_scratch = allocate_prompt_scratch(*context.arena, arguments.num_heads, chunk, decode);

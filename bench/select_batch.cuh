@@ -1,0 +1,131 @@
+#pragma once
+
+// What the selection's bench runs over: a pool of pages larger than the L2 cache, and batches of sequences
+// whose page tables rotate through it.
+
+#include <vector>
+
+#include "cuda/select_setup.cuh"
+
+namespace fulgur::cuda_test {
+
+/// The pool of pages and, for each call of a graph, page tables over the next part of it.
+class Pool {
+ public:
+  explicit Pool(int num_pages)
+      : num_pages_(num_pages),
+        order_(scattered(num_pages, 3)),
+        keys(static_cast<size_t>(num_pages) * cuda::kIndexPageBytes) {
+    fill_keys<<<2048, kDim>>>(keys.get(), num_pages, Codes::kReal);
+    must(cudaDeviceSynchronize(), "fill");
+  }
+
+  /// The scores of every sequence of `context` tokens become scores of a kind (of one of a few rows), if the
+  /// pool is a multiple of it and queries and head weights are Batch::ask_for_scales(): then a score is its
+  /// key's scale.
+  void make_scores(Scores kind, int context) {
+    constexpr int kDifferentRows = 4;  // the host draws slowly
+    must(cudaMemset(keys.get(), kOneCode, keys.size()), "codes");
+    std::vector<float> rows(static_cast<size_t>(kDifferentRows) * context);
+    for (size_t i = 0; i < rows.size(); ++i)
+      rows[i] = score_at(9, i, static_cast<int64_t>(i) % context, context, kind);
+    std::vector<float> scales(static_cast<size_t>(num_pages_) * 64);
+    const int pages = context / 64;
+    for (int i = 0; i < num_pages_; ++i) {
+      const float* from = &rows[static_cast<size_t>(i / pages % kDifferentRows * context + i % pages * 64)];
+      std::copy_n(from, 64, &scales[static_cast<size_t>(order_[i]) * 64]);
+    }
+    must(cudaMemcpy2D(keys.get() + 64 * kDim, cuda::kIndexPageBytes, scales.data(), 64 * sizeof(float),
+                      64 * sizeof(float), num_pages_, cudaMemcpyHostToDevice),
+         "scales");
+  }
+
+  /// [calls][sequences][pages of a sequence]
+  [[nodiscard]] std::vector<int32_t> tables(int calls, int sequences, int pages) const {
+    std::vector<int32_t> tables(static_cast<size_t>(calls) * sequences * pages);
+    for (size_t i = 0; i < tables.size(); ++i) tables[i] = order_[i % num_pages_];
+    return tables;
+  }
+
+  static constexpr int kOneCode = 0x38;  // 1 in e4m3
+
+ private:
+  int num_pages_;
+  std::vector<int32_t> order_;
+
+ public:
+  DeviceArray<uint8_t> keys;
+};
+
+/// `sequences` sequences of `context` keys with `tokens` new tokens each.
+struct Batch {
+  Batch(const Pool& pool, int heads, int sequences, int tokens, int context, int calls)
+      : pool(pool),
+        heads(heads),
+        rows(sequences * tokens),
+        tokens(tokens),
+        context(context),
+        pages((context + 63) / 64),
+        q_bytes(heads * kDim),
+        q(static_cast<size_t>(rows) * q_bytes),
+        weights(static_cast<size_t>(rows) * heads),
+        position(rows),
+        sequence(rows),
+        tables(pool.tables(calls, sequences, pages)),
+        positions(static_cast<size_t>(rows) * 2048),
+        slots(static_cast<size_t>(rows) * 2048),
+        fault(sequences),
+        sequences(sequences) {
+    fill_queries<<<2048, kDim>>>(q.get(), weights.get(), rows, heads, Codes::kReal);
+    must(cudaDeviceSynchronize(), "fill");
+    std::vector<int32_t> host_position(rows);
+    std::vector<int32_t> host_sequence(rows);
+    for (int row = 0; row < rows; ++row) {
+      host_position[row] = context - tokens + row % tokens;
+      host_sequence[row] = row / tokens;
+    }
+    position.upload(host_position);
+    sequence.upload(host_sequence);
+  }
+  /// Products of ones, and head weights whose sum with them is 1, exactly.
+  void ask_for_scales() {
+    q.poison(Pool::kOneCode);
+    weights.upload(std::vector<float>(weights.size(), 1.0F / static_cast<float>(heads * kDim)));
+  }
+  [[nodiscard]] cuda::DecodeArguments arguments(int call) const {
+    const int32_t* table = tables.get() + static_cast<int64_t>(call) * sequences * pages;
+    return {{q.get(),
+             q_bytes,
+             weights.get(),
+             heads,
+             pool.keys.get(),
+             {position.get(), sequence.get(), table, pages, rows, context}},
+            heads,
+            std::min(tokens, 4),
+            {2048, positions.get(), slots.get(), fault.get()},
+            nullptr,
+            0};
+  }
+  [[nodiscard]] double bytes() const {
+    return static_cast<double>(sequences) * context * static_cast<double>(cuda::kIndexPageBytes) / 64;
+  }
+
+  const Pool& pool;
+  int heads;
+  int rows;
+  int tokens;
+  int context;
+  int pages;
+  int q_bytes;
+  DeviceArray<uint8_t> q;
+  DeviceArray<float> weights;
+  DeviceArray<int32_t> position;
+  DeviceArray<int32_t> sequence;
+  DeviceArray<int32_t> tables;
+  DeviceArray<int32_t> positions;
+  DeviceArray<int32_t> slots;
+  DeviceArray<uint32_t> fault;
+  int sequences;
+};
+
+}  // namespace fulgur::cuda_test
