@@ -1,6 +1,7 @@
 #include "runtime/indexer_bench.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
 
 #include "base/error.h"
@@ -13,6 +14,7 @@ namespace fulgur {
 namespace {
 
 constexpr size_t kLeastCalls = 64;
+constexpr int64_t kMostPlainScores = 1 << 20;  // the selection for any shape then takes milliseconds a call
 
 int calls_for(size_t copies) { return static_cast<int>(std::max(kLeastCalls, copies)); }
 
@@ -55,7 +57,7 @@ class Bench {
   void bench_prepare(const IndexerBenchStep& step, bool own) {
     const size_t copies = copies_for(step.projection_bytes());
     for (const Way& way : kWays) {
-      if (way.tuned && !own) continue;
+      if (way.tuned ? !own : bench_.own_alone) continue;
       measure(step, "projection", way.name, way.tuned, step.projection_bytes(), copies,
               [&](Context& context, int call) {
                 step.with_prepare(way.mode, call, [&](const IndexerPrepare& op) {
@@ -64,15 +66,16 @@ class Bench {
               });
     }
     for (const Way& way : kWays) {
-      if (way.tuned && !own) continue;
+      if (way.tuned ? !own : bench_.own_alone) continue;
       measure(step, "prepare", way.name, way.tuned, step.projection_bytes() + step.query_bytes(), copies,
               [&](Context& context, int call) { queue_prepare(step, way.mode, context, call); });
     }
   }
 
   void bench_select(const IndexerBenchStep& step, bool own) {
+    const bool plain_is_slow = int64_t{step.tokens()} * bench_.context > kMostPlainScores;
     for (const bool tuned : {false, true}) {
-      if (tuned && !own) continue;
+      if (tuned ? !own : bench_.own_alone || (own && plain_is_slow)) continue;
       measure(step, "select", tuned ? "own" : "any shape", tuned, step.key_bytes(),
               copies_for(step.key_bytes()),
               [&](Context& context, int call) { fulgur::run(context, step.select(call)); });
@@ -106,29 +109,34 @@ class Bench {
     };
     line.without_pdl = time(false);
     line.with_pdl = time(true);
-    line.limit_us = limit(bytes);
+    const Limit& read = limit(bytes);
+    line.limit_us = read.us;
+    line.limit_us_with_pdl = read.us_with_pdl;
     take_(line);
   }
 
-  double limit(size_t bytes) {
-    if (const auto known = std::ranges::find(limits_, bytes, &std::pair<size_t, double>::first);
-        known != limits_.end())
-      return known->second;
+  struct Limit {
+    double us;
+    double us_with_pdl;
+  };
+  const Limit& limit(size_t bytes) {
+    if (const auto known = limits_.find(bytes); known != limits_.end()) return known->second;
     const size_t whole = bytes / 256 * 256;
-    const RotatedData data(backend_, random_words(whole / 4, 4), copies_for(whole));
-    Context context{.backend = &backend_, .stream = streams_[0].get()};
-    const Spread times =
-        Spread::of(time_replays(*streams_[0], calls_for(data.copies()), bench_.replays,
-                                [&](int call) { queue_read(context, data.copy(call), whole); }));
-    limits_.emplace_back(bytes, times.median);
-    return times.median;
+    const RotatedData data(backend_, repeated_words(whole / 4, 4), copies_for(whole));
+    const auto time = [&](cuda::Stream& stream) {
+      Context context{.backend = &backend_, .stream = &stream};
+      return Spread::of(time_replays(stream, calls_for(data.copies()), bench_.replays,
+                                     [&](int call) { queue_read(context, data.copy(call), whole); }))
+          .median;
+    };
+    return limits_[bytes] = {time(*streams_[0]), time(*streams_[2])};
   }
 
   const IndexerBench& bench_;
   const std::function<void(const BenchLine&)>& take_;
   const Backend& backend_;
   std::vector<std::shared_ptr<cuda::Stream>> streams_;  // PDL off and on, plain and tuned
-  std::vector<std::pair<size_t, double>> limits_;       // of bytes
+  std::map<size_t, Limit> limits_;                      // of bytes
 };
 
 }  // namespace

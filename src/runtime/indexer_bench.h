@@ -18,6 +18,7 @@ struct IndexerBench {
   int tokens_per_sequence = 1;                   // more: drafts to verify
   int context = 8192;                            // at least tokens_per_sequence
   int replays = 21;
+  bool own_alone = false;  // neither cuBLASLt's modes nor the kernels for any shape
 };
 
 /// Times are microseconds a call, over the replays of one graph of at least 64 calls.
@@ -28,12 +29,15 @@ struct BenchLine {
   size_t bytes = 0;    // that must be read
   Spread without_pdl;  // programmatic dependent launch
   Spread with_pdl;
-  double limit_us = 0;  // a cold read of as many bytes, in a graph without PDL, in the same run
+  // A cold read of as many bytes in the same run, medians.
+  double limit_us = 0;
+  double limit_us_with_pdl = 0;
 };
 
 /// The indexer's decode step on the GPU: its projections in three modes and by our own kernels, then both its
-/// ops, alone and in a row. Weights and pages rotate over at least 200 MB, activations stay warm. Each line
-/// is handed over when it is measured. Throws `device` where there is no GPU.
+/// ops, alone and in a row; the selection writes cache slots, too. Weights and pages rotate over at least 200
+/// MB, activations stay warm. Each line is handed over when it is measured. Throws `device` where there is no
+/// GPU.
 void bench_indexer(const IndexerBench& bench, const std::function<void(const BenchLine&)>& take);
 
 }  // namespace fulgur

@@ -22,6 +22,14 @@ float near_normal(uint32_t word) {
 Bf16 normal_bf16(uint32_t word) { return to_bf16(near_normal(word)); }
 uint8_t normal_e4m3(uint32_t word) { return to_e4m3(8 * near_normal(word)); }
 
+/// `values` again and again, until there are `count`.
+template <typename T>
+void repeat_up_to(size_t count, std::vector<T>& values) {
+  const size_t period = values.size();
+  values.resize(count);
+  for (size_t i = period; i < count; ++i) values[i] = values[i - period];
+}
+
 size_t product(int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); }
 
 }  // namespace
@@ -34,6 +42,13 @@ std::vector<uint32_t> random_words(size_t count, uint32_t seed) {
     const auto four = philox4x32({static_cast<uint32_t>(i), 0, 0, 0}, {seed, 0});
     for (size_t k = 0; k < 4 && i + k < count; ++k) words[i + k] = four[k];
   }
+  return words;
+}
+
+std::vector<uint32_t> repeated_words(size_t count, uint32_t seed) {
+  constexpr size_t kDifferentWords = size_t{32} << 20;
+  std::vector<uint32_t> words = random_words(std::min(count, kDifferentWords), seed);
+  repeat_up_to(count, words);
   return words;
 }
 
@@ -124,19 +139,24 @@ void IndexerBenchStep::make_activations() {
   head_weights_ = random_data<float>(product(tokens(), sizes_.shape.num_heads), 3, near_normal);
   projected_ = BackendBuffer(backend_, product(tokens(), rows()) * sizeof(float));
   selected_ = BackendBuffer(backend_, product(tokens(), kTopk) * sizeof(int32_t));
+  slots_ = BackendBuffer(backend_, selected_.bytes());
 }
 
 void IndexerBenchStep::make_keys() {
   keys_layout_ = {.dtype = DType::kF8E4M3,
                   .num_pages = batch_.num_sequences * static_cast<int>(batch_.pages.cols),
                   .width = sizes_.shape.head_dim};
-  std::vector<uint8_t> pool(keys_layout_.bytes());
+  // More pages than the L2 cache holds, over and over: gigabytes would take the host long.
+  constexpr int kDifferentPages = 16384;
+  PagedKeys host = keys_layout_;
+  host.num_pages = std::min(host.num_pages, kDifferentPages);
+  std::vector<uint8_t> pool(host.bytes());
   const std::vector<uint32_t> words = random_words(pool.size() / 4, 9);
   for (size_t i = 0; i < pool.size(); ++i)
     pool[i] = normal_e4m3(words[i / 4] * (2654435761U + static_cast<uint32_t>(i % 4)));
-  PagedKeys host = keys_layout_;
   host.data = pool.data();
   for (int page = 0; page < host.num_pages; ++page) std::fill_n(host.scales(page), kPageTokens, 1.0F);
+  repeat_up_to(keys_layout_.bytes(), pool);
   keys_ = std::make_unique<RotatedData>(backend_, pool, copies_for(pool.size()));
 }
 
@@ -191,8 +211,13 @@ void IndexerBenchStep::with_prepare(IndexerProjection mode, int call,
 }
 
 IndexerSelect IndexerBenchStep::select(int call) const {
-  return {query(),      head_weights(), keys(call),
-          sizes_.shape, batch_,         {static_cast<int32_t*>(selected_.data()), tokens(), kTopk}};
+  return {query(),
+          head_weights(),
+          keys(call),
+          sizes_.shape,
+          batch_,
+          {static_cast<int32_t*>(selected_.data()), tokens(), kTopk},
+          {static_cast<int32_t*>(slots_.data()), tokens(), kTopk}};
 }
 
 }  // namespace fulgur

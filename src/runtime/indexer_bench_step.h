@@ -40,6 +40,8 @@ class RotatedData {
 size_t copies_for(size_t bytes);
 /// Random words that differ from seed to seed: never zeros, on which kernels run faster.
 std::vector<uint32_t> random_words(size_t count, uint32_t seed);
+/// The same, over and over behind as many as the L2 cache doesn't hold: gigabytes would take the host long.
+std::vector<uint32_t> repeated_words(size_t count, uint32_t seed);
 
 /// The device data of one decode step of the indexer: the last tokens of sequences of the same length, over
 /// permuted pages. Weights and keys rotate; activations, scores and what is computed stay where they are.
@@ -91,7 +93,7 @@ class IndexerBenchStep {
   std::unique_ptr<RotatedData> cos_, sin_, position_, token_, sequence_, pages_, fault_;
   std::unique_ptr<RotatedData> projection_, query_weights_, scales_, norm_;
   std::unique_ptr<RotatedData> x_, q_latent_, query_, head_weights_, keys_;
-  BackendBuffer projected_, selected_;
+  BackendBuffer projected_, selected_, slots_;
 };
 
 }  // namespace fulgur
