@@ -1,9 +1,9 @@
 #!/bin/bash
 # Everything that needs a GPU (an H100 or H200), in one go: the tests of the CUDA back end, compute-sanitizer over
-# a part of them where it is installed, and the bench. Prints a short table last.
+# a part of them where it is installed, and the benches. Prints a short table last. Takes five minutes.
 #
 #   tools/gpu_check.sh OUT [BUILD]   full results go to the folder OUT; BUILD (default build/cuda) holds the
-#                                    programs: bin/fulgur and the cuda_*_test. What is missing is built there.
+#                                    programs: bin/fulgur, cuda_*_test, cuda_*_bench. What is missing is built there.
 #
 # FULGUR_GPU_CHECK=quick: no sanitizer, and the bench at two numbers of tokens.
 set -uo pipefail
@@ -18,12 +18,15 @@ build=${2:-$source/build/cuda}
 mkdir -p "$out" || exit 1
 quick=$([[ ${FULGUR_GPU_CHECK:-} == quick ]] && echo 1 || echo 0)
 
-find_tests() { find "$build" -type f -name 'cuda_*_test' -perm -u+x 2>/dev/null | sort; }
-if [[ ! -x $build/bin/fulgur || -z $(find_tests) ]]; then
-  cmake --preset cuda -S "$source" -B "$build" -DFULGUR_BENCH=OFF >"$out/build.log" 2>&1 &&
-    cmake --build "$build" -j --target fulgur cuda_op_table_test cuda_select_test cuda_prepare_test >>"$out/build.log" 2>&1 ||
+program() { find "$build" -type f -name "$1" -perm -u+x 2>/dev/null | sort; }
+targets=(fulgur cuda_{op_table,select,prepare}_test cuda_{select,prepare}_bench)
+for each in "${targets[@]}"; do
+  [[ -n $(program "$each") ]] && continue
+  cmake --preset cuda -S "$source" -B "$build" -DFULGUR_BENCH=ON >"$out/build.log" 2>&1 &&
+    cmake --build "$build" -j --target "${targets[@]}" >>"$out/build.log" 2>&1 ||
     { echo "gpu_check.sh: the build failed; see $out/build.log" >&2; exit 1; }
-fi
+  break
+done
 
 { "$build/bin/fulgur" info; nvidia-smi; } >"$out/machine.txt" 2>&1
 failed=0
@@ -42,9 +45,9 @@ run() {
 
 while read -r test; do
   run "$(basename "$test")" 300 "$test" --gtest_brief=1
-done < <(find_tests)
+done < <(program 'cuda_*_test')
 
-# In small: a case of each op and form, with and without PDL.
+# In small: a case of each op and form, with and without PDL, and each tuned kernel.
 smallest=$(printf '*Oracle*/cuda_%s:' 'indexer_select_odd_*' indexer_prepare_odd_bf16_by_bf16_{fused,fp8} \
   mla_prepare_odd_bf16_by_bf16 sparse_mla_odd_bf16_top17)
 small='*odd*:*FaultySelection*:*FaultyAttention*'
@@ -53,23 +56,45 @@ if [[ $quick == 0 && -x $sanitizer ]]; then
   for tool in memcheck racecheck initcheck; do
     # racecheck is a hundred times slower.
     filter=$([[ $tool == racecheck ]] && echo "$smallest" || echo "$small")
-    run "$tool" 120 "$sanitizer" --tool "$tool" --error-exitcode 9 \
-      "$build/tests/unit/ops/cuda_op_table_test" --gtest_brief=1 --gtest_filter="$filter"
+    checked=("$sanitizer" --tool "$tool" --error-exitcode 9)
+    run "$tool" 120 "${checked[@]}" "$(program cuda_op_table_test)" --gtest_brief=1 --gtest_filter="$filter"
+    run "${tool}_select" 120 "${checked[@]}" "$(program cuda_select_test)" --small
+    [[ $tool == racecheck ]] && checked=("$sanitizer" --tool racecheck)  # what it reports is looked at below
+    run "${tool}_prepare" 120 "${checked[@]}" "$(program cuda_prepare_test)" quick
   done
+  # Explained in docs/performance.md ("racecheck"): scales that warps have read when one lane of each arrives at
+  # the barrier that the next copy waits for.
+  explained='::bulk_copy\(|::BatchProduct<.*>::add\(int\)|::multiply<'
+  if grep -E '(between|and) (Read|Write) access at' "$out/racecheck_prepare.txt" | grep -qvE "$explained"; then
+    failed=1
+    table+=("racecheck_prepare reports what docs/performance.md does not explain")
+  fi
 fi
 
 tokens=$([[ $quick == 1 ]] && echo 1,128 || echo 1,2,8,32,128)
-run bench_v32 200 "$build/bin/fulgur" bench indexer --device cuda --tokens "$tokens"
+# bench NAME OPTIONS...: the whole indexer.
+bench() { run "$1" 200 "$build/bin/fulgur" bench indexer --device cuda "${@:2}"; }
+bench bench_v32 --tokens "$tokens"
 if [[ $quick == 0 ]]; then
-  run bench_glm5 200 "$build/bin/fulgur" bench indexer --device cuda --model glm5 --tokens "$tokens"
-  run bench_v32_32k 200 "$build/bin/fulgur" bench indexer --device cuda --context 32768 --tokens 1,8,32
+  bench bench_glm5 --model glm5 --tokens "$tokens"
+  bench bench_v32_32k --own --context 32768 --tokens 1,8,32
+  bench bench_v32_128k --own --context 131072 --tokens 1,32,128
   for each in 2 4; do  # tokens of a sequence, as when drafts are verified
-    run "bench_v32_by_$each" 200 "$build/bin/fulgur" bench indexer --device cuda --tokens-per-sequence $each --tokens "$each,$((32 * each))"
+    bench "bench_v32_by_$each" --own --tokens-per-sequence $each --tokens "$each,$((32 * each))"
   done
+  for each in select prepare; do run "bench_$each" 200 "$(program "cuda_${each}_bench")"; done
 fi
 
 echo
 grep -h '^cuda' "$out/machine.txt"
 cat "$out/bench_v32.txt"
+if [[ $quick == 0 ]]; then
+  echo "128k:"
+  grep -hE '^(select|indexer) +own' "$out/bench_v32_128k.txt"
+  echo "the selection's kernels:"
+  grep -hE '^(decode [0-9]+x8k, early|row scores, then topk (1|32)x128k, early|topk (1x8k|128x32k|32x128k) normal|prompt scores \+ topk 8192 )' "$out/bench_select.txt"
+  echo "the preparation's, with PDL:"
+  grep -hE '^V3.2 .*M=(1|8|32|128|8192) PDL' "$out/bench_prepare.txt"
+fi
 printf '%s\n' "${table[@]}"
 exit $failed
