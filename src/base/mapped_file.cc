@@ -120,6 +120,12 @@ std::string reason_of(int error) {
                                           : "check the path and its permissions");
 }
 
+[[noreturn]] void fail_as_written(const std::filesystem::path& path) {
+  fail(path, fmt::format("{} is being written: it is open for writing.", path.string()),
+       "a file that nothing writes to", "a process that has it open for writing",
+       "load again once the copy or download is complete (fuser -v tells whose it is)");
+}
+
 /// Throws where somebody is writing to it.
 FileStamp stamp_of(int descriptor, const std::filesystem::path& path) {
   std::optional<FileStamp> stamp;
@@ -128,10 +134,8 @@ FileStamp stamp_of(int descriptor, const std::filesystem::path& path) {
   } catch (const std::system_error& error) {
     fail_with(path, "read", error.code().value());
   }
-  if (stamp) return *stamp;
-  fail(path, fmt::format("{} is being written: it is open for writing.", path.string()),
-       "a file that nothing writes to", "a process that has it open for writing",
-       "load again once the copy or download is complete (fuser -v tells whose it is)");
+  if (!stamp) fail_as_written(path);
+  return *stamp;
 }
 
 int take_slot() {
@@ -152,6 +156,7 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
   file->path_ = path;
   // O_NONBLOCK: a pipe of that name is refused below instead of waited for.
   file->descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file->descriptor_ < 0 && errno == EWOULDBLOCK) fail_as_written(path);  // its writer holds a lease
   if (file->descriptor_ < 0) fail_with(path, "opened", errno);
   if (struct stat status = {}; fstat(file->descriptor_, &status) == 0 && !S_ISREG(status.st_mode)) {
     fail(path, fmt::format("{} is not a regular file.", path.string()), "a regular file, or a link to one",

@@ -127,3 +127,32 @@ def test_a_flipped_bit_that_means_nothing_changes_no_logit(tmp_path):
         return {name: values.tobytes() for name, values in load_file(out).items()}
 
     assert logits(flipped) == logits(GOLDEN / "glm-fp8")
+
+
+def holding_a_write_lease(path):
+    """A process that opens a file for writing and wants to hear of who else opens it, as file servers do."""
+    return subprocess.Popen(["python3", "-c", f"""
+import fcntl, os, signal, sys
+file = os.open({str(path)!r}, os.O_RDWR)
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+if {path.name!r} == "leased": fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("ready", flush=True)
+sys.stdin.read()"""], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("name", ["leased", "open"])
+def test_a_shard_that_another_process_writes_is_refused_until_it_is_through(name, tmp_path):
+    copy_of("v3-bf16", tmp_path)
+    target = tmp_path / name
+    target.write_bytes((tmp_path / SHARD).read_bytes())
+    (tmp_path / SHARD).unlink()
+    (tmp_path / SHARD).symlink_to(target)
+    generate = dict(model=tmp_path, ids="1,2", max_tokens=1)
+    with holding_a_write_lease(target) as writer:
+        writer.stdout.readline()
+        result = run("generate", **generate)
+        writer.stdin.close()
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith(f"{SHARD}: ") and "is being written" in result.stderr.splitlines()[0]
+    assert [line.split()[0] for line in result.stderr.splitlines()[1:]] == ["expected", "found", "to"]
+    assert run("generate", **generate).returncode == 0
