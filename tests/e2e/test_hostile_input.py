@@ -102,6 +102,7 @@ def test_a_folder_whose_name_is_no_utf8_is_told_in_json_too(tmp_path):
     assert b"mistake" not in result.stderr
 
 
+@unsanitized
 def test_threads_that_cannot_be_started_are_a_sentence():
     line = f"ulimit -v 1500000; exec {shlex.join(command('generate', 'hi', max_tokens=1, threads=1024))}"
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
