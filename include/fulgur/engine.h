@@ -152,6 +152,8 @@ class Engine {
   /// Throws bad_request for what can't be run: ids outside the vocabulary, more tokens than the model's
   /// positions or the caches hold, stop strings without a tokenizer, sampling values out of range.
   Generation submit(Request request);
+  /// Requests that begin together, as far as a step has room, in this order. Where one can't be run, none is.
+  std::vector<Generation> submit_all(std::vector<Request> requests);
 
   /// A prompt's text to ids (control tokens in it are parsed, BOS is put in front if the model has one), and
   /// ids to text. Throw bad_request without a tokenizer.

@@ -96,6 +96,18 @@ void print_first_token(const FirstTokenTimes& times, int64_t prefix, bool json) 
   }
 }
 
+/// Before the model is loaded: the engine would refuse it in the middle.
+void check_positions(const RunSize& size, const Config& config) {
+  if (size.context <= config.max_position_embeddings) return;
+  throw Error(Problem{
+      .kind = ErrorKind::kBadRequest,
+      .message = "A request of this bench is longer than the model's positions.",
+      .expected = fmt::format("at most max_position_embeddings = {}", config.max_position_embeddings),
+      .found = fmt::format("{} tokens", size.context),
+      .todo =
+          "ask for shorter prompts (--prompt-tokens, --prefix-tokens), fewer --new-tokens or --requests"});
+}
+
 int run_bench(const Options& options) {
   EngineBench bench = options.bench;
   const int most = *std::ranges::max_element(bench.requests);
@@ -103,40 +115,37 @@ int run_bench(const Options& options) {
   const int64_t vocab = found.config().vocab_size;
   bench.prompts = options.rows.empty() ? draw_prompts(most, options.prompt_tokens, vocab)
                                        : read_prompts(options.rows, options.prompt_tokens);
-  const auto whole_pages = [](int64_t tokens) {
-    return (tokens + kPageTokens - 1) / kPageTokens * kPageTokens;
-  };
-  const int64_t decoding = most * whole_pages(options.prompt_tokens + bench.new_tokens);
-  const int64_t reading = 2 * whole_pages(options.prefix_tokens + kTailTokens + 1);
-  OpenedModel model = open_model(
-      std::move(found), options.model,
-      {.cache_tokens = std::max(decoding, reading),
-       .context = std::max(options.prompt_tokens + bench.new_tokens, options.prefix_tokens + kTailTokens + 1),
-       .sequences = most});
-  const int drafts = std::exchange(model.num_drafts, 0);
+  const int drafts = num_drafts(found, options.model);
+  // Each has caches of its own, so the reading engine goes before the others come.
+  const EngineSize reading{.run = first_token_size(options.prefix_tokens)};
+  const EngineSize plainly{.run = bench.size(drafts)};
+  const EngineSize with_drafts{.run = plainly.run, .num_drafts = drafts};
+  for (const EngineSize& engine : {reading, plainly}) check_positions(engine.run, found.config());
+  MemoryNeed need = memory_need(found, options.model, plainly);
+  if (drafts > 0) need.add_engine(memory_need(found, options.model, with_drafts));
+  need = std::ranges::max(need, memory_need(found, options.model, reading), {}, &MemoryNeed::total);
+  const OpenedModel model = open_model(std::move(found), options.model, need, plainly);
   {
-    // Each has caches of its own, so the reading engine goes before the others come.
-    model.cache_tokens = reading;
-    Engine engine = make_engine(options.model, model, nullptr);
+    Engine engine = make_engine(options.model, model, reading, nullptr);
     print_first_token(bench_first_token(engine, options.prefix_tokens, bench.rounds), options.prefix_tokens,
                       options.json);
   }
-  model.cache_tokens = decoding;
-  Engine plain = make_engine(options.model, model, nullptr, {.prefix_cache = false});
+  const SchedulerOptions scheduler{
+      .step_tokens = plainly.run.step_tokens, .max_running = most, .prefix_cache = false};
+  Engine plain = make_engine(options.model, model, plainly, nullptr, scheduler);
   if (!options.json) {
     print_out("\n{:>8}{:>11}  {:<24}{:<28}{:<18}{}\n", "requests", "speculate", "tokens/s", "us a step",
               "% outside model", drafts > 0 ? "drafts right" : "");
   }
   const auto time = [&](const std::vector<Engine*>& engines) {
-    bench_throughput(engines, bench, [&](const ThroughputLine& line) {
+    bench_throughput(engines, bench, drafts, [&](const ThroughputLine& line) {
       print_line(line, line.engine == 0 ? 0 : drafts, options.json);
     });
   };
   if (drafts == 0) {
     time({&plain});
   } else {
-    model.num_drafts = drafts;
-    Engine drafting = make_engine(options.model, model, nullptr, {.prefix_cache = false});
+    Engine drafting = make_engine(options.model, model, with_drafts, nullptr, scheduler);
     time({&plain, &drafting});
   }
   return kExitDone;

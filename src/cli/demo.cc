@@ -239,8 +239,8 @@ int run_demo(const ModelOptions& options) {
   const Question question = read_question(folder, *tokenizer);
   const auto prompt_tokens = static_cast<int64_t>(question.ids.size());
 
-  const OpenedModel model =
-      open_model(std::move(found), options, {.cache_tokens = prompt_tokens + kDecodeTokens});
+  const OpenedModel model = open_model(
+      std::move(found), options, {.cache_tokens = prompt_tokens + kDecodeTokens, .prompt = prompt_tokens});
   const Config& config = model.loaded.config;
   ModelOptions profiling = options;
   profiling.profile = true;

@@ -166,15 +166,21 @@ double nats_of(const float* logits, int64_t vocab, int32_t target) {
   return std::log(sum) + largest - logits[target];
 }
 
-/// Calls done(i, completion) for each row in order, with `batch` of them on their way at once.
+/// Calls done(i, completion) for each row in order, with `batch` of them on their way at once. The first
+/// begin together, so that it does not depend on chance what memory their step takes.
 template <typename MakeRequest, typename Done>
 void for_each_row(Engine& engine, size_t num_rows, int64_t batch, const MakeRequest& request,
                   const Done& done) {
   Progress progress("eval", "row");
-  std::deque<Generation> running;
-  for (size_t next = 0, ended = 0; ended < num_rows; ++ended) {
-    for (; next < num_rows && static_cast<int64_t>(running.size()) < batch; ++next)
-      running.push_back(engine.submit(request(next)));
+  size_t next = 0;
+  std::vector<Request> first;
+  for (; next < num_rows && static_cast<int64_t>(next) < batch; ++next) first.push_back(request(next));
+  std::vector<Generation> begun = engine.submit_all(std::move(first));
+  std::deque<Generation> running(begun.begin(), begun.end());
+  for (size_t ended = 0; ended < num_rows; ++ended) {
+    if (next < num_rows && static_cast<int64_t>(running.size()) < batch) {
+      running.push_back(engine.submit(request(next++)));
+    }
     done(ended, running.front().wait());
     running.pop_front();
     progress.update(ended + 1, num_rows);
@@ -244,18 +250,35 @@ nlohmann::ordered_json score_rows(Engine& engine, const Config& config, const Op
           {"items", std::move(items)}};
 }
 
-/// Positions in the caches: for `batch` of the longest row, but no more than kMostCacheTokens unless one row
-/// needs them. With fewer than a batch needs, fewer run at once.
-int64_t cache_tokens(const Rows& rows, const Options& options, const Config& config) {
-  int64_t longest = 0;
+/// What the rows take: caches for any `batch` that follow one another, but no more than kMostCacheTokens
+/// unless one row needs them. With fewer than a batch needs, fewer run at once.
+RunSize size_of(const Rows& rows, const Options& options, const Config& config) {
+  RunSize size{
+      .sequences = std::min({options.batch, std::ssize(rows.rows), int64_t{SchedulerOptions{}.max_running}}),
+      .hands_out_logits = rows.likelihood};
+  int64_t prompts = 0;  // of those at once, as what follows
+  int64_t cached = 0;
+  std::deque<std::pair<int64_t, int64_t>> at_once;
   for (const Row& row : rows.rows) {
-    longest =
-        std::max(longest, static_cast<int64_t>(row.ids.size()) +
-                              rows.new_tokens(row, options.max_tokens.value_or(kDefaultMaxTokens), config));
+    const int64_t prompt = std::ssize(row.ids) - (rows.likelihood ? 1 : 0);
+    const int64_t whole =
+        prompt + rows.new_tokens(row, options.max_tokens.value_or(kDefaultMaxTokens), config);
+    const int64_t in_pages = (whole + kPageTokens - 1) / kPageTokens * kPageTokens;
+    size.context = std::max(size.context, whole);
+    size.prompt = std::max(size.prompt, prompt);
+    if (std::ssize(at_once) == size.sequences) {
+      prompts -= at_once.front().first;
+      cached -= at_once.front().second;
+      at_once.pop_front();
+    }
+    at_once.emplace_back(prompt, in_pages);
+    prompts += prompt;
+    cached += in_pages;
+    size.prompts = std::max(size.prompts, prompts);
+    size.cache_tokens = std::max(size.cache_tokens, cached);
   }
-  const auto at_once = std::min(options.batch, static_cast<int64_t>(rows.rows.size()));
-  const int64_t whole_pages = (longest + kPageTokens - 1) / kPageTokens * kPageTokens;
-  return std::max(longest, std::min(at_once * whole_pages, kMostCacheTokens));
+  size.cache_tokens = std::max(size.context, std::min(size.cache_tokens, kMostCacheTokens));
+  return size;
 }
 
 int run_eval(const Options& options) {
@@ -269,14 +292,11 @@ int run_eval(const Options& options) {
                         .found = "rows with `ids`, which are scored whole",
                         .todo = "leave --max-tokens away"});
   }
-  const int64_t tokens = cache_tokens(rows, options, found.config());
-  const int64_t context = std::min(tokens, found.config().max_position_embeddings);
-  OpenedModel model = open_model(std::move(found), options.model,
-                                 {.cache_tokens = tokens,
-                                  .context = context,
-                                  .sequences = options.batch,
-                                  .prompt_logits = rows.likelihood ? kStepTokens : 0});
-  if (rows.likelihood) model.num_drafts = 0;  // nothing is drawn
+  const EngineSize size{
+      .run = size_of(rows, options, found.config()),
+      .num_drafts = rows.likelihood ? 0 : num_drafts(found, options.model)};  // 0: nothing is drawn
+  const MemoryNeed need = memory_need(found, options.model, size);
+  const OpenedModel model = open_model(std::move(found), options.model, need, size);
   const Config& config = model.loaded.config;
   Engine engine = make_engine(options.model, model, tokenizer ? &*tokenizer : nullptr);
 

@@ -112,9 +112,8 @@ int run_generate(const Options& options) {
   const auto prompt_tokens = static_cast<int64_t>(prompt.size());
   const int64_t max_tokens = new_tokens(options, found.config(), prompt_tokens);
   check_sampling(options.sampling, found.config());
-  const OpenedModel model = open_model(
-      std::move(found), options.model,
-      {.cache_tokens = prompt_tokens + max_tokens, .step_tokens = std::min(prompt_tokens, kStepTokens)});
+  const OpenedModel model = open_model(std::move(found), options.model,
+                                       {.cache_tokens = prompt_tokens + max_tokens, .prompt = prompt_tokens});
   Engine engine = make_engine(options.model, model, tokenizer ? &*tokenizer : nullptr);
   Request request{
       .prompt = prompt, .max_tokens = max_tokens, .sampling = options.sampling, .stop = options.stops};
@@ -144,7 +143,7 @@ int run_generate(const Options& options) {
                                        {"generated_tokens", result.ids.size()},
                                        {"decode_s", result.decode_s},
                                        {"peak_rss_bytes", peak_rss_bytes()}}}};
-    if (model.num_drafts > 0) {
+    if (model.engine.num_drafts > 0) {
       object["timings"]["drafted"] = result.drafted;
       object["timings"]["accepted"] = result.accepted;
     }

@@ -106,7 +106,7 @@ void append_memory(std::string& text, const InspectReport& report) {
   text += '}';
   append_field(text, "tables", memory.tables);
   append_field(text, "scratch", memory.scratch + memory.host);
-  append_field(text, "process", memory.process);
+  append_field(text, "process", memory.stacks + memory.process);
   append_field(text, "total", memory.total());
   append_field(text, "context", static_cast<uint64_t>(report.context));
   append_field(text, "batch", static_cast<uint64_t>(report.batch));

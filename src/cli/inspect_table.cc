@@ -121,7 +121,7 @@ void print_table(const InspectReport& report) {
       "steps {}, the program itself {}\n",
       gibibytes(memory.total()), gibibytes(memory.weights.mapped), gibibytes(memory.weights.copied),
       gibibytes(memory.weights.sources), gibibytes(memory.cache()), report.batch, report.context,
-      gibibytes(memory.tables + memory.scratch + memory.host), gibibytes(memory.process));
+      gibibytes(memory.tables + memory.scratch + memory.host), gibibytes(memory.stacks + memory.process));
   print_out("caches      latents {} {}{}\n", cache_form_name(report.cache_dtypes.latents),
             gibibytes(memory.latents),
             memory.index_keys == 0

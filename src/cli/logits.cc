@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,168 +17,14 @@
 #include "checkpoint/safetensors_writer.h"
 #include "checkpoint/tensor_values.h"
 #include "cli/command.h"
-#include "cli/model_options.h"
+#include "cli/logits_tensors.h"
 #include "cli/progress.h"
 #include "cli/token_lists.h"
 #include "fulgur/engine.h"
-#include "ops/backend.h"
 #include "runtime/selection.h"
 
 namespace fulgur::cli {
 namespace {
-
-struct Options {
-  ModelOptions model;
-  std::string tokens;
-  std::string out;
-  bool last = false;
-  bool topk = false;
-  std::vector<std::string> dump;
-  std::string inject_topk;
-  int64_t greedy = 0;
-  int64_t chunk = 512;
-
-  [[nodiscard]] bool dumps(std::string_view what) const {
-    return std::ranges::find(dump, what) != dump.end();
-  }
-};
-
-struct OutputTensor {
-  std::string name;
-  DType dtype{};
-  std::vector<int64_t> shape;
-  std::vector<std::byte> bytes;
-};
-
-template <typename T>
-OutputTensor make_tensor(std::string name, DType dtype, std::vector<int64_t> shape,
-                         const std::vector<T>& values) {
-  const auto* bytes = reinterpret_cast<const std::byte*>(values.data());
-  return {std::move(name), dtype, std::move(shape), {bytes, bytes + values.size() * sizeof(T)}};
-}
-
-/// Collects what one prompt's steps compute, row after row; of the MTP layer, behind the others, what it
-/// leaves in the residual stream.
-class Recorder : public StepObserver {
- public:
-  /// `topk_cols`: the most positions of a row.
-  Recorder(const Options& options, const StepRunner& runner, int64_t num_tokens, int64_t topk_cols)
-      : options_(options),
-        backend_(runner.backend()),
-        mtp_layer_(static_cast<int>(runner.config().num_hidden_layers)),
-        hidden_size_(runner.config().hidden_size),
-        vocab_size_(runner.config().vocab_size),
-        num_tokens_(num_tokens),
-        topk_cols_(topk_cols) {}
-
-  [[nodiscard]] bool wants_scores() const override { return options_.dumps("scores"); }
-  [[nodiscard]] bool wants_router() const override { return options_.dumps("router"); }
-  [[nodiscard]] bool wants_mtp_logits() const override { return options_.model.mtp; }
-
-  /// Of the prompt's next positions.
-  void logits(int64_t rows, const float* logits) {
-    logits_.insert(logits_.end(), logits, logits + rows * vocab_size_);
-  }
-  void drawn_from(Matrix<const float> logits) override {
-    if (options_.last) logits_ = fetch(logits, logits.cols);
-  }
-  void mtp_logits(Matrix<const float> logits) override { append(mtp_logits_, fetch(logits, logits.cols)); }
-
-  void hidden(int layer, const Residual& residual) override {
-    if (!options_.dumps("hidden")) return;
-    std::vector<float>& rows = hidden_[layer];
-    const std::vector<float> sum = fetch(residual.sum, residual.sum.cols);
-    const std::vector<float> delta = fetch(residual.delta, residual.delta.cols);
-    std::ranges::transform(sum, delta, std::back_inserter(rows), std::plus());
-  }
-  void scores(int layer, Matrix<const float> scores) override {
-    if (layer == mtp_layer_) return;
-    for (int64_t t = 0; t < scores.rows; ++t) {
-      std::vector<float> row = fetch(Matrix<const float>(scores.row(t), 1, scores.cols), scores.cols);
-      row.resize(static_cast<size_t>(num_tokens_), 0.0F);
-      append(scores_[layer], row);
-    }
-  }
-  void selected(int layer, Matrix<const int32_t> selected) override {
-    if (!options_.topk || layer == mtp_layer_) return;
-    if (options_.model.selection != "all") {
-      for (int64_t t = 0; t < selected.rows; ++t) {
-        std::vector<int32_t> row =
-            fetch(Matrix<const int32_t>(selected.row(t), 1, selected.cols), selected.cols);
-        row.resize(static_cast<size_t>(std::min(topk_cols_, num_tokens_)), -1);
-        append(selected_[layer], row);
-      }
-      return;
-    }
-    std::vector<int32_t>& rows = selected_[layer];
-    for (int64_t i = 0; i < selected.rows; ++i) {
-      const auto position = static_cast<int64_t>(rows.size()) / num_tokens_;
-      for (int64_t s = 0; s < num_tokens_; ++s) rows.push_back(s <= position ? static_cast<int32_t>(s) : -1);
-    }
-  }
-  void router(int layer, Matrix<const int32_t> experts, Matrix<const float> weights) override {
-    if (layer == mtp_layer_) return;
-    append(experts_[layer], fetch(experts, experts.cols));
-    append(weights_[layer], fetch(weights, weights.cols));
-  }
-
-  void write_to(std::vector<OutputTensor>& out, size_t prompt) const {
-    out.push_back(make_tensor(fmt::format("logits.{}", prompt), DType::kF32,
-                              {options_.last ? 1 : num_tokens_, vocab_size_}, logits_));
-    const auto tensor = [&](const char* what, DType dtype, const auto& by_layer) {
-      for (const auto& [layer, values] : by_layer) {
-        if (layer == mtp_layer_) continue;
-        const auto cols = static_cast<int64_t>(values.size()) / num_tokens_;
-        out.push_back(
-            make_tensor(fmt::format("{}.{}.{}", what, prompt, layer), dtype, {num_tokens_, cols}, values));
-      }
-    };
-    tensor("hidden", DType::kF32, hidden_);
-    tensor("scores", DType::kF32, scores_);
-    tensor("topk", DType::kI32, selected_);
-    tensor("router_experts", DType::kI32, experts_);
-    tensor("router_weights", DType::kF32, weights_);
-    if (!options_.model.mtp) return;
-    if (options_.dumps("hidden")) {
-      const auto mtp = hidden_.find(mtp_layer_);
-      out.push_back(make_tensor(fmt::format("mtp_hidden.{}", prompt), DType::kF32,
-                                {num_tokens_ - 1, hidden_size_},
-                                mtp == hidden_.end() ? std::vector<float>() : mtp->second));
-    }
-    out.push_back(make_tensor(fmt::format("mtp_logits.{}", prompt), DType::kF32,
-                              {num_tokens_ - 1, vocab_size_}, mtp_logits_));
-  }
-
- private:
-  /// The first `cols` columns of a back-end matrix.
-  template <typename T>
-  std::vector<std::remove_const_t<T>> fetch(Matrix<T> matrix, int64_t cols) const {
-    std::vector<std::remove_const_t<T>> values(static_cast<size_t>(matrix.rows * cols));
-    for (int64_t r = 0; r < matrix.rows; ++r) {
-      backend_.download(values.data() + r * cols, matrix.row(r), static_cast<size_t>(cols) * sizeof(T));
-    }
-    return values;
-  }
-  template <typename T>
-  static void append(std::vector<T>& to, const std::vector<T>& values) {
-    to.insert(to.end(), values.begin(), values.end());
-  }
-
-  const Options& options_;
-  const Backend& backend_;
-  int mtp_layer_;
-  int64_t hidden_size_;
-  int64_t vocab_size_;
-  int64_t num_tokens_;
-  int64_t topk_cols_;
-  std::vector<float> logits_;
-  std::vector<float> mtp_logits_;
-  std::map<int, std::vector<float>> hidden_;
-  std::map<int, std::vector<float>> scores_;
-  std::map<int, std::vector<int32_t>> selected_;
-  std::map<int, std::vector<int32_t>> experts_;
-  std::map<int, std::vector<float>> weights_;
-};
 
 /// FILE's topk.PROMPT.LAYER for every layer that owns an indexer.
 std::map<int, InjectedSelection::Rows> read_injected(const Catalog& file, const Config& config, size_t prompt,
@@ -234,11 +79,12 @@ std::map<int, InjectedSelection::Rows> read_injected(const Catalog& file, const 
   return by_layer;
 }
 
-void run_prompt(Engine& engine, const Options& options, size_t prompt, const std::vector<int32_t>& tokens,
-                SelectionSource* selection, std::vector<OutputTensor>& out) {
+void run_prompt(Engine& engine, const LogitsOptions& options, size_t prompt,
+                const std::vector<int32_t>& tokens, SelectionSource* selection,
+                std::vector<OutputTensor>& out) {
   StepRunner& runner = engine.runner();
   const int64_t index_topk = runner.config().index_topk;
-  Recorder recorder(options, runner, static_cast<int64_t>(tokens.size()),
+  Recorder recorder(options, runner.config(), runner.backend(), prompt, static_cast<int64_t>(tokens.size()),
                     selection == nullptr ? index_topk : selection->width(index_topk));
   runner.set_observer(&recorder);
   runner.set_selection(selection);
@@ -255,10 +101,8 @@ void run_prompt(Engine& engine, const Options& options, size_t prompt, const std
   }
   const Completion completion = engine.submit(std::move(request)).wait();
   runner.set_observer(nullptr);
-  recorder.write_to(out, prompt);
-  if (options.greedy == 0) return;
-  out.push_back(make_tensor(fmt::format("greedy.{}", prompt), DType::kI64, {options.greedy},
-                            std::vector<int64_t>(completion.ids.begin(), completion.ids.end())));
+  recorder.greedy(completion.ids);
+  std::ranges::move(recorder.take(), std::back_inserter(out));
 }
 
 /// OUT must not take the place of what it is made from.
@@ -280,7 +124,29 @@ void check_no_file_of(const std::filesystem::path& model, const std::string& out
   }
 }
 
-int run_logits(const Options& options) {
+/// What the tensors of all prompts take, which are written in the end, and the largest injected selections.
+uint64_t results_bytes(const LogitsOptions& options, const Config& config,
+                       const std::vector<std::vector<int32_t>>& prompts, const Catalog* injected) {
+  uint64_t bytes = 0;
+  uint64_t most_injected = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    int64_t topk_cols = config.index_topk;
+    uint64_t positions = 0;
+    for (size_t layer = 0; injected != nullptr && layer < config.full_indexer.size(); ++layer) {
+      const CatalogEntry* entry = injected->find(fmt::format("topk.{}.{}", i, layer));
+      if (entry == nullptr || entry->shape.size() != 2)
+        continue;  // it isn't used, or refused when it is read
+      topk_cols = std::max(topk_cols, entry->shape[1]);
+      positions += static_cast<uint64_t>(entry->shape[0]) * static_cast<uint64_t>(entry->shape[1]);
+    }
+    most_injected = std::max(most_injected, positions * sizeof(int32_t));
+    for (const OutputTensor& tensor : output_tensors(options, config, i, std::ssize(prompts[i]), topk_cols))
+      bytes += tensor.size();
+  }
+  return bytes + most_injected;
+}
+
+int run_logits(const LogitsOptions& options) {
   check_no_input(options.out, options.tokens, "the file of --tokens");
   check_no_input(options.out, options.inject_topk, "the file of --inject-topk");
   check_no_input(options.out, options.model.random.config, "the config of --random-weights");
@@ -307,10 +173,16 @@ int run_logits(const Options& options) {
     injected = read_safetensors(options.inject_topk);
   }
 
+  const uint64_t results = results_bytes(options, config, prompts, injected ? &*injected : nullptr);
   const OpenedModel model = open_model(std::move(found), options.model,
                                        {.cache_tokens = longest + options.greedy,
+                                        .prompt = longest,
                                         .step_tokens = options.chunk,
-                                        .prompt_logits = options.chunk});
+                                        .hands_out_logits = !options.last,
+                                        .shows_scores = options.dumps("scores"),
+                                        .shows_router = options.dumps("router"),
+                                        .shows_mtp_logits = options.model.mtp,
+                                        .results_bytes = results});
   Engine engine = make_engine(options.model, model, nullptr,
                               {.step_tokens = options.chunk, .max_running = 1, .prefix_cache = false});
   std::vector<OutputTensor> out;
@@ -336,7 +208,7 @@ int run_logits(const Options& options) {
 }  // namespace
 
 std::function<int()> declare_logits(Arguments& args) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<LogitsOptions>();
   args.add_option("--tokens", options->tokens, "JSON file: an array of token ids, or an array of such arrays")
       .required()
       .type_name("IDS.json");

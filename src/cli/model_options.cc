@@ -196,21 +196,35 @@ void log_memory(const MemoryNeed& need) {
       "the program itself {}",
       mb(need.total()), mb(need.weights.mapped), mb(need.weights.copied), mb(need.weights.sources),
       mb(need.latents), mb(need.index_keys), mb(need.tables), mb(need.scratch + need.host),
-      mb(need.process)));
+      mb(need.stacks + need.process)));
 }
 
 }  // namespace
 
+int num_drafts(const FoundModel& found, const ModelOptions& options) {
+  const bool drafts = options.speculates && found.planned.plan.mtp;
+  return drafts ? static_cast<int>(options.speculate.value_or(kDefaultDrafts)) : 0;
+}
+
+MemoryNeed memory_need(const FoundModel& found, const ModelOptions& options, const EngineSize& engine) {
+  const std::unique_ptr<SelectionSource> selection = make_selection(options);
+  RunnerOptions runner = runner_options(options, engine.num_drafts);
+  runner.selection = selection.get();
+  return memory_need(found.config(), found.planned.plan, found.planned.catalog, runner, engine.run);
+}
+
 OpenedModel open_model(FoundModel found, const ModelOptions& options, const RunSize& size) {
+  const EngineSize engine{.run = size, .num_drafts = num_drafts(found, options)};
+  const MemoryNeed need = memory_need(found, options, engine);
+  return open_model(std::move(found), options, need, engine);
+}
+
+OpenedModel open_model(FoundModel found, const ModelOptions& options, const MemoryNeed& need,
+                       const EngineSize& engine) {
   const auto start = std::chrono::steady_clock::now();
   const double plan_s = found.plan_s;
   const std::string name = found.planned.name;
-  const bool drafts = options.speculates && found.planned.plan.mtp;
-  OpenedModel opened{.selection = make_selection(options),
-                     .cache_tokens = size.cache_tokens,
-                     .num_drafts = drafts ? static_cast<int>(options.speculate.value_or(kDefaultDrafts)) : 0};
-  opened.memory = memory_need(found.config(), found.planned.plan, found.planned.catalog,
-                              runner_options(options, opened.num_drafts), size);
+  OpenedModel opened{.selection = make_selection(options), .engine = engine, .memory = need};
   check_fits(opened.memory);
   log_memory(opened.memory);
   {
@@ -242,11 +256,17 @@ std::optional<Tokenizer> open_tokenizer(const FoundModel& found) {
 
 Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer,
                    SchedulerOptions scheduler) {
-  scheduler.num_pages = static_cast<int>((model.cache_tokens + kPageTokens - 1) / kPageTokens);
-  RunnerOptions runner = runner_options(options, model.num_drafts);
+  return make_engine(options, model, model.engine, tokenizer, scheduler);
+}
+
+Engine make_engine(const ModelOptions& options, const OpenedModel& model, const EngineSize& engine,
+                   const Tokenizer* tokenizer, SchedulerOptions scheduler) {
+  const LoadedModel& loaded = model.loaded;
+  scheduler.num_pages = static_cast<int>((engine.run.cache_tokens + kPageTokens - 1) / kPageTokens);
+  RunnerOptions runner = runner_options(options, engine.num_drafts);
   runner.num_pages = scheduler.num_pages;
-  runner.scratch_bytes = model.memory.scratch;
   runner.selection = model.selection.get();
+  runner.scratch_bytes = step_scratch_bytes(loaded.config, loaded.weights, runner, engine.run);
   return {model.loaded, tokenizer, runner, scheduler};
 }
 

@@ -59,25 +59,41 @@ struct FoundModel {
 };
 FoundModel find_model(const ModelOptions& options);
 
+/// An engine as far as it decides what memory it takes.
+struct EngineSize {
+  RunSize run;
+  int num_drafts = 0;
+};
+
+/// Drafts at a time that the command's engine makes.
+int num_drafts(const FoundModel& found, const ModelOptions& options);
+/// What an engine over it takes.
+MemoryNeed memory_need(const FoundModel& found, const ModelOptions& options, const EngineSize& engine);
+
 /// A model that a command has loaded, with what stands in for its indexer.
 struct OpenedModel {
   LoadedModel loaded;
   std::unique_ptr<SelectionSource> selection;  // null: the indexer's own choice
-  int64_t cache_tokens = 0;
-  int num_drafts = 0;
-  MemoryNeed memory;  // what the process takes, predicted before it was loaded
+  EngineSize engine;                           // what it was opened for
+  MemoryNeed memory;                           // what the process takes, predicted before it was loaded
   double load_s = 0;
 };
 
 /// Loads with a progress bar; notices go to stderr. What doesn't fit in memory for a run of this size is
 /// refused before anything is allocated.
 OpenedModel open_model(FoundModel found, const ModelOptions& options, const RunSize& size);
+/// The same for a need that the command has found itself, of several engines say.
+OpenedModel open_model(FoundModel found, const ModelOptions& options, const MemoryNeed& need,
+                       const EngineSize& engine);
 /// The folder's tokenizer.json, if there is one.
 std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder);
 std::optional<Tokenizer> open_tokenizer(const FoundModel& found);
-/// An engine over the model, with caches for its cache_tokens; refers to model and tokenizer (or null).
+/// The engine that the model was opened for; refers to model and tokenizer (or null).
 Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer,
                    SchedulerOptions scheduler = {});
+/// Another over the same model.
+Engine make_engine(const ModelOptions& options, const OpenedModel& model, const EngineSize& engine,
+                   const Tokenizer* tokenizer, SchedulerOptions scheduler = {});
 
 /// The --profile table on stderr: cost by op.
 void print_profile(const Profile& profile);

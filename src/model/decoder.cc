@@ -18,6 +18,7 @@ Decoder::Decoder(const Config& config, const ModelWeights& weights) : config_(co
 
 void Decoder::forward(Step& step, const Operand& hidden) const {
   Arena& arena = *step.context.arena;
+  const ArenaScope scope(arena);
   const int64_t num_tokens = step.batch.num_tokens;
   Residual residual{.sum = arena.matrix<float>(num_tokens, config_.hidden_size),
                     .delta = arena.matrix<float>(num_tokens, config_.hidden_size)};

@@ -81,14 +81,20 @@ class Engine::Impl {
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
-  std::shared_ptr<RequestState> submit(Request request) {
-    check_request(request, runner_.config(), tokenizer_ != nullptr);
-    check_room(request);
+  std::vector<std::shared_ptr<RequestState>> submit(std::vector<Request> requests) {
+    for (const Request& request : requests) {
+      check_request(request, runner_.config(), tokenizer_ != nullptr);
+      check_room(request);
+    }
+    std::vector<std::shared_ptr<RequestState>> states;
     const std::lock_guard lock(mutex_);
-    inbox_.push_back(
-        std::make_shared<RequestState>(next_id_++, std::move(request), runner_.config(), tokenizer_));
+    for (Request& request : requests) {
+      states.push_back(
+          std::make_shared<RequestState>(next_id_++, std::move(request), runner_.config(), tokenizer_));
+    }
+    inbox_.insert(inbox_.end(), states.begin(), states.end());
     wake_.notify_one();
-    return inbox_.back();
+    return states;
   }
 
   [[nodiscard]] const Tokenizer& tokenizer() const {
@@ -310,7 +316,7 @@ Engine::Engine(const std::string& folder, const EngineOptions& options) {
                                        .context = std::min(tokens, config.max_position_embeddings),
                                        .step_tokens = options.step_tokens,
                                        .sequences = std::min<int64_t>(options.max_running, num_pages),
-                                       .prompt_logits = options.step_tokens});
+                                       .hands_out_logits = true});
   check_fits(need);
   runner.scratch_bytes = need.scratch;
   owned->model = load(std::move(planned), threads);
@@ -323,7 +329,19 @@ Engine::Engine(const std::string& folder, const EngineOptions& options) {
 
 Engine::~Engine() = default;
 
-Generation Engine::submit(Request request) { return Generation(impl_->submit(std::move(request))); }
+Generation Engine::submit(Request request) {
+  std::vector<Request> requests;
+  requests.push_back(std::move(request));
+  return submit_all(std::move(requests)).front();
+}
+
+std::vector<Generation> Engine::submit_all(std::vector<Request> requests) {
+  std::vector<Generation> generations;
+  for (std::shared_ptr<RequestState>& state : impl_->submit(std::move(requests))) {
+    generations.push_back(Generation(std::move(state)));
+  }
+  return generations;
+}
 
 std::vector<int32_t> Engine::encode(std::string_view text) const {
   return encode_prompt(impl_->tokenizer(), impl_->runner().config(), text);

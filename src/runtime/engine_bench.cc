@@ -5,8 +5,8 @@
 #include <memory>
 #include <random>
 #include <span>
+#include <stdexcept>
 
-#include "base/error.h"
 #include "runtime/step_runner.h"
 
 namespace fulgur {
@@ -16,8 +16,10 @@ using Clock = std::chrono::steady_clock;
 
 double seconds(Clock::duration time) { return std::chrono::duration<double>(time).count(); }
 
-/// Times of some requests that run at once, as the engine's thread meets them. Between the last first token
-/// and the first last one all of them decode.
+int64_t whole_pages(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens * kPageTokens; }
+
+/// Times of some requests that run at once, as the engine's thread meets them: from the last first token on
+/// all of them decode, until one has `new_tokens` since.
 class Window {
  public:
   Window(const StepRunner& runner, size_t requests, int64_t new_tokens)
@@ -25,18 +27,19 @@ class Window {
 
   void token(size_t request) {
     if (ended_) return;
-    if (begun_ == counts_.size()) ++tokens_;
-    if (counts_[request]++ == 0 && ++begun_ == counts_.size()) begin_ = now();
-    if (counts_[request] < new_tokens_) return;
-    if (begun_ < counts_.size() || tokens_ == 0) {
-      throw Error(
-          Problem{.kind = ErrorKind::kBadRequest,
-                  .message = "A request ended before all of them had begun, so there is nothing to time.",
-                  .todo = "ask for more new tokens, or for fewer requests at once"});
+    if (begun_ < counts_.size()) {
+      if (counts_[request] == 0 && ++begun_ < counts_.size()) counts_[request] = 1;
+      if (begun_ < counts_.size()) return;
+      begin_ = now();
+      std::ranges::fill(counts_, 0);
+      return;
     }
+    ++tokens_;
+    if (++counts_[request] < new_tokens_) return;
     ended_ = true;
     end_ = now();
   }
+  [[nodiscard]] bool ended() const { return ended_; }
 
   [[nodiscard]] int64_t tokens() const { return tokens_; }
   [[nodiscard]] double whole_s() const { return seconds(end_.time - begin_.time); }
@@ -55,7 +58,7 @@ class Window {
 
   const StepRunner& runner_;
   const int64_t new_tokens_;
-  std::vector<int64_t> counts_;  // tokens of each request
+  std::vector<int64_t> counts_;  // tokens of each request, since all of them have begun
   size_t begun_ = 0;
   bool ended_ = false;
   int64_t tokens_ = 0;  // in the window
@@ -71,23 +74,23 @@ struct Round {
   int64_t accepted = 0;
 };
 
-void run_round(Engine& engine, const EngineBench& bench, int requests, Round& round) {
+void run_round(Engine& engine, const EngineBench& bench, int requests, int64_t max_tokens, Round& round) {
   const auto count = static_cast<size_t>(requests);
   // Of the callbacks too: where one throws, the others' requests are still on their way.
   const auto window = std::make_shared<Window>(engine.runner(), count, bench.new_tokens);
-  std::vector<Generation> generations;
+  std::vector<Request> all;
   for (size_t i = 0; i < count; ++i) {
-    generations.push_back(
-        engine.submit({.prompt = bench.prompts[i % bench.prompts.size()],
-                       .max_tokens = bench.new_tokens,
-                       .ignore_end_tokens = true,
-                       .on_token = [window, i](const GeneratedToken&) { window->token(i); }}));
+    all.push_back({.prompt = bench.prompts[i % bench.prompts.size()],
+                   .max_tokens = max_tokens,
+                   .ignore_end_tokens = true,
+                   .on_token = [window, i](const GeneratedToken&) { window->token(i); }});
   }
-  for (Generation& generation : generations) {
+  for (Generation& generation : engine.submit_all(std::move(all))) {
     const Completion completion = generation.wait();
     round.drafted += completion.drafted;
     round.accepted += completion.accepted;
   }
+  if (!window->ended()) throw std::logic_error("bench: a request ended before all of them had begun");
   round.tokens_per_s.push_back(static_cast<double>(window->tokens()) / window->whole_s());
   round.step_us.push_back(1e6 * window->whole_s() /
                           static_cast<double>(std::max<uint64_t>(1, window->steps())));
@@ -96,12 +99,40 @@ void run_round(Engine& engine, const EngineBench& bench, int requests, Round& ro
 
 }  // namespace
 
-void bench_throughput(const std::vector<Engine*>& engines, const EngineBench& bench,
+int64_t EngineBench::step_tokens(int num_drafts) const {
+  return std::max<int64_t>(kStepTokens, 2 * *std::ranges::max_element(requests) * (1 + num_drafts));
+}
+
+int64_t EngineBench::most_tokens(int num_requests, int num_drafts) const {
+  const int64_t each = 1 + num_drafts;
+  int64_t tokens = 0;
+  for (size_t i = 0; i < static_cast<size_t>(num_requests); ++i)
+    tokens += std::ssize(prompts[i % prompts.size()]);
+  const int64_t for_prompts = step_tokens(num_drafts) - num_requests * each;  // in a step, at least
+  return new_tokens + (tokens / for_prompts + 1) * each;
+}
+
+RunSize EngineBench::size(int num_drafts) const {
+  RunSize size{.step_tokens = step_tokens(num_drafts), .sequences = *std::ranges::max_element(requests)};
+  const int64_t most = most_tokens(static_cast<int>(size.sequences), num_drafts);
+  for (size_t i = 0; i < static_cast<size_t>(size.sequences); ++i) {
+    const int64_t prompt = std::ssize(prompts[i % prompts.size()]);
+    size.cache_tokens += whole_pages(prompt + most);
+    size.context = std::max(size.context, prompt + most);
+    size.prompt = std::max(size.prompt, prompt);
+    size.prompts += prompt;
+  }
+  return size;
+}
+
+void bench_throughput(const std::vector<Engine*>& engines, const EngineBench& bench, int num_drafts,
                       const std::function<void(const ThroughputLine&)>& take) {
   for (const int requests : bench.requests) {
     std::vector<Round> rounds(engines.size());
+    const int64_t max_tokens = bench.most_tokens(requests, num_drafts);
     for (int round = 0; round < bench.rounds; ++round) {
-      for (size_t i = 0; i < engines.size(); ++i) run_round(*engines[i], bench, requests, rounds[i]);
+      for (size_t i = 0; i < engines.size(); ++i)
+        run_round(*engines[i], bench, requests, max_tokens, rounds[i]);
     }
     for (size_t i = 0; i < engines.size(); ++i) {
       take({.requests = requests,
@@ -113,6 +144,11 @@ void bench_throughput(const std::vector<Engine*>& engines, const EngineBench& be
             .accepted = rounds[i].accepted});
     }
   }
+}
+
+RunSize first_token_size(int64_t prefix) {
+  const int64_t prompt = prefix + kTailTokens;
+  return {.cache_tokens = 2 * whole_pages(prompt + 1), .context = prompt + 1, .prompt = prompt};
 }
 
 FirstTokenTimes bench_first_token(Engine& engine, int64_t prefix, int rounds) {

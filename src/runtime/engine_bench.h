@@ -6,14 +6,22 @@
 
 #include "fulgur/engine.h"
 #include "runtime/spread.h"
+#include "runtime/step_scratch.h"
 
 namespace fulgur {
 
 struct EngineBench {
   std::vector<int> requests = {1, 4, 16, 64};  // at once
   std::vector<std::vector<int32_t>> prompts;   // taken in turn
-  int64_t new_tokens = 64;                     // greedy, end tokens not honoured
+  int64_t new_tokens = 64;  // that a request has at the end of the time, since all of them have begun
   int rounds = 5;
+
+  /// New tokens to ask for, so that none of so many requests ends before that, with so many drafts.
+  [[nodiscard]] int64_t most_tokens(int num_requests, int num_drafts) const;
+  /// Of a step: half of them at least are for prompts, or it would take long until all requests have begun.
+  [[nodiscard]] int64_t step_tokens(int num_drafts) const;
+  /// What the engines are made for.
+  [[nodiscard]] RunSize size(int num_drafts) const;
 };
 
 /// Spreads are over the rounds.
@@ -27,8 +35,9 @@ struct ThroughputLine {
   int64_t accepted = 0;
 };
 
-/// Decoding on engines that take turns, without a prefix cache. Each line is handed over when it is measured.
-void bench_throughput(const std::vector<Engine*>& engines, const EngineBench& bench,
+/// Decoding, greedily and past end tokens, on engines that take turns, of bench.size() and without a prefix
+/// cache. Each line is handed over when it is measured.
+void bench_throughput(const std::vector<Engine*>& engines, const EngineBench& bench, int num_drafts,
                       const std::function<void(const ThroughputLine&)>& take);
 
 /// Milliseconds from submit() to the first token of prompts of `prefix` + kTailTokens tokens, drawn at
@@ -38,7 +47,8 @@ struct FirstTokenTimes {
   Spread cached;  // where all whole pages of the prefix are found in the cache
 };
 constexpr int64_t kTailTokens = 16;
-/// On an engine with a prefix cache for at least two such prompts.
+/// The engine for it: with a prefix cache, for two such prompts.
+RunSize first_token_size(int64_t prefix);
 FirstTokenTimes bench_first_token(Engine& engine, int64_t prefix, int rounds);
 
 }  // namespace fulgur

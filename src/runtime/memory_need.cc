@@ -50,23 +50,35 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
       cache_page_bytes(config, mtp, cache_dtypes(options.cache_forms, config, options.precision, backend));
   const auto positions =
       std::min<uint64_t>(pages * kPageTokens, static_cast<uint64_t>(config.max_position_embeddings));
-  MemoryNeed need{
-      .weights = weight_bytes(plan, catalog, mtp),
-      .latents = pages * page.latents,
-      .index_keys = pages * page.index_keys,
-      .tables = positions * static_cast<uint64_t>(config.qk_rope_head_dim) * sizeof(float),
-      .host = static_cast<uint64_t>(std::min<int64_t>(size.prompt_logits, static_cast<int64_t>(kLogitsRows)) *
-                                    config.vocab_size) *
-              sizeof(float),
-      .process = settled_rss_bytes() + kCodeToCome + static_cast<uint64_t>(options.threads) * kThreadBytes};
+  MemoryNeed need{.weights = weight_bytes(plan, catalog, mtp),
+                  .latents = pages * page.latents,
+                  .index_keys = pages * page.index_keys,
+                  .tables = positions * static_cast<uint64_t>(config.qk_rope_head_dim) * sizeof(float),
+                  .host = size.results_bytes,
+                  .stacks = static_cast<uint64_t>(options.threads) * kThreadBytes,
+                  .process = settled_rss_bytes() + kCodeToCome};
   if (mtp) {  // F of each page's last token
     need.tables +=
         pages * static_cast<uint64_t>(config.hidden_size) * size_bytes(operand_dtype(options.precision));
+  }
+  if (size.hands_out_logits) {
+    const int64_t rows =
+        std::min({size.prompt_step_tokens(), size.longest_prompt(), static_cast<int64_t>(kLogitsRows)});
+    need.host += static_cast<uint64_t>(rows * config.vocab_size) * sizeof(float);
   }
   if (plan.load.problems.empty()) {
     need.scratch = step_scratch_bytes(config, weight_shapes(plan), options, size);
   }
   return need;
+}
+
+void MemoryNeed::add_engine(const MemoryNeed& other) {
+  latents += other.latents;
+  index_keys += other.index_keys;
+  tables += other.tables;
+  scratch += other.scratch;
+  host += other.host;
+  stacks += other.stacks;
 }
 
 void check_index_scratch(int64_t bytes, const Config& config, int threads, const Backend& backend) {

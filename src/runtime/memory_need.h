@@ -17,12 +17,17 @@ struct MemoryNeed {
   uint64_t index_keys = 0;  // likewise
   uint64_t tables = 0;      // rotary angles; with the MTP layer F of each page's end
   uint64_t scratch = 0;     // the arena of steps: activations, what ops work in, logits
-  uint64_t host = 0;        // logits that are handed out
-  uint64_t process = 0;     // program, tokenizer and plan, which it holds already, stacks of its threads
+  uint64_t host = 0;        // logits that are handed out, what is kept of results
+  uint64_t stacks = 0;      // of threads
+  uint64_t process = 0;     // program, tokenizer and plan, which it holds already
+  /// Another engine over the same weights.
+  void add_engine(const MemoryNeed& other);
   [[nodiscard]] uint64_t cache() const { return latents + index_keys; }
   /// What has to be allocated yet.
   [[nodiscard]] uint64_t allocated() const { return weights.copied + cache() + tables + scratch + host; }
-  [[nodiscard]] uint64_t total() const { return weights.mapped + weights.sources + allocated() + process; }
+  [[nodiscard]] uint64_t total() const {
+    return weights.mapped + weights.sources + allocated() + stacks + process;
+  }
 };
 
 /// Of a plan, before it is loaded. What the MTP layer takes is in it where the options run it. Where the plan

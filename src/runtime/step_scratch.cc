@@ -1,6 +1,7 @@
 #include "runtime/step_scratch.h"
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "model/decoder.h"
@@ -19,17 +20,44 @@ struct StepShape {
   int64_t each;
   int64_t context;
   int64_t logits_rows;
+  bool all_pairs_logits = false;  // the MTP layer's
 
   [[nodiscard]] int64_t tokens() const { return sequences * each; }
+};
+
+int64_t pieces(int64_t whole, int64_t piece) { return (whole + piece - 1) / piece; }
+
+/// Asks for what is to be shown, and looks at nothing.
+class BlindObserver : public StepObserver {
+ public:
+  explicit BlindObserver(const RunSize& size) : size_(size) {}
+  [[nodiscard]] bool wants_scores() const override { return size_.shows_scores; }
+  [[nodiscard]] bool wants_router() const override { return size_.shows_router; }
+
+ private:
+  const RunSize& size_;
+};
+
+/// As wide as another, and selects nothing.
+class BlindSelection : public SelectionSource {
+ public:
+  explicit BlindSelection(const SelectionSource& like) : like_(like) {}
+  [[nodiscard]] bool everything() const override { return like_.everything(); }
+  [[nodiscard]] int64_t width(int64_t index_topk) const override { return like_.width(index_topk); }
+  void select(int, const TokenBatch&, Context&, Matrix<int32_t>) override {}
+
+ private:
+  const SelectionSource& like_;
 };
 
 class Steps {
  public:
   Steps(const Config& config, const ModelWeights& weights, const RunnerOptions& options,
-        const Backend& backend)
+        const Backend& backend, StepObserver& observer)
       : config_(config),
         weights_(weights),
         options_(options),
+        observer_(observer),
         team_(options.threads),
         arena_(backend, /*only_counts=*/true),
         context_{.backend = &backend,
@@ -37,7 +65,9 @@ class Steps {
                  .arena = &arena_,
                  .index_scratch_bytes = options.index_scratch_bytes},
         caches_(cache_shapes(config, options.runs_mtp(),
-                             cache_dtypes(options.cache_forms, config, options.precision, backend), 1)) {}
+                             cache_dtypes(options.cache_forms, config, options.precision, backend), 1)) {
+    if (options.selection != nullptr) selection_.emplace(*options.selection);
+  }
 
   void run(const StepShape& shape) {
     const ArenaScope scope(arena_);
@@ -49,7 +79,9 @@ class Steps {
               .rope = rope,
               .caches = caches_,
               .operand_dtype = operand_dtype(options_.precision),
-              .projection = options_.projection};
+              .projection = options_.projection,
+              .selection = selection_ ? &*selection_ : nullptr,
+              .observer = &observer_};
     const bool mtp = options_.runs_mtp();
     const Operand all =
         arena_.operand(step.operand_dtype, (mtp ? shape.sequences : 0) + shape.tokens(), config_.hidden_size);
@@ -90,12 +122,12 @@ class Steps {
             .fault = arena_.allocate_array<uint32_t>(shape.sequences)};
   }
 
-  /// The guesses of the MTP layer: first a pair of every token, then one a sequence.
+  /// Those who look on see the logits of all pairs. Else all but a sequence's last only fill the caches, and
+  /// guesses are made from that.
   void run_mtp(const Step& main, Operand from, const StepShape& shape) {
     const Mtp mtp(config_, weights_);
-    for (int i = 0; i < std::max(1, options_.num_drafts); ++i) {
-      StepShape pairs = shape;
-      if (i > 0) pairs.each = 1;
+    StepShape pairs = shape;
+    const auto with_pairs = [&](const auto& use) {
       TokenBatch batch = upload(pairs);
       batch.pages = main.batch.pages;
       batch.first_position = Mtp::kFirstPosition;
@@ -105,11 +137,29 @@ class Steps {
                 .caches = main.caches,
                 .operand_dtype = main.operand_dtype,
                 .projection = main.projection};
-      const Operand out = mtp.forward(step, from, ids(pairs.tokens()));
-      const auto logits = arena_.matrix<float>(pairs.sequences, config_.vocab_size);
-      mtp.lm_head(step, out, ids(pairs.sequences), logits);
-      sample(logits);
-      from = out;
+      use(step);
+    };
+    if (shape.all_pairs_logits) {
+      with_pairs([&](Step& step) {
+        const Operand out = mtp.forward(step, from, ids(pairs.tokens()));
+        const int64_t rows = std::min(pairs.tokens(), static_cast<int64_t>(kLogitsRows));
+        mtp.lm_head(step, out, ids(rows), arena_.matrix<float>(rows, config_.vocab_size));
+      });
+      return;
+    }
+    if (shape.each > 1) {
+      pairs.each = shape.each - 1;
+      with_pairs([&](Step& step) { mtp.fill_caches(step, from, ids(pairs.tokens())); });
+    }
+    pairs.each = 1;
+    for (int i = 0; i < std::max(1, options_.num_drafts); ++i) {
+      with_pairs([&](Step& step) {
+        const Operand out = mtp.forward(step, from, ids(pairs.tokens()));
+        const auto logits = arena_.matrix<float>(pairs.sequences, config_.vocab_size);
+        mtp.lm_head(step, out, ids(pairs.sequences), logits);
+        sample(logits);
+        from = out;
+      });
     }
   }
 
@@ -123,6 +173,8 @@ class Steps {
   const Config& config_;
   const ModelWeights& weights_;
   const RunnerOptions& options_;
+  StepObserver& observer_;
+  std::optional<BlindSelection> selection_;
   ThreadTeam team_;
   Arena arena_;
   Context context_;
@@ -131,22 +183,40 @@ class Steps {
 
 }  // namespace
 
+int64_t RunSize::longest() const { return std::max<int64_t>(1, context > 0 ? context : cache_tokens); }
+
+int64_t RunSize::longest_prompt() const { return prompt > 0 ? prompt : longest(); }
+
+int64_t RunSize::prompt_step_tokens() const {
+  return std::clamp<int64_t>(step_tokens, 1, prompts > 0 ? prompts : sequences * longest_prompt());
+}
+
 uint64_t step_scratch_bytes(const Config& config, const ModelWeights& weights, const RunnerOptions& options,
                             const RunSize& size) {
   const Backend& backend = options.backend != nullptr ? *options.backend : choose_backend();
-  Steps steps(config, weights, options, backend);
-  const int64_t context = std::max<int64_t>(size.longest(), 1);
-  // Prompts, of several sequences where one is shorter than a step.
-  const int64_t tokens = std::clamp<int64_t>(size.step_tokens, 1, size.sequences * context);
-  const int64_t prompts = (tokens + context - 1) / context;
-  steps.run({.sequences = prompts,
-             .each = (tokens + prompts - 1) / prompts,
-             .context = context,
-             .logits_rows = std::max(size.prompt_logits, prompts)});
+  BlindObserver observer(size);
+  Steps steps(config, weights, options, backend, observer);
+  const auto run_prompts = [&](int64_t sequences, int64_t each, int64_t context) {
+    steps.run({.sequences = sequences,
+               .each = each,
+               .context = context,
+               .logits_rows = size.hands_out_logits ? sequences * each : sequences,
+               .all_pairs_logits = size.shows_mtp_logits});
+  };
+  const int64_t tokens = size.prompt_step_tokens();
+  const int64_t prompt = size.longest_prompt();
+  if (size.sequences == 1) {  // its chunks are known: the last whole one, and the rest
+    run_prompts(1, tokens, prompt / tokens * tokens);
+    if (prompt % tokens != 0) run_prompts(1, prompt % tokens, prompt);
+  } else {  // of several sequences where one is shorter than a step
+    const int64_t sequences = pieces(tokens, prompt);
+    run_prompts(sequences, pieces(tokens, sequences), prompt);
+  }
   // A token of each, with its drafts.
-  const int64_t each = std::min<int64_t>(1 + options.num_drafts, context);
+  const int64_t each = std::min<int64_t>(1 + options.num_drafts, size.longest());
+  const int64_t sequences = std::min(size.sequences, pieces(size.step_tokens, each));
   steps.run(
-      {.sequences = size.sequences, .each = each, .context = context, .logits_rows = size.sequences * each});
+      {.sequences = sequences, .each = each, .context = size.longest(), .logits_rows = sequences * each});
   return steps.peak_bytes();
 }
 

@@ -13,13 +13,22 @@ inline constexpr int64_t kStepTokens = 512;
 
 /// A run as far as its size decides what memory it takes.
 struct RunSize {
-  int64_t cache_tokens = 0;           // in the caches, rounded up to pages
-  int64_t context = 0;                // of the longest sequence; 0: cache_tokens
+  int64_t cache_tokens = 0;  // in the caches, rounded up to pages
+  int64_t context = 0;       // of the longest sequence; 0: cache_tokens
+  int64_t prompt = 0;        // tokens of the longest prompt; 0: as long as the context
+  int64_t prompts = 0;       // tokens of the prompts that are there at once; 0: all sequences' longest
   int64_t step_tokens = kStepTokens;  // most in a step
   int64_t sequences = 1;              // most at once
-  int64_t prompt_logits = 0;          // most tokens of a step whose logits are handed out
+  bool hands_out_logits = false;      // of all tokens of prompts
+  bool shows_scores = false;          // to an observer, as what follows
+  bool shows_router = false;
+  bool shows_mtp_logits = false;
+  uint64_t results_bytes = 0;  // that whoever runs it keeps of what is handed out and shown
 
-  [[nodiscard]] int64_t longest() const { return context > 0 ? context : cache_tokens; }
+  [[nodiscard]] int64_t longest() const;
+  [[nodiscard]] int64_t longest_prompt() const;
+  /// Most tokens of prompts in a step.
+  [[nodiscard]] int64_t prompt_step_tokens() const;
 };
 
 /// What the arena holds at most in such a run's steps: found by running the layers' ops with an arena that
