@@ -118,9 +118,10 @@ int run_bench(const Options& options) {
   const int drafts = num_drafts(found, options.model);
   // Each has caches of its own, so the reading engine goes before the others come.
   const EngineSize reading{.run = first_token_size(options.prefix_tokens)};
-  const EngineSize plainly{.run = bench.size(drafts)};
-  const EngineSize with_drafts{.run = plainly.run, .num_drafts = drafts};
-  for (const EngineSize& engine : {reading, plainly}) check_positions(engine.run, found.config());
+  const EngineSize plainly{.run = bench.size(0)};
+  const EngineSize with_drafts{.run = bench.size(drafts), .num_drafts = drafts};
+  for (const EngineSize& engine : {reading, plainly, with_drafts})
+    check_positions(engine.run, found.config());
   MemoryNeed need = memory_need(found, options.model, plainly);
   if (drafts > 0) need.add_engine(memory_need(found, options.model, with_drafts));
   need = std::ranges::max(need, memory_need(found, options.model, reading), {}, &MemoryNeed::total);
@@ -130,23 +131,27 @@ int run_bench(const Options& options) {
     print_first_token(bench_first_token(engine, options.prefix_tokens, bench.rounds), options.prefix_tokens,
                       options.json);
   }
-  const SchedulerOptions scheduler{
-      .step_tokens = plainly.run.step_tokens, .max_running = most, .prefix_cache = false};
-  Engine plain = make_engine(options.model, model, plainly, nullptr, scheduler);
+  const auto decoding = [&](const EngineSize& size) {
+    const SchedulerOptions scheduler{.step_tokens = size.run.step_tokens,
+                                     .max_running = static_cast<int>(size.run.sequences),
+                                     .prefix_cache = false};
+    return make_engine(options.model, model, size, nullptr, scheduler);
+  };
+  Engine plain = decoding(plainly);
   if (!options.json) {
     print_out("\n{:>8}{:>11}  {:<24}{:<28}{:<18}{}\n", "requests", "speculate", "tokens/s", "us a step",
               "% outside model", drafts > 0 ? "drafts right" : "");
   }
-  const auto time = [&](const std::vector<Engine*>& engines) {
-    bench_throughput(engines, bench, drafts, [&](const ThroughputLine& line) {
-      print_line(line, line.engine == 0 ? 0 : drafts, options.json);
+  const auto time = [&](const std::vector<BenchedEngine>& engines) {
+    bench_throughput(engines, bench, [&](const ThroughputLine& line) {
+      print_line(line, engines[line.engine].num_drafts, options.json);
     });
   };
   if (drafts == 0) {
-    time({&plain});
+    time({{&plain, 0}});
   } else {
-    Engine drafting = make_engine(options.model, model, with_drafts, nullptr, scheduler);
-    time({&plain, &drafting});
+    Engine drafting = decoding(with_drafts);
+    time({{&plain, 0}, {&drafting, drafts}});
   }
   return kExitDone;
 }

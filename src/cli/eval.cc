@@ -256,27 +256,38 @@ RunSize size_of(const Rows& rows, const Options& options, const Config& config) 
   RunSize size{
       .sequences = std::min({options.batch, std::ssize(rows.rows), int64_t{SchedulerOptions{}.max_running}}),
       .hands_out_logits = rows.likelihood};
+  if (rows.likelihood) {  // a row ends with its prompt, so there are no more than a step has room for
+    const auto shortest = std::ranges::min(rows.rows, {}, [](const Row& row) { return row.ids.size(); });
+    size.sequences = std::min(size.sequences, kStepTokens / (std::ssize(shortest.ids) - 1) + 2);
+  }
   int64_t prompts = 0;  // of those at once, as what follows
   int64_t cached = 0;
+  int64_t whole_pages = 0;
+  const auto in_pages = [](int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens * kPageTokens; };
   std::deque<std::pair<int64_t, int64_t>> at_once;
   for (const Row& row : rows.rows) {
     const int64_t prompt = std::ssize(row.ids) - (rows.likelihood ? 1 : 0);
     const int64_t whole =
         prompt + rows.new_tokens(row, options.max_tokens.value_or(kDefaultMaxTokens), config);
-    const int64_t in_pages = (whole + kPageTokens - 1) / kPageTokens * kPageTokens;
     size.context = std::max(size.context, whole);
     size.prompt = std::max(size.prompt, prompt);
     if (std::ssize(at_once) == size.sequences) {
       prompts -= at_once.front().first;
       cached -= at_once.front().second;
+      whole_pages -= in_pages(at_once.front().second);
       at_once.pop_front();
     }
-    at_once.emplace_back(prompt, in_pages);
+    at_once.emplace_back(prompt, whole);
     prompts += prompt;
-    cached += in_pages;
+    cached += whole;
+    whole_pages += in_pages(whole);
     size.prompts = std::max(size.prompts, prompts);
-    size.cache_tokens = std::max(size.cache_tokens, cached);
+    size.cached = std::max(size.cached, cached);
+    size.cache_tokens = std::max(size.cache_tokens, whole_pages);
   }
+  // A page that was a row's last is filled when it becomes a middle one of a later row.
+  if (std::ssize(rows.rows) > size.sequences && size.context > kPageTokens) size.cached = 0;
+  if (size.cache_tokens > kMostCacheTokens) size.cached = 0;
   size.cache_tokens = std::max(size.context, std::min(size.cache_tokens, kMostCacheTokens));
   return size;
 }

@@ -26,13 +26,43 @@
 namespace fulgur::cli {
 namespace {
 
+std::string injected_name(size_t prompt, size_t layer) { return fmt::format("topk.{}.{}", prompt, layer); }
+
+/// Most positions of a row that are injected into a prompt.
+int64_t most_injected(const Catalog& file, const Config& config, size_t prompt) {
+  int64_t most = 0;
+  for (size_t layer = 0; layer < config.full_indexer.size(); ++layer) {
+    const CatalogEntry* entry =
+        file.find(injected_name(prompt, layer));  // what is amiss is refused when it is read
+    if (entry != nullptr && entry->shape.size() == 2) most = std::max(most, entry->shape[1]);
+  }
+  return most;
+}
+
+/// What a file of injected selections takes: its bytes, which stay mapped, and the positions of a prompt.
+uint64_t injected_bytes(const Catalog& file, const Config& config, size_t num_prompts) {
+  uint64_t bytes = 0;
+  uint64_t most_positions = 0;
+  for (size_t prompt = 0; prompt < num_prompts; ++prompt) {
+    uint64_t positions = 0;
+    for (size_t layer = 0; layer < config.full_indexer.size(); ++layer) {
+      const CatalogEntry* entry = file.find(injected_name(prompt, layer));
+      if (entry == nullptr || entry->shape.size() != 2) continue;
+      bytes += entry->bytes;
+      positions += static_cast<uint64_t>(entry->shape[0]) * static_cast<uint64_t>(entry->shape[1]);
+    }
+    most_positions = std::max(most_positions, positions);
+  }
+  return bytes + most_positions * sizeof(int32_t);
+}
+
 /// FILE's topk.PROMPT.LAYER for every layer that owns an indexer.
 std::map<int, InjectedSelection::Rows> read_injected(const Catalog& file, const Config& config, size_t prompt,
                                                      int64_t num_tokens) {
   std::map<int, InjectedSelection::Rows> by_layer;
   for (size_t layer = 0; layer < config.full_indexer.size(); ++layer) {
     if (!config.full_indexer[layer]) continue;
-    const std::string name = fmt::format("topk.{}.{}", prompt, layer);
+    const std::string name = injected_name(prompt, layer);
     const CatalogEntry* entry = file.find(name);
     const std::string file_name = file.files.front()->file_name();
     const int64_t most_cols = std::max(config.index_topk, num_tokens);  // --selection all: [T, T]
@@ -62,6 +92,7 @@ std::map<int, InjectedSelection::Rows> read_injected(const Catalog& file, const 
           fmt::format("[{}]", fmt::join(entry->shape, ", ")));
     InjectedSelection::Rows rows{.positions = {}, .cols = entry->shape[1]};
     const std::vector<int64_t> positions = read_integers(file, *entry);
+    rows.positions.reserve(positions.size());
     for (int64_t t = 0; t < num_tokens; ++t) {
       int64_t before = -1;
       bool padding = false;
@@ -124,26 +155,15 @@ void check_no_file_of(const std::filesystem::path& model, const std::string& out
   }
 }
 
-/// What the tensors of all prompts take, which are written in the end, and the largest injected selections.
-uint64_t results_bytes(const LogitsOptions& options, const Config& config,
-                       const std::vector<std::vector<int32_t>>& prompts, const Catalog* injected) {
+/// What a prompt's tensors take, which are written in the end.
+uint64_t results_bytes(const LogitsOptions& options, const Config& config, size_t prompt, int64_t num_tokens,
+                       int64_t most_injected) {
   uint64_t bytes = 0;
-  uint64_t most_injected = 0;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    int64_t topk_cols = config.index_topk;
-    uint64_t positions = 0;
-    for (size_t layer = 0; injected != nullptr && layer < config.full_indexer.size(); ++layer) {
-      const CatalogEntry* entry = injected->find(fmt::format("topk.{}.{}", i, layer));
-      if (entry == nullptr || entry->shape.size() != 2)
-        continue;  // it isn't used, or refused when it is read
-      topk_cols = std::max(topk_cols, entry->shape[1]);
-      positions += static_cast<uint64_t>(entry->shape[0]) * static_cast<uint64_t>(entry->shape[1]);
-    }
-    most_injected = std::max(most_injected, positions * sizeof(int32_t));
-    for (const OutputTensor& tensor : output_tensors(options, config, i, std::ssize(prompts[i]), topk_cols))
-      bytes += tensor.size();
+  const int64_t topk_cols = std::max(config.index_topk, most_injected);
+  for (const OutputTensor& tensor : output_tensors(options, config, prompt, num_tokens, topk_cols)) {
+    bytes += tensor.size();
   }
-  return bytes + most_injected;
+  return bytes;
 }
 
 int run_logits(const LogitsOptions& options) {
@@ -173,16 +193,20 @@ int run_logits(const LogitsOptions& options) {
     injected = read_safetensors(options.inject_topk);
   }
 
-  const uint64_t results = results_bytes(options, config, prompts, injected ? &*injected : nullptr);
-  const OpenedModel model = open_model(std::move(found), options.model,
-                                       {.cache_tokens = longest + options.greedy,
-                                        .prompt = longest,
-                                        .step_tokens = options.chunk,
-                                        .hands_out_logits = !options.last,
-                                        .shows_scores = options.dumps("scores"),
-                                        .shows_router = options.dumps("router"),
-                                        .shows_mtp_logits = options.model.mtp,
-                                        .results_bytes = results});
+  RunSize size{.cache_tokens = longest + options.greedy,
+               .prompt = longest,
+               .step_tokens = options.chunk,
+               .hands_out_logits = !options.last,
+               .shows_scores = options.dumps("scores"),
+               .shows_router = options.dumps("router"),
+               .shows_mtp_logits = options.model.mtp};
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const int64_t width = injected ? most_injected(*injected, config, i) : 0;
+    size.selection_width = std::max(size.selection_width, width);
+    size.results_bytes += results_bytes(options, config, i, std::ssize(prompts[i]), width);
+  }
+  if (injected) size.results_bytes += injected_bytes(*injected, config, prompts.size());
+  const OpenedModel model = open_model(std::move(found), options.model, size);
   Engine engine = make_engine(options.model, model, nullptr,
                               {.step_tokens = options.chunk, .max_running = 1, .prefix_cache = false});
   std::vector<OutputTensor> out;
@@ -190,6 +214,7 @@ int run_logits(const LogitsOptions& options) {
   for (size_t i = 0; i < prompts.size(); ++i) {
     SelectionSource* selection = model.selection.get();
     if (injected) {
+      injection.set({});  // before the next are there
       injection.set(
           read_injected(*injected, model.loaded.config, i, static_cast<int64_t>(prompts[i].size())));
       selection = &injection;

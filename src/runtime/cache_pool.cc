@@ -1,5 +1,7 @@
 #include "runtime/cache_pool.h"
 
+#include <algorithm>
+
 namespace fulgur {
 
 namespace {
@@ -42,10 +44,14 @@ CachePool::CachePool(const Config& config, bool mtp, const CacheDTypes& dtypes, 
   }
 }
 
-CachePageBytes cache_page_bytes(const Config& config, bool mtp, const CacheDTypes& dtypes) {
+CachePageBytes cache_page_bytes(const Config& config, bool mtp, const CacheDTypes& dtypes, int64_t tokens) {
+  constexpr size_t kSystemPageBytes = 4096;
   CachePageBytes total;
   for (const LayerCache& layer : cache_shapes(config, mtp, dtypes, 1)) {
-    total.latents += layer.latents.bytes();
+    const PagedLatents& latents = layer.latents;
+    // They begin anywhere in one of the system's pages.
+    total.latents +=
+        std::min(latents.bytes(), static_cast<size_t>(tokens) * latents.entry_bytes() + kSystemPageBytes);
     total.index_keys += layer.keys.bytes();
   }
   return total;

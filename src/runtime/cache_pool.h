@@ -28,11 +28,12 @@ class CachePool {
 std::vector<LayerCache> cache_shapes(const Config& config, bool mtp, const CacheDTypes& dtypes,
                                      int num_pages);
 
-/// Bytes of one page in all layers together.
+/// Bytes of one page in all layers together that are written where no sequence has more than so many tokens:
+/// entries of latents lie behind one another, keys don't.
 struct CachePageBytes {
   size_t latents = 0;
   size_t index_keys = 0;
 };
-CachePageBytes cache_page_bytes(const Config& config, bool mtp, const CacheDTypes& dtypes);
+CachePageBytes cache_page_bytes(const Config& config, bool mtp, const CacheDTypes& dtypes, int64_t tokens);
 
 }  // namespace fulgur

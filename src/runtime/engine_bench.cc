@@ -74,14 +74,16 @@ struct Round {
   int64_t accepted = 0;
 };
 
-void run_round(Engine& engine, const EngineBench& bench, int requests, int64_t max_tokens, Round& round) {
+void run_round(const BenchedEngine& benched, const EngineBench& bench, int requests, Round& round) {
+  Engine& engine = *benched.engine;
   const auto count = static_cast<size_t>(requests);
   // Of the callbacks too: where one throws, the others' requests are still on their way.
   const auto window = std::make_shared<Window>(engine.runner(), count, bench.new_tokens);
+  const std::vector<int64_t> max_tokens = bench.max_tokens(requests, benched.num_drafts);
   std::vector<Request> all;
   for (size_t i = 0; i < count; ++i) {
     all.push_back({.prompt = bench.prompts[i % bench.prompts.size()],
-                   .max_tokens = max_tokens,
+                   .max_tokens = max_tokens[i],
                    .ignore_end_tokens = true,
                    .on_token = [window, i](const GeneratedToken&) { window->token(i); }});
   }
@@ -103,36 +105,52 @@ int64_t EngineBench::step_tokens(int num_drafts) const {
   return std::max<int64_t>(kStepTokens, 2 * *std::ranges::max_element(requests) * (1 + num_drafts));
 }
 
-int64_t EngineBench::most_tokens(int num_requests, int num_drafts) const {
+std::vector<int64_t> EngineBench::max_tokens(int num_requests, int num_drafts) const {
   const int64_t each = 1 + num_drafts;
-  int64_t tokens = 0;
-  for (size_t i = 0; i < static_cast<size_t>(num_requests); ++i)
-    tokens += std::ssize(prompts[i % prompts.size()]);
-  const int64_t for_prompts = step_tokens(num_drafts) - num_requests * each;  // in a step, at least
-  return new_tokens + (tokens / for_prompts + 1) * each;
+  std::vector<int64_t> begins;  // the step with the last token of each prompt
+  int64_t step = 0;
+  int64_t budget = step_tokens(num_drafts);
+  for (size_t i = 0; i < static_cast<size_t>(num_requests); ++i) {
+    int64_t rest = prompt_tokens(i);
+    while (rest > budget) {
+      rest -= budget;
+      ++step;
+      budget = step_tokens(num_drafts) - static_cast<int64_t>(i) * each;
+    }
+    budget -= rest;
+    begins.push_back(step);
+  }
+  // Where fewer drafts are made than can be, prompts begin sooner, and these steps are cut otherwise: one
+  // more.
+  const int64_t last = begins.back() + (num_drafts > 0 ? 1 : 0);
+  for (int64_t& tokens : begins) tokens = 1 + (last - tokens) * each + new_tokens;
+  return begins;
+}
+
+int64_t EngineBench::prompt_tokens(size_t request) const {
+  return std::ssize(prompts[request % prompts.size()]);
 }
 
 RunSize EngineBench::size(int num_drafts) const {
   RunSize size{.step_tokens = step_tokens(num_drafts), .sequences = *std::ranges::max_element(requests)};
-  const int64_t most = most_tokens(static_cast<int>(size.sequences), num_drafts);
-  for (size_t i = 0; i < static_cast<size_t>(size.sequences); ++i) {
-    const int64_t prompt = std::ssize(prompts[i % prompts.size()]);
-    size.cache_tokens += whole_pages(prompt + most);
-    size.context = std::max(size.context, prompt + most);
-    size.prompt = std::max(size.prompt, prompt);
-    size.prompts += prompt;
+  const std::vector<int64_t> tokens = max_tokens(static_cast<int>(size.sequences), num_drafts);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const int64_t length = prompt_tokens(i) + tokens[i];
+    size.cached += length - 1;
+    size.cache_tokens += whole_pages(length - 1);  // the last token is never run
+    size.context = std::max(size.context, length);
+    size.prompt = std::max(size.prompt, prompt_tokens(i));
+    size.prompts += prompt_tokens(i);
   }
   return size;
 }
 
-void bench_throughput(const std::vector<Engine*>& engines, const EngineBench& bench, int num_drafts,
+void bench_throughput(const std::vector<BenchedEngine>& engines, const EngineBench& bench,
                       const std::function<void(const ThroughputLine&)>& take) {
   for (const int requests : bench.requests) {
     std::vector<Round> rounds(engines.size());
-    const int64_t max_tokens = bench.most_tokens(requests, num_drafts);
     for (int round = 0; round < bench.rounds; ++round) {
-      for (size_t i = 0; i < engines.size(); ++i)
-        run_round(*engines[i], bench, requests, max_tokens, rounds[i]);
+      for (size_t i = 0; i < engines.size(); ++i) run_round(engines[i], bench, requests, rounds[i]);
     }
     for (size_t i = 0; i < engines.size(); ++i) {
       take({.requests = requests,

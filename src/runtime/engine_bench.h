@@ -16,12 +16,15 @@ struct EngineBench {
   int64_t new_tokens = 64;  // that a request has at the end of the time, since all of them have begun
   int rounds = 5;
 
-  /// New tokens to ask for, so that none of so many requests ends before that, with so many drafts.
-  [[nodiscard]] int64_t most_tokens(int num_requests, int num_drafts) const;
+  /// New tokens that each of so many requests asks for, so that none ends before that time begins.
+  [[nodiscard]] std::vector<int64_t> max_tokens(int num_requests, int num_drafts) const;
   /// Of a step: half of them at least are for prompts, or it would take long until all requests have begun.
   [[nodiscard]] int64_t step_tokens(int num_drafts) const;
-  /// What the engines are made for.
+  /// What an engine is made for.
   [[nodiscard]] RunSize size(int num_drafts) const;
+
+ private:
+  [[nodiscard]] int64_t prompt_tokens(size_t request) const;
 };
 
 /// Spreads are over the rounds.
@@ -35,9 +38,15 @@ struct ThroughputLine {
   int64_t accepted = 0;
 };
 
-/// Decoding, greedily and past end tokens, on engines that take turns, of bench.size() and without a prefix
-/// cache. Each line is handed over when it is measured.
-void bench_throughput(const std::vector<Engine*>& engines, const EngineBench& bench, int num_drafts,
+/// Of bench.size(num_drafts) and without a prefix cache.
+struct BenchedEngine {
+  Engine* engine = nullptr;
+  int num_drafts = 0;
+};
+
+/// Decoding, greedily and past end tokens, on engines that take turns. Each line is handed over when it is
+/// measured.
+void bench_throughput(const std::vector<BenchedEngine>& engines, const EngineBench& bench,
                       const std::function<void(const ThroughputLine&)>& take);
 
 /// Milliseconds from submit() to the first token of prompts of `prefix` + kTailTokens tokens, drawn at

@@ -45,13 +45,15 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
                        const RunnerOptions& options, const RunSize& size) {
   const Backend& backend = options.backend != nullptr ? *options.backend : choose_backend();
   const bool mtp = options.runs_mtp();
-  const auto pages = static_cast<uint64_t>((size.cache_tokens + kPageTokens - 1) / kPageTokens);
-  const CachePageBytes page =
-      cache_page_bytes(config, mtp, cache_dtypes(options.cache_forms, config, options.precision, backend));
+  const auto pages = static_cast<uint64_t>(size.num_pages());
+  const auto last_pages = std::min(pages, static_cast<uint64_t>(size.sequences));
+  const CacheDTypes dtypes = cache_dtypes(options.cache_forms, config, options.precision, backend);
+  const CachePageBytes page = cache_page_bytes(config, mtp, dtypes, kPageTokens);
+  const CachePageBytes last_page = cache_page_bytes(config, mtp, dtypes, size.last_page_tokens());
   const auto positions =
       std::min<uint64_t>(pages * kPageTokens, static_cast<uint64_t>(config.max_position_embeddings));
-  MemoryNeed need{.weights = weight_bytes(plan, catalog, mtp),
-                  .latents = pages * page.latents,
+  MemoryNeed need{.weights = weight_bytes(plan, catalog, plan.mtp),
+                  .latents = (pages - last_pages) * page.latents + last_pages * last_page.latents,
                   .index_keys = pages * page.index_keys,
                   .tables = positions * static_cast<uint64_t>(config.qk_rope_head_dim) * sizeof(float),
                   .host = size.results_bytes,

@@ -1,6 +1,7 @@
 #include "runtime/page_pool.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 namespace fulgur {
@@ -10,7 +11,7 @@ PagePool::PagePool(int num_pages, PrefixIndex::Hash hash)
       holders_(static_cast<size_t>(num_pages), 0),
       free_(static_cast<size_t>(num_pages)),
       others_(static_cast<size_t>(num_pages)) {
-  std::iota(free_.rbegin(), free_.rend(), 0);  // page 0 is taken first
+  std::iota(free_.begin(), free_.end(), 0);
   std::iota(others_.begin(), others_.end(), 0);
   for (auto node = others_.begin(); node != others_.end(); ++node) place_.push_back(node);
 }
@@ -18,6 +19,7 @@ PagePool::PagePool(int num_pages, PrefixIndex::Hash hash)
 int PagePool::take() noexcept {
   int page = -1;
   if (!free_.empty()) {
+    std::ranges::pop_heap(free_, std::greater());
     page = free_.back();
     free_.pop_back();
   } else {
@@ -40,6 +42,7 @@ void PagePool::release(int page) noexcept {
     idle_.splice(idle_.end(), others_, place_[static_cast<size_t>(page)]);
   } else {
     free_.push_back(page);
+    std::ranges::push_heap(free_, std::greater());
   }
 }
 

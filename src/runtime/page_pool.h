@@ -44,7 +44,8 @@ class PagePool {
 
   PrefixIndex index_;
   std::vector<int> holders_;  // how many, one a page
-  std::vector<int> free_;     // without content; the last is taken first
+  /// Without content, a heap: the lowest number is taken first, so that no memory is touched without need.
+  std::vector<int> free_;
   // Each page has a node, in one of these lists: none is allocated, so that giving pages up can't fail.
   std::list<int> idle_;  // the front was held longest ago
   std::list<int> others_;

@@ -1,7 +1,6 @@
 #include "runtime/step_scratch.h"
 
 #include <algorithm>
-#include <optional>
 #include <vector>
 
 #include "model/decoder.h"
@@ -38,26 +37,30 @@ class BlindObserver : public StepObserver {
   const RunSize& size_;
 };
 
-/// As wide as another, and selects nothing.
+/// As wide as what the run has, and selects nothing.
 class BlindSelection : public SelectionSource {
  public:
-  explicit BlindSelection(const SelectionSource& like) : like_(like) {}
-  [[nodiscard]] bool everything() const override { return like_.everything(); }
-  [[nodiscard]] int64_t width(int64_t index_topk) const override { return like_.width(index_topk); }
+  BlindSelection(const SelectionSource* like, int64_t width) : like_(like), width_(width) {}
+  [[nodiscard]] bool everything() const override { return like_ != nullptr && like_->everything(); }
+  [[nodiscard]] int64_t width(int64_t index_topk) const override {
+    return std::max(width_, like_ != nullptr ? like_->width(index_topk) : index_topk);
+  }
   void select(int, const TokenBatch&, Context&, Matrix<int32_t>) override {}
 
  private:
-  const SelectionSource& like_;
+  const SelectionSource* like_;
+  int64_t width_;
 };
 
 class Steps {
  public:
   Steps(const Config& config, const ModelWeights& weights, const RunnerOptions& options,
-        const Backend& backend, StepObserver& observer)
+        const Backend& backend, StepObserver& observer, SelectionSource& selection)
       : config_(config),
         weights_(weights),
         options_(options),
         observer_(observer),
+        selection_(selection),
         team_(options.threads),
         arena_(backend, /*only_counts=*/true),
         context_{.backend = &backend,
@@ -65,9 +68,7 @@ class Steps {
                  .arena = &arena_,
                  .index_scratch_bytes = options.index_scratch_bytes},
         caches_(cache_shapes(config, options.runs_mtp(),
-                             cache_dtypes(options.cache_forms, config, options.precision, backend), 1)) {
-    if (options.selection != nullptr) selection_.emplace(*options.selection);
-  }
+                             cache_dtypes(options.cache_forms, config, options.precision, backend), 1)) {}
 
   void run(const StepShape& shape) {
     const ArenaScope scope(arena_);
@@ -80,7 +81,7 @@ class Steps {
               .caches = caches_,
               .operand_dtype = operand_dtype(options_.precision),
               .projection = options_.projection,
-              .selection = selection_ ? &*selection_ : nullptr,
+              .selection = &selection_,
               .observer = &observer_};
     const bool mtp = options_.runs_mtp();
     const Operand all =
@@ -174,7 +175,7 @@ class Steps {
   const ModelWeights& weights_;
   const RunnerOptions& options_;
   StepObserver& observer_;
-  std::optional<BlindSelection> selection_;
+  SelectionSource& selection_;
   ThreadTeam team_;
   Arena arena_;
   Context context_;
@@ -184,6 +185,14 @@ class Steps {
 }  // namespace
 
 int64_t RunSize::longest() const { return std::max<int64_t>(1, context > 0 ? context : cache_tokens); }
+
+int64_t RunSize::num_pages() const { return pieces(cache_tokens, kPageTokens); }
+
+int64_t RunSize::last_page_tokens() const {
+  if (cached == 0) return kPageTokens;
+  const int64_t filled = std::max<int64_t>(0, num_pages() - sequences) * kPageTokens;
+  return std::clamp<int64_t>(pieces(cached - filled, sequences), 1, kPageTokens);
+}
 
 int64_t RunSize::longest_prompt() const { return prompt > 0 ? prompt : longest(); }
 
@@ -195,7 +204,8 @@ uint64_t step_scratch_bytes(const Config& config, const ModelWeights& weights, c
                             const RunSize& size) {
   const Backend& backend = options.backend != nullptr ? *options.backend : choose_backend();
   BlindObserver observer(size);
-  Steps steps(config, weights, options, backend, observer);
+  BlindSelection selection(options.selection, size.selection_width);
+  Steps steps(config, weights, options, backend, observer, selection);
   const auto run_prompts = [&](int64_t sequences, int64_t each, int64_t context) {
     steps.run({.sequences = sequences,
                .each = each,

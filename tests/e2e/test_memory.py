@@ -61,13 +61,69 @@ def test_a_process_takes_what_was_predicted(models, model, sizes, options):
     assert used == pytest.approx(predicted, rel=0.05)
 
 
+@pytest.mark.parametrize("drafts", [0, 1])
 @pytest.mark.parametrize("requests", [1, 16, 64])
 @pytest.mark.parametrize("form", ["bf16", "fp8"])
-def test_many_requests_take_what_was_predicted(requests, form):
-    # Several rounds: the engine's thread may take the first prompts before the others are there, one by one.
-    result = run("bench", "engine", model=MINI, requests=requests, new_tokens=16, prefix_tokens=64, rounds=5, speculate=0, kv_dtype=form,
-                 index_dtype=form, verbose=True)
-    predicted, used = told(result)
+def test_many_requests_take_what_was_predicted(requests, form, drafts):
+    """With drafts there are two engines at once."""
+    predicted, used = told(run("bench", "engine", model=MINI, requests=requests, new_tokens=16, prefix_tokens=64, rounds=2, speculate=drafts,
+                               kv_dtype=form, index_dtype=form, verbose=True))
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+def test_an_index_topk_beyond_the_prompt_takes_what_was_predicted():
+    predicted, used = measured(prompt=600, max_tokens=8, model=MINI, index_topk=2000)
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+LOGITS = {
+    "one": ([1], {}),
+    "short": ([8], {}),
+    "whole": ([4000], {}),
+    "last": ([4000], {"last": True}),
+    "many": ([500, 300, 400], {}),
+    "mtp": ([700], {"mtp": True}),
+    "dumps": ([700, 90], {"topk": True, "dump": "hidden,scores,router", "greedy": 3, "mtp": True}),
+    "all": ([900], {"topk": True, "selection": "all", "chunk": 4096, "precision": "full"}),
+}
+
+
+@pytest.mark.parametrize(("prompts", "options"), LOGITS.values(), ids=LOGITS)
+def test_logits_takes_what_was_predicted(tmp_path, prompts, options):
+    """Its tensors too, which it keeps until they are written."""
+    (tmp_path / "ids.json").write_text(json.dumps([[2 + i % 1000 for i in range(count)] for count in prompts]))
+    predicted, used = told(run("logits", model=MINI, tokens=tmp_path / "ids.json", out=tmp_path / "out", verbose=True, **options))
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+def test_injected_selections_take_what_was_predicted(tmp_path):
+    (tmp_path / "ids.json").write_text(json.dumps([[2 + i % 1000 for i in range(900)]]))
+    written = dict(model=MINI, tokens=tmp_path / "ids.json", verbose=True)
+    told(run("logits", out=tmp_path / "all", topk=True, selection="all", **written))
+    predicted, used = told(run("logits", out=tmp_path / "out", inject_topk=tmp_path / "all", **written))
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+EVAL = {
+    "tiny": (100, 4, {}),
+    "many_tiny": (600, 4, {"batch": 500}),
+    "rows": (8, 700, {}),
+    "one": (2, 700, {"batch": 1}),
+    "full": (6, 512, {"precision": "full", "index_topk": 700}),
+}
+
+
+@pytest.mark.parametrize(("count", "length", "options"), EVAL.values(), ids=EVAL)
+def test_eval_takes_what_was_predicted(tmp_path, count, length, options):
+    rows = [{"ids": [2 + (i + j) % 1000 for i in range(length)]} for j in range(count)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predicted, used = told(run("eval", tmp_path / "rows.jsonl", model=MINI, verbose=True, **options))
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+def test_answers_take_what_was_predicted():
+    """Of texts that don't end before --max-tokens."""
+    predicted, used = told(run("eval", MINI / "eval" / "arithmetic.jsonl", model=MINI, limit=48, max_tokens=16, verbose=True))
     assert used == pytest.approx(predicted, rel=0.05)
 
 
@@ -104,11 +160,12 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated():
 
 
 def test_memory_is_predicted_without_taking_it():
-    """Of steps and page tables larger than any machine's memory, and in less than they need (KiB)."""
-    report = json.loads(output("inspect", MINI, json=True, context=2**24, batch=65536))
-    assert report["memory"]["scratch"] > 65536 * 2**24 // 64 * 4
-    result = shell("ulimit -v 400000; " + shlex.join(command("inspect", MINI, json=True, context=200_000, batch=65536, threads=2)))
-    assert result.returncode == 0 and json.loads(result.stdout)["memory"]["scratch"] > 400e6
+    """In less than the steps need (KiB)."""
+    result = shell("ulimit -v 400000; " + shlex.join(command("inspect", MINI, json=True, context=2**24, batch=65536, threads=2)))
+    assert result.returncode == 0
+    memory = json.loads(result.stdout)["memory"]
+    assert memory["scratch"] > 512 * 2**24 // 64 * 4, "page tables of a step's sequences"
+    assert memory["cache"] > 65536 * 2**24
 
 
 def test_what_a_limit_of_the_process_has_no_room_for_is_refused_with_figures(tmp_path):

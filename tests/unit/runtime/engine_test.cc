@@ -257,6 +257,23 @@ TEST_F(EngineTest, EndsARequestWithAnErrorWhenItsCheckpointIsCutOrWrittenToMeanw
   }
 }
 
+TEST_F(EngineTest, BeginsRequestsThatComeTogetherInOneStep) {
+  Engine together = engine({.num_pages = 8});
+  const uint64_t before = together.runner().model_time().steps();
+  for (Generation& generation : together.submit_all({request(20, 3), request(5, 3), request(40, 3)})) {
+    EXPECT_EQ(generation.wait().ids.size(), 3);
+  }
+  EXPECT_EQ(together.runner().model_time().steps() - before, 3);
+  EXPECT_TRUE(together.submit_all({}).empty());
+}
+
+TEST_F(EngineTest, BeginsNoneOfRequestsThatComeTogetherWhereOneCantRun) {
+  Engine together = engine({.num_pages = 8});
+  EXPECT_THROW(together.submit_all({request(20, 3), request(20, 8 * kPageTokens)}), Error);
+  EXPECT_EQ(together.submit(request(20, 1)).wait().ids.size(), 1);
+  EXPECT_EQ(together.runner().model_time().steps(), 1);
+}
+
 TEST_F(EngineTest, RefusesWhatItCantRun) {
   Engine one = engine({.num_pages = 2});
   const auto refuses = [&](const auto& change) {

@@ -26,6 +26,14 @@ std::vector<int32_t> fill(PagePool& pool, std::span<const int32_t> tokens) {
 
 uint64_t same_hash(uint64_t, std::span<const int32_t>) { return 7; }
 
+TEST(PagePool, TakesTheLowestFreePage) {
+  PagePool pool(8);
+  for (int page = 0; page < 5; ++page) EXPECT_EQ(pool.take(), page);
+  pool.release(std::vector<int32_t>{3, 1});
+  pool.release(std::vector<int32_t>{4});
+  for (const int page : {1, 3, 4, 5}) EXPECT_EQ(pool.take(), page);
+}
+
 TEST(PagePool, FindsThePagesOfTheLongestCachedPrefix) {
   PagePool pool(8);
   const auto tokens = tokens_from(0, 3);
