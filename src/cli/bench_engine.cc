@@ -123,8 +123,10 @@ int run_bench(const Options& options) {
   for (const EngineSize& engine : {reading, plainly, with_drafts})
     check_positions(engine.run, found.config());
   MemoryNeed need = memory_need(found, options.model, plainly);
+  MemoryNeed before = memory_need(found, options.model, reading);
+  before.process = need.process;  // of which finding the need is a part itself
   if (drafts > 0) need.add_engine(memory_need(found, options.model, with_drafts));
-  need = std::ranges::max(need, memory_need(found, options.model, reading), {}, &MemoryNeed::total);
+  if (before.total() > need.total()) need = before;
   const OpenedModel model = open_model(std::move(found), options.model, need, plainly);
   {
     Engine engine = make_engine(options.model, model, reading, nullptr);
