@@ -568,7 +568,8 @@ def test_bench_engine_times_many_requests_with_few_new_tokens():
 
 
 def test_bench_engine_refuses_requests_longer_than_the_models_positions():
-    for options in [dict(prefix_tokens=4096), dict(prompt_tokens=4000, new_tokens=97), dict(prompt_tokens=4090, requests=16, new_tokens=2)]:
+    positions = json.loads((MINI / "config.json").read_text())["max_position_embeddings"]
+    for options in [dict(prefix_tokens=positions), dict(prompt_tokens=positions - 9, new_tokens=10), dict(prompt_tokens=positions - 9, requests=16)]:
         result = run("bench", "engine", **options)
         assert (result.returncode, result.stdout) == (1, "")
         assert a_sentence(result.stderr) == "A request of this bench is longer than the model's positions."

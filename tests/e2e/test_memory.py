@@ -66,7 +66,7 @@ def test_a_process_takes_what_was_predicted(models, model, sizes, options):
 @pytest.mark.parametrize("form", ["bf16", "fp8"])
 def test_many_requests_take_what_was_predicted(requests, form, drafts):
     """With drafts there are two engines at once."""
-    predicted, used = told(run("bench", "engine", model=MINI, requests=requests, new_tokens=16, prefix_tokens=64, rounds=2, speculate=drafts,
+    predicted, used = told(run("bench", "engine", model=MINI, requests=requests, new_tokens=16, prefix_tokens=64, rounds=1, speculate=drafts,
                                kv_dtype=form, index_dtype=form, verbose=True))
     assert used == pytest.approx(predicted, rel=0.05)
 
