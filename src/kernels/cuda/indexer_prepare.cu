@@ -17,10 +17,10 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/index_keys.cuh"
 #include "kernels/cuda/indexer_prepare_own.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rope.cuh"
+#include "kernels/cuda/stream_launch.h"
 #include "kernels/cuda/tile.h"
 
 namespace fulgur::cuda {

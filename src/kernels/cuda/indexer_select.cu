@@ -15,10 +15,10 @@
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/index_keys.cuh"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/rope.cuh"
 #include "kernels/cuda/select_tuned.h"
+#include "kernels/cuda/stream_launch.h"
 
 namespace fulgur::cuda {
 namespace {

@@ -8,10 +8,10 @@
 // Cost: (2 r + dr) multiply-adds an entry and head; every head reads the entries for itself, from L2.
 
 #include "kernels/cuda/element.cuh"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/rope.cuh"
+#include "kernels/cuda/stream_launch.h"
 
 namespace fulgur::cuda {
 namespace {

@@ -5,11 +5,11 @@
 // Cost: 2 FLOPs a weight and token, each weight read once a tile.
 
 #include "kernels/cuda/element.cuh"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/rope.cuh"
+#include "kernels/cuda/stream_launch.h"
 #include "kernels/cuda/tile.h"
 
 namespace fulgur::cuda {

@@ -6,8 +6,8 @@
 // for a decode step and for tests; what has to be fast has kernels of its own.
 
 #include "kernels/cuda/element.cuh"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/stream_launch.h"
 
 namespace fulgur::cuda {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/stream_launch.h"
 #include "ops/context.h"
 
 namespace fulgur {

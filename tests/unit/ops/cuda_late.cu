@@ -1,4 +1,4 @@
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/stream_launch.h"
 #include "ops/context.h"
 #include "unit/ops/cuda_late.h"
 
