@@ -44,6 +44,9 @@ struct Drafter::Pairs {
   std::vector<int32_t> previous;  // the row of F that goes with each token
   std::vector<Wanted> wanted;
 
+  void reserve(size_t rows) {
+    for (std::vector<int32_t>* const of : {&token, &position, &sequence, &previous}) of->reserve(rows);
+  }
   void add(int32_t id, int64_t at, size_t chunk, size_t from) {
     token.push_back(id);
     position.push_back(static_cast<int32_t>(at));
@@ -54,6 +57,8 @@ struct Drafter::Pairs {
   Pairs take_unwanted() {
     Pairs unwanted;
     Pairs kept;
+    unwanted.reserve(token.size());
+    kept.reserve(wanted.size());
     size_t next = 0;  // of `wanted`, whose rows ascend
     for (size_t i = 0; i < token.size(); ++i) {
       const bool keep = next < wanted.size() && wanted[next].row == static_cast<int32_t>(i);
@@ -95,13 +100,15 @@ size_t Drafter::page_end(const PlannedChunk& chunk, int64_t position) const {
 Drafter::Pairs Drafter::pairs_of(const BatchPlan& plan, const std::vector<ChunkRun>& runs,
                                  const Step& main) const {
   Pairs pairs;
+  pairs.reserve(static_cast<size_t>(plan.num_tokens()) + plan.chunks.size());
+  std::vector<int32_t> known;
   size_t first_row = plan.chunks.size();
   for (size_t i = 0; i < plan.chunks.size(); ++i) {
     const PlannedChunk& chunk = plan.chunks[i];
     const size_t row = first_row;
     first_row += chunk.tokens.size();
     if (runs[i].fault == ChunkFault::kNanScore) continue;
-    std::vector<int32_t> known(chunk.tokens.begin(), chunk.tokens.end() - chunk.num_drafts);
+    known.assign(chunk.tokens.begin(), chunk.tokens.end() - chunk.num_drafts);
     known.insert(known.end(), runs[i].drawn.begin(), runs[i].drawn.end());
     const size_t computed = known.size() - (chunk.draws ? 1 : 0);  // the last one drawn is yet to run
     if (num_drafts_ == 0 || runs[i].fault != ChunkFault::kNone) known.resize(computed);

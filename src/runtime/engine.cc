@@ -155,11 +155,13 @@ class Engine::Impl {
       runner_.forget(admission.request);  // it may have been set back
       requests_.at(admission.request)->admitted(admission.cached_tokens);
     }
-    const std::vector<ChunkRun> runs = run(plan);
     std::vector<ChunkResult> results;
-    for (const ChunkRun& run : runs) results.push_back({.drawn = run.drawn, .drafts = run.drafts});
+    results.reserve(plan.chunks.size());
+    for (ChunkRun& run : run(plan)) {
+      results.push_back({.drawn = std::move(run.drawn), .drafts = std::move(run.drafts)});
+    }
     scheduler_.complete(plan, results);
-    for (size_t i = 0; i < runs.size(); ++i) deliver(plan.chunks[i], runs[i].drawn);
+    for (size_t i = 0; i < results.size(); ++i) deliver(plan.chunks[i], results[i].drawn);
   }
 
   void drop_cancelled() {
@@ -210,6 +212,7 @@ class Engine::Impl {
 
   std::vector<ChunkOutput> outputs(const BatchPlan& plan) {
     std::vector<ChunkOutput> outputs;
+    outputs.reserve(plan.chunks.size());
     for (const PlannedChunk& chunk : plan.chunks)
       outputs.push_back(requests_.at(chunk.request)->output(chunk));
     return outputs;

@@ -45,6 +45,7 @@ void Scheduler::remove(RequestId request) {
 
 BatchPlan Scheduler::plan() {
   BatchPlan plan;
+  plan.chunks.reserve(running_.size());
   int64_t budget = options_.step_tokens;
   for (size_t i = 0; i < running_.size() && budget > 0; ++i) {  // set_back_youngest shortens running_
     Sequence& sequence = *running_[i];

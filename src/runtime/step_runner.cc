@@ -51,6 +51,8 @@ TokenBatch StepRunner::upload_batch(const BatchPlan& plan) {
   std::vector<int32_t> token;
   std::vector<int32_t> position;
   std::vector<int32_t> sequence;
+  const auto num_tokens = static_cast<size_t>(plan.num_tokens());
+  for (std::vector<int32_t>* const row : {&token, &position, &sequence}) row->reserve(num_tokens);
   size_t max_pages = 0;
   for (const PlannedChunk& chunk : plan.chunks) max_pages = std::max(max_pages, chunk.pages.size());
   std::vector<int32_t> pages(plan.chunks.size() * max_pages, -1);
@@ -102,6 +104,7 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
 
   std::vector<Row> handed_out;
   std::vector<Row> drawing;
+  drawing.reserve(static_cast<size_t>(tokens.num_tokens));
   int32_t row = 0;
   for (size_t i = 0; i < plan.chunks.size(); ++i) {
     const PlannedChunk& chunk = plan.chunks[i];
@@ -118,6 +121,7 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
     for_logits_rows(all, [&](std::span<const Row> rows) {
       const ArenaScope logits_scope(arena_);
       std::vector<int32_t> in_step;
+      in_step.reserve(rows.size());
       for (const Row& of : rows) in_step.push_back(of.row);
       const auto logits = arena_.matrix<float>(static_cast<int64_t>(rows.size()), model_.config.vocab_size);
       const int32_t* const uploaded = arena_.upload(in_step);
@@ -168,13 +172,13 @@ void StepRunner::check_ran(const BatchPlan& plan, const TokenBatch& tokens, std:
 
 void StepRunner::hand_out(Matrix<const float> logits, std::span<const Row> rows,
                           std::span<const ChunkOutput> outputs) {
-  std::vector<float> host;
   for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
     while (end < rows.size() && rows[end].chunk == rows[begin].chunk) ++end;
     const auto count = static_cast<int64_t>(end - begin);
-    host.resize(static_cast<size_t>(count * logits.cols));
-    backend_.download(host.data(), logits.row(static_cast<int64_t>(begin)), host.size() * sizeof(float));
-    outputs[rows[begin].chunk].on_logits(rows[begin].position, {host.data(), count, logits.cols});
+    host_logits_.resize(static_cast<size_t>(count * logits.cols));
+    backend_.download(host_logits_.data(), logits.row(static_cast<int64_t>(begin)),
+                      host_logits_.size() * sizeof(float));
+    outputs[rows[begin].chunk].on_logits(rows[begin].position, {host_logits_.data(), count, logits.cols});
   }
 }
 
@@ -183,18 +187,19 @@ std::vector<int32_t> StepRunner::draw(Matrix<float> logits, std::span<const Row>
   if (options_.observer != nullptr) options_.observer->drawn_from(logits);
   std::vector<SamplingParams> params;
   std::vector<int32_t> position;
-  std::vector<float> host;
+  params.reserve(rows.size());
+  position.reserve(rows.size());
   for (size_t i = 0; i < rows.size(); ++i) {
     const Row& row = rows[i];
     const ChunkOutput& output = outputs[row.chunk];
     params.push_back(output.sampling);
     position.push_back(static_cast<int32_t>(row.position + 1));
     if (output.on_draw == nullptr) continue;
-    host.resize(static_cast<size_t>(logits.cols));
+    host_logits_.resize(static_cast<size_t>(logits.cols));
     float* const in_step = logits.row(static_cast<int64_t>(i));
-    backend_.download(host.data(), in_step, host.size() * sizeof(float));
-    if (output.on_draw(row.num_drafts, host)) {
-      backend_.upload(in_step, host.data(), host.size() * sizeof(float));
+    backend_.download(host_logits_.data(), in_step, host_logits_.size() * sizeof(float));
+    if (output.on_draw(row.num_drafts, host_logits_)) {
+      backend_.upload(in_step, host_logits_.data(), host_logits_.size() * sizeof(float));
     }
   }
   auto* token = arena_.allocate_array<int32_t>(static_cast<int64_t>(rows.size()));

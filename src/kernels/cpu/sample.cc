@@ -28,11 +28,22 @@ float largest_logit(const float* logits, int64_t vocab) {
   return nan != 0 ? std::numeric_limits<float>::quiet_NaN() : best;
 }
 
+/// Where a row first has this value, which it has.
+int32_t first_of(const float* logits, int64_t vocab, float value) {
+  const Vec wanted = splat(value);
+  int64_t i = 0;
+  for (; i + kLanes <= vocab; i += kLanes) {
+    const uint32_t equal = bits(load(logits + i) == wanted);
+    if (equal != 0) return static_cast<int32_t>(i + std::countr_zero(equal));
+  }
+  return static_cast<int32_t>(std::find(logits + i, logits + vocab, value) - logits);
+}
+
 int32_t sample_row(const float* logits, int64_t vocab, const SamplingParams& params, int32_t position,
                    std::span<float> weights, std::span<int32_t> order) {
   const float best = largest_logit(logits, vocab);
   if (!std::isfinite(best)) return -1;
-  if (params.temperature <= 0) return static_cast<int32_t>(std::find(logits, logits + vocab, best) - logits);
+  if (params.temperature <= 0) return first_of(logits, vocab, best);
   const Vec shift = splat(best);
   const Vec temperature = splat(params.temperature);
   for_each_vector(vocab, [&](int64_t i, auto n) {

@@ -61,6 +61,15 @@ TEST(Sample, GreedyTakesTheLowestOfTheLargest) {
     logits[77] = logits[78] = logits[150] = 3;
     EXPECT_EQ(sample_one(isa, logits, {}, 5), 77);
     EXPECT_EQ(sample_one(isa, {-kInfinity, -2}, {}, 5), 1);
+    for (size_t at = 0; at < 53; ++at) {  // each lane, and what no vector is full of
+      std::vector<float> row(53, -1);
+      row[at] = row.back() = 3;
+      EXPECT_EQ(sample_one(isa, row, {}, 5), static_cast<int32_t>(at));
+    }
+    std::vector<float> zeros(40, -1);
+    zeros[9] = -0.0F;  // is as large as 0
+    zeros[30] = 0;
+    EXPECT_EQ(sample_one(isa, zeros, {}, 5), 9);
   }
 }
 
