@@ -108,7 +108,7 @@ class StepRunner {
   PlacedRope rope_;
   Decoder decoder_;
   std::optional<Drafter> drafter_;
-  std::vector<float> host_logits_;                  // kept: else the system gives a large row anew each step
+  std::vector<float> host_logits_;  // that callbacks see; its memory is kept for the next step
   Clock::time_point files_checked_ = Clock::now();  // and found as they were
 };
 
