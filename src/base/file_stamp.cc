@@ -126,11 +126,12 @@ std::optional<FileStamp::Change> FileStamp::change_of(int descriptor,
   if (stat(path.c_str(), &named) != 0 || named.st_ino != now.st_ino || named.st_dev != now.st_dev) {
     return std::nullopt;  // it was renamed
   }
-  return Change{
-      "a file that nothing writes to",
-      fmt::format("its status changed at {}, its size, mode, owner and time of modification did not: "
-                  "as after a write and setting the time back",
-                  utc(now.st_ctim))};
+  return Change{.expected = "a file that nothing writes to",
+                .found = fmt::format("its status changed at {}, its size, mode, owner and time of "
+                                     "modification did not: as after setting an attribute, or a write and "
+                                     "setting the time back",
+                                     utc(now.st_ctim)),
+                .status_only = true};
 }
 
 }  // namespace fulgur

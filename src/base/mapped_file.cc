@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "base/file_stamp.h"
+#include "base/log.h"
 
 namespace fulgur {
 namespace {
@@ -230,6 +231,12 @@ void MappedFile::throw_if_damaged() const {
     change = {"a file that nothing writes to", "a part of it is not there any more"};
   }
   if (!change) return;
+  if (change->status_only) {
+    if (told_.exchange(true)) return;
+    log_notice(fmt::format("{}: {}. If it was written to, results are wrong from then on.", path_.string(),
+                           change->found));
+    return;
+  }
   fail(path_,
        fmt::format("{} changed while mapped: {}{}.", path_.string(), change->found,
                    change->size || damaged() ? "" : "; its contents may have changed"),

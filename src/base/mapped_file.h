@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -37,9 +38,10 @@ class MappedFile {
   [[nodiscard]] bool damaged() const;
   /// io_error if a part of the file could not be read since it was mapped, or its contents may have changed
   /// (FileStamp::change_of): a cut inside the last page reads as zeros without a signal, and what is written
-  /// in place is read as it is. Costs a call of the system. Not seen are writes after which somebody sets
-  /// the time back and changes mode, owner or names, and what a network's file system has not told this
-  /// machine yet. A file that another takes the name of stays whole.
+  /// in place is read as it is. Where the status alone changed, which is harmless as a rule, it tells the log
+  /// once. Costs a call of the system. Not seen are writes after which somebody sets the time back and
+  /// changes mode, owner or names, those through a map of tmpfs, and what a network's file system has not
+  /// told this machine yet. A file that another takes the name of stays whole.
   void throw_if_damaged() const;
 
  private:
@@ -49,7 +51,8 @@ class MappedFile {
   size_t size_ = 0;
   int descriptor_ = -1;
   std::optional<FileStamp> stamp_;
-  int slot_ = -1;  // in the handler's table of ranges; -1 for an empty file
+  mutable std::atomic<bool> told_{false};  // of a change of the status
+  int slot_ = -1;                          // in the handler's table of ranges; -1 for an empty file
 };
 
 }  // namespace fulgur

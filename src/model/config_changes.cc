@@ -29,7 +29,9 @@ Json parse_value(const ConfigChanges::Field& field) {
   try {
     return parse_json(field.value, ErrorKind::kBadConfig, "--set " + field.name);
   } catch (const Error&) {
-    refuse(field.name, fmt::format("--set {} is given a value that is not JSON.", field.name),
+    refuse(field.name,
+           fmt::format("--set {} is given a value that is not JSON, or a number beyond 64-bit floats.",
+                       field.name),
            "a number, true, false, null, a list, an object, or a string in double quotes",
            brief(Json(field.value)),
            fmt::format("put a string in quotes that the shell leaves alone: --set '{}={}'", field.name,

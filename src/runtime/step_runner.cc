@@ -137,6 +137,9 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
       verify(plan.chunks[rows[i].chunk], rows[i].num_drafts, drawn[i], runs[rows[i].chunk]);
     }
   });
+  // What NaN comes from may be a file that was overwritten.
+  if (std::ranges::any_of(runs, [](const ChunkRun& run) { return run.fault != ChunkFault::kNone; }))
+    check_files();
   if (drafter_) drafter_->draft(step, all, plan, runs);
   return runs;
 }
