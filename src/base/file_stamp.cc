@@ -97,7 +97,6 @@ std::string utc(const timespec& time) {
 std::optional<FileStamp> FileStamp::take(int descriptor) {
   for (int i = 0; i < kMostTries; ++i) {
     const struct stat before = status_of(descriptor);
-    if (!S_ISREG(before.st_mode)) return FileStamp(before);
     wait_for_next_stamp(before.st_mtim);
     if (open_for_writing(descriptor)) return std::nullopt;
     wait_for_write(descriptor);

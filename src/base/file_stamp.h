@@ -12,10 +12,10 @@ namespace fulgur {
 /// What of a file tells that its contents may have changed: taken when it is opened, compared afterwards.
 class FileStamp {
  public:
-  /// Of the file that is open, for reading only. None while somebody has it open for writing, or writes to
-  /// it without a pause. Waits until a write() that is under way is through and the file is older than its
-  /// system's clock ticks (some milliseconds; 2 s where stamps are whole seconds): from then on any write
-  /// changes the stamp, but for one through a map of tmpfs, which stamps none of those. Throws
+  /// Of the regular file that is open, for reading only. None while somebody has it open for writing, or
+  /// writes to it without a pause. Waits until a write() that is under way is through and the file is older
+  /// than its system's clock ticks (some milliseconds; 2 s where stamps are whole seconds): from then on any
+  /// write changes the stamp, but for one through a map of tmpfs, which stamps none of those. Throws
   /// std::system_error where the system tells nothing of the file.
   static std::optional<FileStamp> take(int descriptor);
 

@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "base/file_stamp.h"
 #include "base/log.h"
+#include "base/remedy.h"
 
 namespace fulgur {
 namespace {
@@ -116,9 +117,7 @@ std::string reason_of(int error) {
 /// `what` the system would not do with the file, and why.
 [[noreturn]] void fail_with(const std::filesystem::path& path, std::string_view what, int error) {
   fail(path, fmt::format("{} can't be {}: {}.", path.string(), what, reason_of(error)), "a readable file",
-       reason_of(error),
-       error == EMFILE || error == ENFILE ? "raise the limit of open files (ulimit -n)"
-                                          : "check the path and its permissions");
+       reason_of(error), std::string(remedy_of_reading(error)));
 }
 
 [[noreturn]] void fail_as_written(const std::filesystem::path& path) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/remedy.h"
 
 namespace fulgur {
 namespace {
@@ -145,11 +146,10 @@ namespace {
 std::string remedy_of(int error) {
   if (error == ENOSPC || error == EDQUOT) return "make room on the disk, or name a folder on another";
   if (error == EFBIG) {
-    return "raise the limit of a file's size (ulimit -f), or name a folder on a file system without one; of "
-           "a "
-           "conversion: a smaller --shard-size";
+    return "raise the limit of a file's size (ulimit -f), or name a folder on a file system without one; "
+           "of a conversion: a smaller --shard-size";
   }
-  if (error == EMFILE || error == ENFILE) return "raise the limit of open files (ulimit -n)";
+  if (is_limit_of_open_files(error)) return std::string(kRaiseOpenFiles);
   if (error == ENOMEM) return "raise the limit of memory (ulimit -v), or end what else takes it";
   return "name a folder that is there and may be written to";
 }

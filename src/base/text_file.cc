@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/remedy.h"
 
 namespace fulgur {
 namespace {
@@ -22,8 +23,7 @@ constexpr const char* kStandardInput = "standard input";
                       .message = "This file can't be read.",
                       .expected = "a readable file",
                       .found = std::generic_category().message(error),
-                      .todo = error == EMFILE || error == ENFILE ? "raise the limit of open files (ulimit -n)"
-                                                                 : "check the path and its permissions"});
+                      .todo = std::string(remedy_of_reading(error))});
 }
 
 [[noreturn]] void refuse_too_long(const std::string& file, const std::string& what, size_t most_bytes) {

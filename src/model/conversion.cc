@@ -84,9 +84,8 @@ std::string left_out_text(const ConversionPlan& conversion, const Catalog& catal
 
 std::string larger_files_text(const WrittenShards& shards, uint64_t shard_bytes) {
   return fmt::format(
-      "{} of {} files {} larger than --shard-size ({} bytes): a matrix and its scales stay together. The "
-      "largest "
-      "has {} bytes.",
+      "{} of {} files {} larger than --shard-size ({} bytes): a matrix and its scales stay together. "
+      "The largest has {} bytes.",
       shards.num_larger, shards.num_files, shards.num_larger == 1 ? "is" : "are", shard_bytes,
       shards.largest_bytes);
 }
@@ -105,10 +104,9 @@ Catalog read_back(const PendingFolder& folder, const fs::path& destination) {
   } catch (const Error& error) {
     Problem problem = error.problems().front();
     if (problem.kind != ErrorKind::kIoError) throw;
-    problem.message = fmt::format(
-        "What was written to '{}' can't be read again, to check it before it gets that "
-        "name: {}.",
-        destination.string(), problem.found);
+    problem.message =
+        fmt::format("What was written to '{}' can't be read again, to check it before it gets that name: {}.",
+                    destination.string(), problem.found);
     throw Error(std::move(problem));
   }
 }
