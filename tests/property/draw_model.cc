@@ -210,19 +210,14 @@ uint64_t seed_of(const ModelDraw& draw, int attempt) {
   return static_cast<uint64_t>(draw.values) * 1000 + static_cast<uint64_t>(attempt);
 }
 
+uint64_t hashed(uint64_t seed, const std::string& purpose) {
+  for (const char c : purpose) seed = (seed ^ static_cast<unsigned char>(c)) * 0x100000001b3U;  // FNV-1a
+  return seed;
+}
+
 }  // namespace
 
-Numbers::Numbers(uint64_t seed, const std::string& purpose) : state_(seed) {
-  for (const char c : purpose) state_ = (state_ ^ static_cast<unsigned char>(c)) * 0x100000001b3U;  // FNV-1a
-}
-
-uint64_t Numbers::next() {  // SplitMix64
-  state_ += 0x9e3779b97f4a7c15U;
-  uint64_t z = state_;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
-  return z ^ (z >> 31);
-}
+Numbers::Numbers(uint64_t seed, const std::string& purpose) : words_(hashed(seed, purpose)) {}
 
 double Numbers::uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }
 

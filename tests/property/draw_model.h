@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "reference/model.h"
+#include "support/split_mix.h"
 
 namespace fulgur::property {
 
@@ -96,12 +97,12 @@ std::vector<int32_t> prompt(const ModelDraw& draw, int attempt);
 class Numbers {
  public:
   Numbers(uint64_t seed, const std::string& purpose);
-  uint64_t next();
+  uint64_t next() { return words_(); }
   /// In [0, 1).
   double uniform();
 
  private:
-  uint64_t state_;
+  test::SplitMix64 words_;
 };
 
 }  // namespace fulgur::property
