@@ -178,15 +178,8 @@ class Prompt {
 
   cudaError_t launch(bool scores, bool topk, const LaunchOptions& options) const {
     for (int first = 0; first < length_; first += rows_) {
-      cuda::DecodeArguments chunk = data.arguments(0);
-      chunk.scores.q = static_cast<const uint8_t*>(chunk.scores.q) + first * chunk.scores.q_stride_bytes;
-      chunk.scores.head_weights += first * chunk.scores.weight_stride;
-      chunk.scores.rows.position += first;
-      chunk.scores.rows.sequence += first;
-      chunk.scores.rows.num_rows = std::min(rows_, length_ - first);
+      cuda::DecodeArguments chunk = cuda::rows_of(data.arguments(0), first, std::min(rows_, length_ - first));
       chunk.scores.rows.max_context = std::min(length_, first + rows_);
-      chunk.out.positions += static_cast<int64_t>(first) * 2048;
-      chunk.out.slots += static_cast<int64_t>(first) * 2048;
       cudaError_t status = cudaSuccess;
       if (scores) {
         status = cuda::launch_prompt_scores(chunk.scores, data.heads, scratch_.get(), scores_.get(), length_,

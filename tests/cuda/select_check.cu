@@ -83,7 +83,7 @@ std::vector<Case> cases(bool small) {
             {"small drafts", 32, Codes::kReal, 64, 2, {300, 200}, {2, 2}, {1, 2}},
             {"small NaN", 32, Codes::kReal, 64, 1, {200, 150}, {1, 1}, {2}, 1 << 30, NanIn::kQuery, 1}};
   }
-  return {
+  std::vector<Case> all{
       {"integers, ragged",
        64,
        Codes::kIntegers,
@@ -118,106 +118,27 @@ std::vector<Case> cases(bool small) {
       {"real prompt", 64, Codes::kReal, 256, 1, {700}, {301}, {1}, 20},
       {"prompts behind one another", 64, Codes::kReal, 256, 4, {500, 333}, {500, 20}, {1}, 20},
       {"prompt, 32 heads", 32, Codes::kTies, 256, 4, {700}, {300}, {1}, 20},
-      {"NaN weight",
-       64,
-       Codes::kReal,
-       512,
-       1,
-       {3000, 4000, 500},
-       {1, 1, 1},
-       {1, 4, 16},
-       100,
-       NanIn::kHeadWeight,
-       1},
-      {"NaN query",
-       32,
-       Codes::kReal,
-       512,
-       1,
-       {3000, 4000, 500},
-       {1, 1, 1},
-       {1, 4, 16},
-       100,
-       NanIn::kQuery,
-       0},
-      {"NaN key",
-       64,
-       Codes::kReal,
-       512,
-       1,
-       {3000, 4000, 500},
-       {1, 1, 1},
-       {1, 4, 16},
-       100,
-       NanIn::kKeyScale,
-       1},
-      {"NaN unread",
-       64,
-       Codes::kReal,
-       512,
-       1,
-       {3000, 4000, 500},
-       {1, 1, 1},
-       {1, 4},
-       100,
-       NanIn::kKeyScale,
-       2},
-      {"NaN weight of a draft",
-       32,
-       Codes::kReal,
-       512,
-       2,
-       {3000, 4000, 2000},
-       {2, 2, 1},
-       {1, 4},
-       100,
-       NanIn::kHeadWeight,
-       2},
-      {"NaN query of a draft",
-       64,
-       Codes::kReal,
-       512,
-       2,
-       {3000, 4000, 2000},
-       {2, 2, 1},
-       {1, 4},
-       100,
-       NanIn::kQuery,
-       1},
-      {"NaN key of a draft",
-       64,
-       Codes::kReal,
-       512,
-       2,
-       {3000, 4000, 2000},
-       {2, 2, 1},
-       {1, 4},
-       100,
-       NanIn::kKeyScale,
-       3},
-      {"NaN key of a prompt",
-       64,
-       Codes::kReal,
-       256,
-       1,
-       {700, 600},
-       {301, 200},
-       {1},
-       20,
-       NanIn::kKeyScale,
-       150},
-      {"NaN query of a prompt",
-       32,
-       Codes::kReal,
-       256,
-       1,
-       {700, 600},
-       {301, 200},
-       {1},
-       20,
-       NanIn::kQuery,
-       400},
   };
+  const Case plain{"", 64, Codes::kReal, 512, 1, {3000, 4000, 500}, {1, 1, 1}, {1, 4, 16}, 100};
+  const Case drafts{"", 64, Codes::kReal, 512, 2, {3000, 4000, 2000}, {2, 2, 1}, {1, 4}, 100};
+  const Case prompt{"", 64, Codes::kReal, 256, 1, {700, 600}, {301, 200}, {1}, 20};
+  const auto add = [&](const char* name, Case c, int heads, NanIn nan_in, int nan_row) {
+    c.name = name;
+    c.heads = heads;
+    c.nan_in = nan_in;
+    c.nan_row = nan_row;
+    all.push_back(std::move(c));
+  };
+  add("NaN weight", plain, 64, NanIn::kHeadWeight, 1);
+  add("NaN query", plain, 32, NanIn::kQuery, 0);
+  add("NaN key", plain, 64, NanIn::kKeyScale, 1);
+  add("NaN unread", plain, 64, NanIn::kKeyScale, 2);
+  add("NaN weight of a draft", drafts, 32, NanIn::kHeadWeight, 2);
+  add("NaN query of a draft", drafts, 64, NanIn::kQuery, 1);
+  add("NaN key of a draft", drafts, 64, NanIn::kKeyScale, 3);
+  add("NaN key of a prompt", prompt, 64, NanIn::kKeyScale, 150);
+  add("NaN query of a prompt", prompt, 32, NanIn::kQuery, 400);
+  return all;
 }
 
 int main_of(bool small) {

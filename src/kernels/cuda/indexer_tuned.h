@@ -80,6 +80,20 @@ struct DecodeArguments {
   float* dump;
   int64_t dump_stride;
 };
+
+/// Rows [first, first + count) of a launch.
+inline DecodeArguments rows_of(DecodeArguments arguments, int64_t first, int64_t count) {
+  ScoreArguments& scores = arguments.scores;
+  scores.q = static_cast<const uint8_t*>(scores.q) + first * scores.q_stride_bytes;
+  scores.head_weights += first * scores.weight_stride;
+  scores.rows.position += first;
+  scores.rows.sequence += first;
+  scores.rows.num_rows = static_cast<int32_t>(count);
+  arguments.out.positions += first * arguments.out.topk;
+  if (arguments.out.slots != nullptr) arguments.out.slots += first * arguments.out.topk;
+  return arguments;
+}
+
 bool decode_takes(const DecodeArguments& arguments, int cluster);
 /// All clusters of the launch run at once, with the cluster that launch_decode chooses.
 bool decode_fits_at_once(const DecodeArguments& arguments);

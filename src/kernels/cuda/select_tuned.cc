@@ -53,19 +53,6 @@ DecodeArguments arguments_of(const Op& op) {
 
 bool is_decode(const TokenBatch& batch) { return batch.num_tokens <= kMostDrafts * batch.num_sequences; }
 
-/// Rows [first, first + count) of a launch.
-DecodeArguments rows_of(DecodeArguments arguments, int64_t first, int64_t count) {
-  ScoreArguments& scores = arguments.scores;
-  scores.q = static_cast<const uint8_t*>(scores.q) + first * scores.q_stride_bytes;
-  scores.head_weights += first * scores.weight_stride;
-  scores.rows.position += first;
-  scores.rows.sequence += first;
-  scores.rows.num_rows = static_cast<int32_t>(count);
-  arguments.out.positions += first * arguments.out.topk;
-  if (arguments.out.slots != nullptr) arguments.out.slots += first * arguments.out.topk;
-  return arguments;
-}
-
 int64_t score_stride(int64_t max_context) { return (max_context + 3) / 4 * 4; }
 int64_t prompt_row_bytes(int num_heads) { return static_cast<int64_t>(prompt_scratch_bytes(num_heads, 1)); }
 /// Of `rows` rows, aligned; null for decode.
