@@ -117,9 +117,9 @@ int run_bench(const Options& options) {
                                        : read_prompts(options.rows, options.prompt_tokens);
   const int drafts = num_drafts(found, options.model);
   // Each has caches of its own, so the reading engine goes before the others come.
-  const EngineSize reading{.run = first_token_size(options.prefix_tokens)};
-  const EngineSize plainly{.run = bench.size(0)};
-  const EngineSize with_drafts{.run = bench.size(drafts), .num_drafts = drafts};
+  EngineSize reading{.run = first_token_size(options.prefix_tokens)};
+  EngineSize plainly{.run = bench.size(0)};
+  EngineSize with_drafts{.run = bench.size(drafts), .num_drafts = drafts};
   for (const EngineSize& engine : {reading, plainly, with_drafts})
     check_positions(engine.run, found.config());
   MemoryNeed need = memory_need(found, options.model, plainly);

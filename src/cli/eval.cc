@@ -262,8 +262,7 @@ RunSize size_of(const Rows& rows, const Options& options, const Config& config) 
   }
   int64_t prompts = 0;  // of those at once, as what follows
   int64_t cached = 0;
-  int64_t whole_pages = 0;
-  const auto in_pages = [](int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens * kPageTokens; };
+  int64_t pages = 0;
   std::deque<std::pair<int64_t, int64_t>> at_once;
   for (const Row& row : rows.rows) {
     const int64_t prompt = std::ssize(row.ids) - (rows.likelihood ? 1 : 0);
@@ -274,16 +273,16 @@ RunSize size_of(const Rows& rows, const Options& options, const Config& config) 
     if (std::ssize(at_once) == size.sequences) {
       prompts -= at_once.front().first;
       cached -= at_once.front().second;
-      whole_pages -= in_pages(at_once.front().second);
+      pages -= pages_for(at_once.front().second);
       at_once.pop_front();
     }
     at_once.emplace_back(prompt, whole);
     prompts += prompt;
     cached += whole;
-    whole_pages += in_pages(whole);
+    pages += pages_for(whole);
     size.prompts = std::max(size.prompts, prompts);
     size.cached = std::max(size.cached, cached);
-    size.cache_tokens = std::max(size.cache_tokens, whole_pages);
+    size.cache_tokens = std::max(size.cache_tokens, pages * kPageTokens);
   }
   // A page that was a row's last is filled when it becomes a middle one of a later row.
   if (std::ssize(rows.rows) > size.sequences && size.context > kPageTokens) size.cached = 0;
@@ -303,7 +302,7 @@ int run_eval(const Options& options) {
                         .found = "rows with `ids`, which are scored whole",
                         .todo = "leave --max-tokens away"});
   }
-  const EngineSize size{
+  EngineSize size{
       .run = size_of(rows, options, found.config()),
       .num_drafts = rows.likelihood ? 0 : num_drafts(found, options.model)};  // 0: nothing is drawn
   const MemoryNeed need = memory_need(found, options.model, size);

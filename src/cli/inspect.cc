@@ -51,7 +51,6 @@ InspectReport report_of(const Inspection& inspection, const Options& options) {
   InspectReport report{.inspection = inspection, .batch = options.batch};
   if (!inspection.plan) return report;
   report.context = options.context > 0 ? options.context : inspection.config->max_position_embeddings;
-  const int64_t pages = (report.context + kPageTokens - 1) / kPageTokens;
   report.cache_dtypes =
       cache_dtypes(options.cache_forms, *inspection.config, options.precision, choose_backend());
   report.memory = memory_need(*inspection.config, *inspection.plan, *inspection.catalog,
@@ -59,7 +58,7 @@ InspectReport report_of(const Inspection& inspection, const Options& options) {
                                .precision = options.precision,
                                .cache_forms = options.cache_forms,
                                .num_drafts = inspection.plan->mtp ? kDefaultDrafts : 0},
-                              {.cache_tokens = pages * kPageTokens * options.batch,
+                              {.cache_tokens = pages_for(report.context) * kPageTokens * options.batch,
                                .context = report.context,
                                .sequences = options.batch});
   report.lines = parameter_lines(inspection, options.parameter);  // behind: a run holds none of it

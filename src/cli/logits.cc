@@ -28,32 +28,24 @@ namespace {
 
 std::string injected_name(size_t prompt, size_t layer) { return fmt::format("topk.{}.{}", prompt, layer); }
 
-/// Most positions of a row that are injected into a prompt.
-int64_t most_injected(const Catalog& file, const Config& config, size_t prompt) {
-  int64_t most = 0;
-  for (size_t layer = 0; layer < config.full_indexer.size(); ++layer) {
-    const CatalogEntry* entry =
-        file.find(injected_name(prompt, layer));  // what is amiss is refused when it is read
-    if (entry != nullptr && entry->shape.size() == 2) most = std::max(most, entry->shape[1]);
-  }
-  return most;
-}
+/// What of a file of injected selections is of one prompt. What is amiss is refused when it is read.
+struct InjectedSize {
+  int64_t width = 0;          // most positions of a row
+  uint64_t stored_bytes = 0;  // which stay mapped
+  uint64_t read_bytes = 0;    // positions, while the prompt runs
+};
 
-/// What a file of injected selections takes: its bytes, which stay mapped, and the positions of a prompt.
-uint64_t injected_bytes(const Catalog& file, const Config& config, size_t num_prompts) {
-  uint64_t bytes = 0;
-  uint64_t most_positions = 0;
-  for (size_t prompt = 0; prompt < num_prompts; ++prompt) {
-    uint64_t positions = 0;
-    for (size_t layer = 0; layer < config.full_indexer.size(); ++layer) {
-      const CatalogEntry* entry = file.find(injected_name(prompt, layer));
-      if (entry == nullptr || entry->shape.size() != 2) continue;
-      bytes += entry->bytes;
-      positions += static_cast<uint64_t>(entry->shape[0]) * static_cast<uint64_t>(entry->shape[1]);
-    }
-    most_positions = std::max(most_positions, positions);
+InjectedSize injected_size(const Catalog& file, const Config& config, size_t prompt) {
+  InjectedSize size;
+  for (size_t layer = 0; layer < config.full_indexer.size(); ++layer) {
+    const CatalogEntry* entry = file.find(injected_name(prompt, layer));
+    if (entry == nullptr || entry->shape.size() != 2) continue;
+    size.width = std::max(size.width, entry->shape[1]);
+    size.stored_bytes += entry->bytes;
+    size.read_bytes +=
+        static_cast<uint64_t>(entry->shape[0]) * static_cast<uint64_t>(entry->shape[1]) * sizeof(int32_t);
   }
-  return bytes + most_positions * sizeof(int32_t);
+  return size;
 }
 
 /// FILE's topk.PROMPT.LAYER for every layer that owns an indexer.
@@ -200,12 +192,15 @@ int run_logits(const LogitsOptions& options) {
                .shows_scores = options.dumps("scores"),
                .shows_router = options.dumps("router"),
                .shows_mtp_logits = options.model.mtp};
+  uint64_t most_read = 0;
   for (size_t i = 0; i < prompts.size(); ++i) {
-    const int64_t width = injected ? most_injected(*injected, config, i) : 0;
-    size.selection_width = std::max(size.selection_width, width);
-    size.results_bytes += results_bytes(options, config, i, std::ssize(prompts[i]), width);
+    const InjectedSize of = injected ? injected_size(*injected, config, i) : InjectedSize{};
+    size.selection_width = std::max(size.selection_width, of.width);
+    size.results_bytes +=
+        of.stored_bytes + results_bytes(options, config, i, std::ssize(prompts[i]), of.width);
+    most_read = std::max(most_read, of.read_bytes);
   }
-  if (injected) size.results_bytes += injected_bytes(*injected, config, prompts.size());
+  size.results_bytes += most_read;
   const OpenedModel model = open_model(std::move(found), options.model, size);
   Engine engine = make_engine(options.model, model, nullptr,
                               {.step_tokens = options.chunk, .max_running = 1, .prefix_cache = false});

@@ -206,15 +206,18 @@ int num_drafts(const FoundModel& found, const ModelOptions& options) {
   return drafts ? static_cast<int>(options.speculate.value_or(kDefaultDrafts)) : 0;
 }
 
-MemoryNeed memory_need(const FoundModel& found, const ModelOptions& options, const EngineSize& engine) {
+MemoryNeed memory_need(const FoundModel& found, const ModelOptions& options, EngineSize& engine) {
   const std::unique_ptr<SelectionSource> selection = make_selection(options);
   RunnerOptions runner = runner_options(options, engine.num_drafts);
   runner.selection = selection.get();
-  return memory_need(found.config(), found.planned.plan, found.planned.catalog, runner, engine.run);
+  const MemoryNeed need =
+      memory_need(found.config(), found.planned.plan, found.planned.catalog, runner, engine.run);
+  engine.scratch_bytes = need.scratch;
+  return need;
 }
 
 OpenedModel open_model(FoundModel found, const ModelOptions& options, const RunSize& size) {
-  const EngineSize engine{.run = size, .num_drafts = num_drafts(found, options)};
+  EngineSize engine{.run = size, .num_drafts = num_drafts(found, options)};
   const MemoryNeed need = memory_need(found, options, engine);
   return open_model(std::move(found), options, need, engine);
 }
@@ -261,12 +264,11 @@ Engine make_engine(const ModelOptions& options, const OpenedModel& model, const 
 
 Engine make_engine(const ModelOptions& options, const OpenedModel& model, const EngineSize& engine,
                    const Tokenizer* tokenizer, SchedulerOptions scheduler) {
-  const LoadedModel& loaded = model.loaded;
-  scheduler.num_pages = static_cast<int>((engine.run.cache_tokens + kPageTokens - 1) / kPageTokens);
+  scheduler.num_pages = static_cast<int>(engine.run.num_pages());
   RunnerOptions runner = runner_options(options, engine.num_drafts);
   runner.num_pages = scheduler.num_pages;
   runner.selection = model.selection.get();
-  runner.scratch_bytes = step_scratch_bytes(loaded.config, loaded.weights, runner, engine.run);
+  runner.scratch_bytes = engine.scratch_bytes;
   return {model.loaded, tokenizer, runner, scheduler};
 }
 

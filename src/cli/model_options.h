@@ -63,12 +63,13 @@ FoundModel find_model(const ModelOptions& options);
 struct EngineSize {
   RunSize run;
   int num_drafts = 0;
+  uint64_t scratch_bytes = 0;  // of its steps: memory_need() finds it
 };
 
 /// Drafts at a time that the command's engine makes.
 int num_drafts(const FoundModel& found, const ModelOptions& options);
 /// What an engine over it takes.
-MemoryNeed memory_need(const FoundModel& found, const ModelOptions& options, const EngineSize& engine);
+MemoryNeed memory_need(const FoundModel& found, const ModelOptions& options, EngineSize& engine);
 
 /// A model that a command has loaded, with what stands in for its indexer.
 struct OpenedModel {

@@ -8,6 +8,7 @@ namespace fulgur {
 
 /// Positions per cache page, in every pool of every layer.
 constexpr int kPageTokens = 64;
+constexpr int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
 /// The tokens of one step: a flat batch from any number of sequences. The tokens of a sequence are
 /// consecutive rows at consecutive, ascending positions, and every earlier position of the sequence is in the

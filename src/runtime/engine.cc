@@ -306,7 +306,7 @@ Engine::Engine(const std::string& folder, const EngineOptions& options) {
   const int64_t tokens = options.cache_tokens > 0
                              ? options.cache_tokens
                              : std::min(kDefaultCacheTokens, config.max_position_embeddings);
-  const int num_pages = static_cast<int>((tokens + kPageTokens - 1) / kPageTokens);
+  const int num_pages = static_cast<int>(pages_for(tokens));
   RunnerOptions runner{.threads = threads,
                        .precision = precision,
                        .cache_forms = options.cache_forms,

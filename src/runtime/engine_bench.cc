@@ -16,8 +16,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds(Clock::duration time) { return std::chrono::duration<double>(time).count(); }
 
-int64_t whole_pages(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens * kPageTokens; }
-
 /// Times of some requests that run at once, as the engine's thread meets them: from the last first token on
 /// all of them decode, until one has `new_tokens` since.
 class Window {
@@ -137,7 +135,7 @@ RunSize EngineBench::size(int num_drafts) const {
   for (size_t i = 0; i < tokens.size(); ++i) {
     const int64_t length = prompt_tokens(i) + tokens[i];
     size.cached += length - 1;
-    size.cache_tokens += whole_pages(length - 1);  // the last token is never run
+    size.cache_tokens += pages_for(length - 1) * kPageTokens;  // the last token is never run
     size.context = std::max(size.context, length);
     size.prompt = std::max(size.prompt, prompt_tokens(i));
     size.prompts += prompt_tokens(i);
@@ -166,7 +164,7 @@ void bench_throughput(const std::vector<BenchedEngine>& engines, const EngineBen
 
 RunSize first_token_size(int64_t prefix) {
   const int64_t prompt = prefix + kTailTokens;
-  return {.cache_tokens = 2 * whole_pages(prompt + 1), .context = prompt + 1, .prompt = prompt};
+  return {.cache_tokens = 2 * pages_for(prompt + 1) * kPageTokens, .context = prompt + 1, .prompt = prompt};
 }
 
 FirstTokenTimes bench_first_token(Engine& engine, int64_t prefix, int rounds) {

@@ -7,8 +7,6 @@
 namespace fulgur {
 namespace {
 
-int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
-
 /// One more page; where there is no memory for its number, none is taken.
 void take_page(PagePool& pool, std::vector<int32_t>& pages) {
   pages.push_back(-1);

@@ -112,7 +112,7 @@ class Steps {
         sequence.push_back(static_cast<int32_t>(s));
       }
     }
-    const int64_t pages = (shape.context + kPageTokens - 1) / kPageTokens;
+    const int64_t pages = pages_for(shape.context);
     return {.num_tokens = static_cast<int>(shape.tokens()),
             .num_sequences = static_cast<int>(shape.sequences),
             .max_context = static_cast<int>(shape.context),
@@ -186,7 +186,7 @@ class Steps {
 
 int64_t RunSize::longest() const { return std::max<int64_t>(1, context > 0 ? context : cache_tokens); }
 
-int64_t RunSize::num_pages() const { return pieces(cache_tokens, kPageTokens); }
+int64_t RunSize::num_pages() const { return pages_for(cache_tokens); }
 
 int64_t RunSize::last_page_tokens() const {
   if (cached == 0) return kPageTokens;
