@@ -11,6 +11,7 @@
 #include <set>
 #include <string_view>
 
+#include "base/list_folder.h"
 #include "base/mapped_file.h"
 #include "base/printable.h"
 #include "checkpoint/json_events.h"
@@ -289,13 +290,11 @@ void check_set(const std::map<std::string, SetNumber>& set, std::vector<Problem>
 struct NamedFiles {
   bool single = false;                   // model.safetensors
   std::map<std::string, SetNumber> set;  // model-*-of-*.safetensors
-  std::error_code error;
 };
 NamedFiles named_files(const std::filesystem::path& folder) {
   NamedFiles files;
-  std::error_code& error = files.error;
-  for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
-    const std::string name = at->path().filename().string();
+  for (const std::filesystem::path& path : list_folder(folder)) {
+    const std::string name = path.filename().string();
     files.single = files.single || name == kSingleFile;
     if (const auto number = set_number(name)) files.set.emplace(name, *number);
   }
@@ -303,28 +302,21 @@ NamedFiles named_files(const std::filesystem::path& folder) {
 }
 
 /// In place of an index that can't be read: the files that it will have listed, if that is beyond doubt.
-std::vector<std::string> likely_files(const std::filesystem::path& folder) {
-  const auto [single, set, error] = named_files(folder);
-  if (error || single != set.empty()) return {};
+std::vector<std::string> likely_files(const std::filesystem::path& folder) try {
+  const auto [single, set] = named_files(folder);
+  if (single != set.empty()) return {};
   if (single) return {std::string(kSingleFile)};
   std::vector<Problem> doubts;
   check_set(set, doubts);
   std::vector<std::string> files;
   for (const auto& [name, number] : set) files.push_back(name);
   return doubts.empty() ? files : std::vector<std::string>();
+} catch (const Error&) {
+  return {};  // the index is what is told, and a folder may well keep its list to itself
 }
 
-ShardList list_folder(const std::filesystem::path& folder, std::vector<Problem>& problems) {
-  const auto [single, set, error] = named_files(folder);
-  if (error) {
-    problems.push_back({.kind = ErrorKind::kIoError,
-                        .file = folder.string(),
-                        .message = "The checkpoint's folder can't be read.",
-                        .expected = "a folder that may be listed",
-                        .found = error.message(),
-                        .todo = "check its permissions"});
-    return {};
-  }
+ShardList shards_by_name(const std::filesystem::path& folder, std::vector<Problem>& problems) {
+  const auto [single, set] = named_files(folder);
   if (single && !set.empty()) {
     problems.push_back(
         bad_set(std::string(kSingleFile),
@@ -360,7 +352,7 @@ ShardList list_folder(const std::filesystem::path& folder, std::vector<Problem>&
 ShardList list_shards(const std::filesystem::path& folder, std::vector<Problem>& problems) {
   std::error_code error;
   const auto index = std::filesystem::symlink_status(folder / kIndexFile, error);
-  if (!std::filesystem::exists(index)) return list_folder(folder, problems);
+  if (!std::filesystem::exists(index)) return shards_by_name(folder, problems);
   ShardList list{.source = kIndexFile};
   try {
     list = read_index(folder / kIndexFile, problems);

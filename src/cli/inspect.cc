@@ -70,7 +70,7 @@ std::optional<Tokenizer> read_tokenizer(const Options& options, std::vector<Prob
   std::error_code ignored;
   if (options.random.chosen() || !std::filesystem::is_directory(options.folder, ignored)) return std::nullopt;
   try {
-    return open_tokenizer(std::filesystem::path(options.folder));
+    return Tokenizer::load_if_present(options.folder);
   } catch (const Error& error) {
     problems.insert(problems.end(), error.problems().begin(), error.problems().end());
     return std::nullopt;

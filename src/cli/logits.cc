@@ -128,10 +128,7 @@ void run_prompt(Engine& engine, const LogitsOptions& options, size_t prompt,
   std::ranges::move(recorder.take(), std::back_inserter(out));
 }
 
-/// OUT must not take the place of what it is made from.
-void check_no_input(const std::string& out, const std::filesystem::path& input, const char* what) {
-  std::error_code error;  // one that isn't there is no input
-  if (!std::filesystem::equivalent(out, input, error)) return;
+[[noreturn]] void refuse_input(const std::string& out, const std::filesystem::path& input, const char* what) {
   throw Error(Problem{.kind = ErrorKind::kBadRequest,
                       .file = out,
                       .message = fmt::format("--out names {}, which it would replace.", what),
@@ -140,11 +137,23 @@ void check_no_input(const std::string& out, const std::filesystem::path& input, 
                       .todo = "choose another --out"});
 }
 
-void check_no_file_of(const std::filesystem::path& model, const std::string& out) {
+/// OUT must not take the place of what it is made from.
+void check_no_input(const std::string& out, const std::filesystem::path& input, const char* what) {
+  std::error_code error;  // one that isn't there, or can't be looked at, is no input
+  if (std::filesystem::equivalent(out, input, error)) refuse_input(out, input, what);
+}
+
+/// The same for what lies in the model's folder, and what its links lead to where it may be listed.
+void check_no_file_of(const std::filesystem::path& model, const std::filesystem::path& out) {
+  namespace fs = std::filesystem;
   if (model.empty()) return;  // drawn at random
-  for (const auto& entry : std::filesystem::directory_iterator(model)) {
-    if (entry.is_regular_file()) check_no_input(out, entry.path(), "a file of the model");
-  }
+  constexpr const char* kWhat = "a file of the model";
+  std::error_code error;
+  const fs::path folder = out.has_parent_path() ? out.parent_path() : ".";
+  const bool there = fs::symlink_status(out, error).type() != fs::file_type::not_found;
+  if (there && fs::equivalent(folder, model, error)) refuse_input(out, model / out.filename(), kWhat);
+  for (fs::directory_iterator at(model, error), end; !error && at != end; at.increment(error))
+    check_no_input(out, at->path(), kWhat);
 }
 
 /// What a prompt's tensors take, which are written in the end.

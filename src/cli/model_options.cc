@@ -246,15 +246,8 @@ OpenedModel open_model(FoundModel found, const ModelOptions& options, const Memo
   return opened;
 }
 
-std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder) {
-  std::error_code error;  // a file that is there and can't be looked at is for the loader to refuse
-  const auto status = std::filesystem::symlink_status(folder / "tokenizer.json", error);
-  if (status.type() == std::filesystem::file_type::not_found) return std::nullopt;
-  return Tokenizer::load(folder);
-}
-
 std::optional<Tokenizer> open_tokenizer(const FoundModel& found) {
-  return found.folder.empty() ? std::nullopt : open_tokenizer(found.folder);
+  return found.folder.empty() ? std::nullopt : Tokenizer::load_if_present(found.folder);
 }
 
 Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer,

@@ -86,8 +86,7 @@ OpenedModel open_model(FoundModel found, const ModelOptions& options, const RunS
 /// The same for a need that the command has found itself, of several engines say.
 OpenedModel open_model(FoundModel found, const ModelOptions& options, const MemoryNeed& need,
                        const EngineSize& engine);
-/// The folder's tokenizer.json, if there is one.
-std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& folder);
+/// The tokenizer.json of its folder, if there is one.
 std::optional<Tokenizer> open_tokenizer(const FoundModel& found);
 /// The engine that the model was opened for; refers to model and tokenizer (or null).
 Engine make_engine(const ModelOptions& options, const OpenedModel& model, const Tokenizer* tokenizer,

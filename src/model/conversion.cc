@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/list_folder.h"
 #include "base/mapped_file.h"
 #include "base/pending_folder.h"
 #include "base/printable.h"
@@ -125,20 +126,18 @@ void check_written(const PendingFolder& folder, const fs::path& destination, Con
 SideFiles side_files_of(const fs::path& folder, std::vector<std::string>& notices) {
   SideFiles files{.config = read_text_file(folder / kConfigFile)};
   std::vector<std::string> folders;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
+  for (const fs::path& path : list_folder(folder)) {
+    const std::string name = path.filename().string();
     std::error_code error;
-    if (name.starts_with(".") || name == kConfigFile || holds_weights(entry.path())) continue;
+    if (name.starts_with(".") || name == kConfigFile || holds_weights(path)) continue;
     if (name == kHfQuantFile) {
-      files.hf_quant_config = read_text_file(entry.path());
-    } else if (entry.is_directory(error)) {
+      files.hf_quant_config = read_text_file(path);
+    } else if (fs::is_directory(path, error)) {
       folders.push_back(name);
     } else {
-      files.others.push_back(entry.path());  // where it can't be read, copying says so
+      files.others.push_back(path);  // where it can't be read, copying says so
     }
   }
-  std::sort(files.others.begin(), files.others.end());
-  std::sort(folders.begin(), folders.end());
   if (!folders.empty()) {
     notices.push_back(fmt::format("Folders beside the checkpoint's files are not carried over: {}.",
                                   fmt::join(folders, ", ")));

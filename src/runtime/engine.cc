@@ -299,9 +299,7 @@ Engine::Engine(const std::string& folder, const EngineOptions& options) {
                                               .mtp = options.num_drafts && wanted_drafts > 0,
                                               .mtp_if_intact = !options.num_drafts});
   auto owned = std::make_unique<Impl::Owned>();
-  if (std::filesystem::exists(std::filesystem::path(folder) / "tokenizer.json")) {
-    owned->tokenizer = Tokenizer::load(folder);
-  }
+  owned->tokenizer = Tokenizer::load_if_present(folder);
   const Config& config = planned.config;
   const int64_t tokens = options.cache_tokens > 0
                              ? options.cache_tokens

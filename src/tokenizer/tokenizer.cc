@@ -86,6 +86,13 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
   return Tokenizer(std::move(parts));
 }
 
+std::optional<Tokenizer> Tokenizer::load_if_present(const std::filesystem::path& folder) {
+  std::error_code error;  // what is there and can't be looked at is for load() to refuse
+  const auto status = std::filesystem::symlink_status(folder / "tokenizer.json", error);
+  if (status.type() == std::filesystem::file_type::not_found) return std::nullopt;
+  return load(folder);
+}
+
 std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
   if (const size_t at = find_invalid_utf8(text); at != std::string_view::npos) {
     throw Error(Problem{.kind = ErrorKind::kBadRequest,

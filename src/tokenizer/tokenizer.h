@@ -33,6 +33,8 @@ class Tokenizer {
   /// tokenizer_config.json. Throws `io_error`, `bad_tokenizer` for what is malformed, `unsupported` for what
   /// this class can't do, by name.
   static Tokenizer load(const std::filesystem::path& path);
+  /// Of a checkpoint's folder, which may be without one: nothing where no tokenizer.json is in it.
+  static std::optional<Tokenizer> load_if_present(const std::filesystem::path& folder);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;

@@ -75,20 +75,6 @@ def test_an_ambiguous_or_wrong_eval_row_is_refused_by_its_line(row, named, tmp_p
     assert "[[1, 2], [3]]" not in result.stderr  # is right for logits alone
 
 
-@pytest.mark.parametrize("name", ["generate", "chat", "eval", "tokenize"])
-def test_a_tokenizer_that_links_to_itself_is_a_sentence(name, tmp_path):
-    model = linked_mini(tmp_path, "tokenizer.json")
-    (model / "tokenizer.json").symlink_to("tokenizer.json")
-    arguments = {"generate": ["x"], "chat": [], "eval": [MINI / "eval" / "arithmetic.jsonl"], "tokenize": ["x"]}[name]
-    assert "tokenizer.json" in refused(run(name, *arguments, model=model))
-
-
-def test_a_tokenizer_config_that_links_to_itself_is_a_sentence(tmp_path):
-    model = linked_mini(tmp_path, "tokenizer_config.json")
-    (model / "tokenizer_config.json").symlink_to("tokenizer_config.json")
-    assert "tokenizer_config.json" in refused(run("tokenize", "x", model=model))
-
-
 def test_a_stop_text_that_is_no_utf8_is_a_usage_error():
     result = subprocess.run([*command("generate", "x", "--json"), "--stop", b"\xbd"], capture_output=True, timeout=60)
     assert (result.returncode, result.stdout) == (2, b"")

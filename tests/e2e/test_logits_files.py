@@ -117,6 +117,7 @@ def test_out_is_none_of_the_files_it_is_made_from(tmp_path, ids):
     config = tmp_path / "drawn.json"
     config.write_bytes((MINI / "config.json").read_bytes())
     os.link(ids, tmp_path / "another-name.json")
+    (model / "circle.json").symlink_to("circle.json")
     for out, options in [(ids, {}), (tmp_path / "another-name.json", {}), (model / "model.safetensors", {"model": model}), (model / "config.json", {"model": model}),
                          (config, {"random_weights": config}), (tmp_path / "injected", {"inject_topk": tmp_path / "injected"})]:
         if not out.exists():
@@ -124,3 +125,5 @@ def test_out_is_none_of_the_files_it_is_made_from(tmp_path, ids):
         before = out.read_bytes()
         assert "--out names" in refused(run("logits", tokens=ids, out=out, **options))
         assert out.read_bytes() == before
+    assert "--out names a file of the model" in refused(run("logits", tokens=ids, out=model / "circle.json", model=model))
+    assert (model / "circle.json").is_symlink()

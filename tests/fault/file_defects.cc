@@ -253,6 +253,8 @@ std::vector<Defect> file_defects() {
           "an empty config", kConfig, [](const std::filesystem::path& path) { write_bytes(path, ""); },
           "config.json"),
       replaced("a quantization file that is a folder", kIo, put_folder, "hf_quant_config.json"),
+      replaced("a quantization file that links to itself", kIo, put_loop, "hf_quant_config.json"),
+      replaced("a generation config that links to itself", kIo, put_loop, "generation_config.json"),
       field("no model_type", kConfig, "model_type", std::nullopt),
       field("another model", kUnsupported, "model_type", "\"llama\""),
       field("another scoring of experts", kUnsupported, "scoring_func", "\"softmax\""),

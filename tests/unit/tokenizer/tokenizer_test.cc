@@ -65,6 +65,15 @@ TEST(Tokenizer, AFileLoadsLikeItsFolderButKnowsNoBos) {
   EXPECT_EQ(file.encode("xabc<s>"), (Ids{'x', 257, 258}));
 }
 
+TEST(Tokenizer, AFolderMayBeWithoutOneButNotWithOneThatCantBeLookedAt) {
+  const std::string folder = write_tokenizer(tiny_tokenizer());
+  ASSERT_TRUE(Tokenizer::load_if_present(folder));
+  std::filesystem::remove(folder + "/tokenizer.json");
+  EXPECT_FALSE(Tokenizer::load_if_present(folder));
+  std::filesystem::create_symlink("tokenizer.json", folder + "/tokenizer.json");
+  EXPECT_THROW((void)Tokenizer::load_if_present(folder), Error);
+}
+
 TEST(Tokenizer, BothSpellingsOfMergesAreTheSame) {
   Json tokenizer = tiny_tokenizer();
   tokenizer["model"]["merges"] = {"#version: 0.2", "a b", "ab c"};
