@@ -1,5 +1,6 @@
 #include "base/pending_folder.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 
@@ -21,7 +22,14 @@ namespace fs = std::filesystem;
                       .message = fmt::format("This can't be written: {}.", reason),
                       .expected = "a name that is not taken, or an empty folder",
                       .found = std::move(found),
-                      .todo = "name another folder, or move this one away"});
+                      .todo = "name another folder (one in it, say), or move this one away"});
+}
+
+/// Where a file system is mounted, whose name another folder can't take.
+bool is_mount_point(const fs::path& folder) {
+  struct statx status = {};
+  return statx(AT_FDCWD, folder.c_str(), 0, STATX_TYPE, &status) == 0 &&
+         (status.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
 }
 
 /// The name to be taken, without a final slash, and without links where it is there: renaming replaces an
@@ -43,6 +51,7 @@ fs::path checked(const fs::path& given) {
   if (first != fs::directory_iterator()) {
     refuse(given, "it is there already, and not empty", first->path().filename().string() + " in it");
   }
+  if (is_mount_point(given)) refuse(given, "a file system is mounted there", "a mount point");
   return fs::canonical(given, error);
 }
 

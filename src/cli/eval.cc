@@ -20,6 +20,7 @@
 #include "cli/streams.h"
 #include "cli/token_lists.h"
 #include "fulgur/engine.h"
+#include "runtime/chunk_run.h"
 #include "runtime/step_runner.h"
 #include "tokenizer/tokenizer.h"
 
@@ -238,7 +239,7 @@ nlohmann::ordered_json score_rows(Engine& engine, const Config& config, const Op
           .message = fmt::format("The model's logits over row {} are NaN or infinite.", row.id.dump()),
           .expected = "finite logits",
           .found = fmt::format("{} nats", row_nats),
-          .todo = "look for damaged weights with fulgur inspect DIR --verify"});
+          .todo = kDamagedModel});
     }
     nats += row_nats;
     tokens += row.ids.size() - 1;

@@ -18,7 +18,9 @@ struct PlannedChunk {
   std::vector<int32_t> pages;  // position s lies in pages[s / 64]; enough for all of `tokens`
 };
 
-/// One step as the scheduler wants it: a flat batch, and what changed for it to fit.
+/// One step as the scheduler wants it: a flat batch, and what changed for it to fit. This is the one place
+/// where requests become rows: from here on hidden states are [num_tokens, hidden], whatever requests they
+/// are of.
 struct BatchPlan {
   struct Admission {
     RequestId request = 0;

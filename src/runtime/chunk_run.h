@@ -13,6 +13,11 @@ enum class ChunkFault {
   kBadLogits,  // a token can't be drawn: NaN or infinity
 };
 
+/// What to do about a model whose numbers are no numbers.
+constexpr const char* kDamagedModel =
+    "fulgur inspect --verify names the tensors with NaN and infinities; where it finds none, a weight may be "
+    "finite and far too large: compare the files with their published checksums, or fetch them again";
+
 /// What is wrong with a model that runs into a fault (not kNone).
 Problem problem_of(ChunkFault fault);
 

@@ -64,6 +64,20 @@ def test_a_destination_that_is_in_the_way_stays_as_it_is(tmp_path):
     assert (full / "precious").read_text() == file.read_text() == "mine"
 
 
+@pytest.mark.parametrize("mount", ["-t tmpfs none", "--bind {}"], ids=["another file system", "a folder of the same"])
+def test_a_mount_point_is_refused_before_the_work(mount, tmp_path):
+    """Only a rename makes the folder appear whole, and a mount point keeps its name."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    inside = ["unshare", "-rm", "sh", "-c", f'mount {mount.format(place)} {place} && exec "$@"', "-"]
+    if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this system lends no mount namespace")
+    result = subprocess.run([*inside, *command("convert", SOURCE, place)], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1 and "a file system is mounted there" in result.stderr.splitlines()[0], result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk"]
+    assert subprocess.run([*inside, *command("convert", SOURCE, place / "converted")], capture_output=True, timeout=60, check=False).returncode == 0
+
+
 def test_an_empty_destination_is_filled_also_through_a_link_or_with_a_slash(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
