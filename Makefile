@@ -54,7 +54,7 @@ tidy: packages-check  ## clang-tidy over everything
 	run-clang-tidy-14 -quiet -p build/tidy '$(CURDIR)/src/.*'
 
 clean:  ## Remove what was built
-	rm -rf build $(VENV) .venv-compare
+	rm -rf build $(VENV) .venv-compare .venv-cuda
 
 packages-build:
 	@tools/install_packages.sh build
@@ -68,7 +68,7 @@ packages-fuzz:
 build/fuzz/build.ninja: | packages-fuzz
 
 build/%/build.ninja: | packages-build
-	cmake --preset $* $(CMAKE_ARGS)
+	cmake --preset $* $(CMAKE_ARGS) $(CMAKE_ARGS_$*)
 
 $(VENV)/.stamp: tools/requirements-test.txt | packages-check
 	rm -rf $(VENV)
@@ -80,6 +80,16 @@ $(VENV)/.stamp: tools/requirements-test.txt | packages-check
 	rm -rf .venv-compare
 	$(PYTHON) -m venv .venv-compare
 	.venv-compare/bin/python -m pip install -q --require-hashes --no-deps --only-binary=:all: -r $<
+	touch $@
+
+# A CUDA toolkit as CMake expects one.
+.venv-cuda/.stamp: tools/requirements-cuda.txt | packages-check
+	rm -rf .venv-cuda
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip install -q --require-hashes --no-deps --only-binary=:all: -r $<
+	cd .venv-cuda && ln -s lib/python3.*/site-packages/nvidia/cu13 toolkit
+	ln -s lib .venv-cuda/toolkit/lib64
+	ln -s libcudart.so.13 .venv-cuda/toolkit/lib/libcudart.so
 	touch $@
 
 format-check: packages-check
