@@ -13,9 +13,9 @@
 // Cost of a page and query: 64 * heads * 128 multiply-adds (128 cycles at 64 heads), and a maximum and an FMA
 // for each of 64 * heads sums (96 cycles of the multiprocessor's FP32 and integer lanes).
 
-#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/index_tile.h"
 #include "kernels/cuda/indexer_tuned.h"
+#include "kernels/cuda/wgmma.cuh"
 
 namespace fulgur::cuda {
 

@@ -15,8 +15,9 @@
 #include "kernels/cuda/indexer_queries.h"
 #include "kernels/cuda/query_finish.cuh"
 #include "kernels/cuda/query_latents.cuh"
-#include "kernels/cuda/query_wgmma.cuh"
+#include "kernels/cuda/tensor_copy.cuh"
 #include "kernels/cuda/tensor_map.h"
+#include "kernels/cuda/wgmma.cuh"
 
 namespace fulgur::cuda {
 namespace {
