@@ -164,7 +164,10 @@ void bench_throughput(const std::vector<BenchedEngine>& engines, const EngineBen
 
 RunSize first_token_size(int64_t prefix) {
   const int64_t prompt = prefix + kTailTokens;
-  return {.cache_tokens = 2 * pages_for(prompt + 1) * kPageTokens, .context = prompt + 1, .prompt = prompt};
+  const int64_t shared = prefix / kPageTokens * kPageTokens;
+  return {.cache_tokens = 2 * pages_for(prompt + 1) * kPageTokens - shared,
+          .context = prompt + 1,
+          .prompt = prompt};
 }
 
 FirstTokenTimes bench_first_token(Engine& engine, int64_t prefix, int rounds) {

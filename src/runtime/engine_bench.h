@@ -56,7 +56,8 @@ struct FirstTokenTimes {
   Spread cached;  // where all whole pages of the prefix are found in the cache
 };
 constexpr int64_t kTailTokens = 16;
-/// The engine for it: with a prefix cache, for two such prompts.
+/// The engine for it: with a prefix cache, for two such prompts with the same prefix; those of the next round
+/// take their pages.
 RunSize first_token_size(int64_t prefix);
 FirstTokenTimes bench_first_token(Engine& engine, int64_t prefix, int rounds);
 

@@ -175,8 +175,23 @@ void StepRunner::check_ran(const BatchPlan& plan, const TokenBatch& tokens, std:
 
 void StepRunner::hand_out(Matrix<const float> logits, std::span<const Row> rows,
                           std::span<const ChunkOutput> outputs) {
-  for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
+  const auto end_of_chunk = [&](size_t begin) {
+    size_t end = begin;
     while (end < rows.size() && rows[end].chunk == rows[begin].chunk) ++end;
+    return end;
+  };
+  size_t most = 0;
+  for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
+    end = end_of_chunk(begin);
+    most = std::max(most, end - begin);
+  }
+  const size_t wanted = most * static_cast<size_t>(logits.cols);
+  if (host_logits_.capacity() < wanted) {  // as memory_need() counts it: growing, it would be there twice
+    host_logits_ = {};
+    host_logits_.reserve(wanted);
+  }
+  for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
+    end = end_of_chunk(begin);
     const auto count = static_cast<int64_t>(end - begin);
     host_logits_.resize(static_cast<size_t>(count * logits.cols));
     backend_.download(host_logits_.data(), logits.row(static_cast<int64_t>(begin)),
