@@ -19,6 +19,7 @@ struct StepShape {
   int64_t each;
   int64_t context;
   int64_t logits_rows;
+  int64_t most_sequences;         // in a step of so many tokens, which tables have a row for
   bool all_pairs_logits = false;  // the MTP layer's
 
   [[nodiscard]] int64_t tokens() const { return sequences * each; }
@@ -84,8 +85,8 @@ class Steps {
               .selection = &selection_,
               .observer = &observer_};
     const bool mtp = options_.runs_mtp();
-    const Operand all =
-        arena_.operand(step.operand_dtype, (mtp ? shape.sequences : 0) + shape.tokens(), config_.hidden_size);
+    const Operand all = arena_.operand(step.operand_dtype, (mtp ? shape.most_sequences : 0) + shape.tokens(),
+                                       config_.hidden_size);
     Operand hidden = all;
     hidden.rows = shape.tokens();
     const Decoder decoder(config_, weights_);
@@ -119,8 +120,8 @@ class Steps {
             .token = arena_.upload(position),
             .position = arena_.upload(position),
             .sequence = arena_.upload(sequence),
-            .pages = {ids(shape.sequences * pages), shape.sequences, pages},
-            .fault = arena_.allocate_array<uint32_t>(shape.sequences)};
+            .pages = {ids(shape.most_sequences * pages), shape.most_sequences, pages},
+            .fault = arena_.allocate_array<uint32_t>(shape.most_sequences)};
   }
 
   /// Those who look on see the logits of all pairs. Else all but a sequence's last only fill the caches, and
@@ -211,6 +212,7 @@ uint64_t step_scratch_bytes(const Config& config, const ModelWeights& weights, c
                .each = each,
                .context = context,
                .logits_rows = size.hands_out_logits ? sequences * each : sequences,
+               .most_sequences = std::max(sequences, std::min(size.sequences, sequences * each)),
                .all_pairs_logits = size.shows_mtp_logits});
   };
   const int64_t tokens = size.prompt_step_tokens();
@@ -225,8 +227,11 @@ uint64_t step_scratch_bytes(const Config& config, const ModelWeights& weights, c
   // A token of each, with its drafts.
   const int64_t each = std::min<int64_t>(1 + options.num_drafts, size.longest());
   const int64_t sequences = std::min(size.sequences, pieces(size.step_tokens, each));
-  steps.run(
-      {.sequences = sequences, .each = each, .context = size.longest(), .logits_rows = sequences * each});
+  steps.run({.sequences = sequences,
+             .each = each,
+             .context = size.longest(),
+             .logits_rows = sequences * each,
+             .most_sequences = sequences});
   return steps.peak_bytes();
 }
 
