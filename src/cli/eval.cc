@@ -8,17 +8,15 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/error.h"
 #include "base/json.h"
-#include "base/text_file.h"
 #include "cli/command.h"
+#include "cli/eval_rows.h"
 #include "cli/model_options.h"
 #include "cli/progress.h"
 #include "cli/streams.h"
-#include "cli/token_lists.h"
 #include "fulgur/engine.h"
 #include "runtime/chunk_run.h"
 #include "runtime/step_runner.h"
@@ -40,111 +38,11 @@ struct Options {
   bool json = false;
 };
 
-/// One row of the file: either a prompt with its answer, or ids.
-struct Row {
-  Json id;
-  std::vector<int32_t> ids;
-  std::string answer;
-  bool has_solution = false;
+/// What is kept of a row that was answered.
+struct Answer {
+  std::string text;
+  bool correct = false;
 };
-
-struct Rows {
-  bool likelihood = false;
-  std::vector<Row> rows;
-
-  /// New tokens that a row may ask for.
-  [[nodiscard]] int64_t new_tokens(const Row& row, int64_t most, const Config& config) const {
-    if (likelihood) return 0;
-    return std::min(most, config.max_position_embeddings - static_cast<int64_t>(row.ids.size()));
-  }
-};
-
-[[noreturn]] void refuse(const std::string& file, size_t line, const std::string& found) {
-  throw Error(Problem{
-      .kind = ErrorKind::kBadRequest,
-      .file = fmt::format("{}:{}", file, line),
-      .message = "This line can't be evaluated.",
-      .expected =
-          "an object with strings `prompt` and `answer`, or with an array `ids`; the same kind in every line",
-      .found = found,
-      .todo = "mend the line, or remove it"});
-}
-
-/// The ids of a row, all of the vocabulary: the last is compared with and never run, so the engine doesn't
-/// see it.
-std::vector<int32_t> read_ids(const Json& value, const std::string& file, size_t line, const Config& config) {
-  std::vector<int32_t> ids = token_list(value, fmt::format("{}:{}", file, line));
-  if (ids.size() < 2) refuse(file, line, "fewer than two ids: there is nothing to predict");
-  if (static_cast<int64_t>(ids.size()) - 1 > config.max_position_embeddings) {
-    refuse(file, line,
-           fmt::format("{} ids, too many for the model's {} positions", ids.size(),
-                       config.max_position_embeddings));
-  }
-  for (const int32_t id : ids) {
-    if (id >= config.vocab_size) {
-      refuse(file, line, fmt::format("token id {}, outside the vocabulary of {}", id, config.vocab_size));
-    }
-  }
-  return ids;
-}
-
-/// The ids of a prompt, which must leave a position for an answer.
-std::vector<int32_t> read_prompt(const Json& object, const std::string& file, size_t line,
-                                 const Config& config, const Tokenizer* tokenizer) {
-  for (const char* key : {"prompt", "answer"}) {
-    if (!object.contains(key)) refuse(file, line, fmt::format("neither `ids` nor `{}`", key));
-    if (!object[key].is_string()) refuse(file, line, fmt::format("`{}` that is no string", key));
-  }
-  if (tokenizer == nullptr) refuse(file, line, "a text prompt, but the model has no tokenizer.json");
-  std::vector<int32_t> ids = tokenizer->encode(object["prompt"].get_ref<const std::string&>());
-  if (ids.empty()) refuse(file, line, "an empty prompt");
-  if (static_cast<int64_t>(ids.size()) >= config.max_position_embeddings) {
-    refuse(file, line,
-           fmt::format("a prompt of {} tokens, which leaves none of the model's {} positions for an answer",
-                       ids.size(), config.max_position_embeddings));
-  }
-  return ids;
-}
-
-Rows read_rows(const Options& options, const Config& config, const Tokenizer* tokenizer) {
-  const std::string text = read_text_file(options.file);
-  Rows result;
-  size_t line_number = 0;
-  for (std::string_view rest = text; !rest.empty();) {
-    const std::string_view line = take_line(rest);
-    ++line_number;
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    if (options.limit >= 0 && static_cast<int64_t>(result.rows.size()) == options.limit) break;
-
-    const Json object =
-        parse_json(line, ErrorKind::kBadRequest, fmt::format("{}:{}", options.file, line_number));
-    if (!object.is_object()) refuse(options.file, line_number, "no JSON object");
-    Row row{.id = object.value("id", Json(line_number - 1)), .has_solution = object.contains("solution")};
-    const bool likelihood = object.contains("ids");
-    if (likelihood && (object.contains("prompt") || object.contains("answer"))) {
-      refuse(options.file, line_number, "`ids` beside `prompt` or `answer`");
-    }
-    if (!result.rows.empty() && likelihood != result.likelihood)
-      refuse(options.file, line_number, "the other kind of row");
-    result.likelihood = likelihood;
-    if (likelihood) {
-      row.ids = read_ids(object["ids"], options.file, line_number, config);
-    } else {
-      row.ids = read_prompt(object, options.file, line_number, config, tokenizer);
-      row.answer = object["answer"].get<std::string>();
-    }
-    result.rows.push_back(std::move(row));
-  }
-  if (result.rows.empty()) {
-    throw Error(Problem{.kind = ErrorKind::kBadRequest,
-                        .file = options.file,
-                        .message = "There is nothing to evaluate in this file.",
-                        .expected = "at least one line with a JSON object",
-                        .found = text.empty() ? "an empty file" : "only blank lines",
-                        .todo = "give a file of rows, as models/mini-v32/eval/arithmetic.jsonl"});
-  }
-  return result;
-}
 
 std::string strip(const std::string& text) {
   const char* space = " \t\r\n\f\v";
@@ -167,19 +65,51 @@ double nats_of(const float* logits, int64_t vocab, int32_t target) {
   return std::log(sum) + largest - logits[target];
 }
 
-/// Calls done(i, completion) for each row in order, with `batch` of them on their way at once. The first
+/// Rows that the engine runs at once. One with `ids` ends with its prompt, so there are no more of them than
+/// a step has room for.
+int64_t sequences_at_once(const Rows& rows, const Options& options) {
+  const int64_t sequences =
+      std::min({options.batch, std::ssize(rows.rows), int64_t{SchedulerOptions{}.max_running}});
+  if (!rows.likelihood) return sequences;
+  const auto by_length = [](const Row& a, const Row& b) { return a.ids.size() < b.ids.size(); };
+  const Row& shortest = *std::ranges::min_element(rows.rows, by_length);
+  return std::min(sequences, kStepTokens / (std::ssize(shortest.ids) - 1) + 2);
+}
+
+/// Rows that are on their way: those, and as many that wait to take their places. More would only take
+/// memory.
+int64_t rows_at_once(const Rows& rows, const Options& options) {
+  return std::min({options.batch, std::ssize(rows.rows), 2 * sequences_at_once(rows, options)});
+}
+
+/// What is kept of all rows until it is printed: nats, or texts as long as they may become, a token of as
+/// many bytes as in the prompts.
+uint64_t results_bytes(const Rows& rows, const Options& options, const Config& config) {
+  if (rows.likelihood) return rows.rows.size() * sizeof(double);
+  int64_t prompts = 0;
+  int64_t answers = 0;
+  for (const Row& row : rows.rows) {
+    prompts += std::ssize(row.ids);
+    answers += rows.new_tokens(row, options.max_tokens.value_or(kDefaultMaxTokens), config);
+  }
+  return rows.rows.size() * sizeof(Answer) +
+         static_cast<uint64_t>(static_cast<double>(rows.prompt_bytes) * static_cast<double>(answers) /
+                               static_cast<double>(prompts));
+}
+
+/// Calls done(i, completion) for each row in order, with `at_once` of them on their way at once. The first
 /// begin together, so that it does not depend on chance what memory their step takes.
 template <typename MakeRequest, typename Done>
-void for_each_row(Engine& engine, size_t num_rows, int64_t batch, const MakeRequest& request,
+void for_each_row(Engine& engine, size_t num_rows, int64_t at_once, const MakeRequest& request,
                   const Done& done) {
   Progress progress("eval", "row");
   size_t next = 0;
   std::vector<Request> first;
-  for (; next < num_rows && static_cast<int64_t>(next) < batch; ++next) first.push_back(request(next));
+  for (; next < num_rows && static_cast<int64_t>(next) < at_once; ++next) first.push_back(request(next));
   std::vector<Generation> begun = engine.submit_all(std::move(first));
   std::deque<Generation> running(begun.begin(), begun.end());
   for (size_t ended = 0; ended < num_rows; ++ended) {
-    if (next < num_rows && static_cast<int64_t>(running.size()) < batch) {
+    if (next < num_rows && static_cast<int64_t>(running.size()) < at_once) {
       running.push_back(engine.submit(request(next++)));
     }
     done(ended, running.front().wait());
@@ -188,9 +118,19 @@ void for_each_row(Engine& engine, size_t num_rows, int64_t batch, const MakeRequ
   }
 }
 
-nlohmann::ordered_json answer_rows(Engine& engine, const Config& config, const Options& options,
-                                   const Rows& rows) {
-  nlohmann::ordered_json items = Json::array();
+/// Prints one JSON object: `totals`, and item(i) of each row, none of which is kept.
+template <typename Item>
+void print_json(const nlohmann::ordered_json& totals, size_t num_rows, const Item& item) {
+  std::string text = totals.dump();
+  text.pop_back();
+  print_out("{},\"items\":[", text);
+  for (size_t i = 0; i < num_rows; ++i) print_out("{}{}", i == 0 ? "" : ",", item(i).dump());
+  print_out("]}}\n");
+}
+
+void answer_rows(Engine& engine, const Config& config, const Options& options, const Rows& rows) {
+  std::vector<Answer> answers;
+  answers.reserve(rows.rows.size());
   size_t correct = 0;
   const auto request = [&](size_t i) {
     const Row& row = rows.rows[i];
@@ -198,22 +138,29 @@ nlohmann::ordered_json answer_rows(Engine& engine, const Config& config, const O
         .prompt = row.ids,
         .max_tokens = rows.new_tokens(row, options.max_tokens.value_or(kDefaultMaxTokens), config)};
   };
-  for_each_row(engine, rows.rows.size(), options.batch, request, [&](size_t i, const Completion& answer) {
-    const Row& row = rows.rows[i];
-    const bool right = is_correct(answer.text, row);
-    correct += right ? 1 : 0;
-    items.push_back({{"id", row.id}, {"output", answer.text}, {"correct", right}});
-  });
+  for_each_row(engine, rows.rows.size(), rows_at_once(rows, options), request,
+               [&](size_t i, Completion answer) {
+                 const bool right = is_correct(answer.text, rows.rows[i]);
+                 correct += right ? 1 : 0;
+                 answers.push_back({std::move(answer.text), right});
+               });
   const size_t total = rows.rows.size();
-  return {{"accuracy", static_cast<double>(correct) / static_cast<double>(total)},
-          {"correct", correct},
-          {"total", total},
-          {"items", std::move(items)}};
+  const double accuracy = static_cast<double>(correct) / static_cast<double>(total);
+  if (options.json) {
+    print_json({{"accuracy", accuracy}, {"correct", correct}, {"total", total}}, total, [&](size_t i) {
+      return nlohmann::ordered_json{
+          {"id", rows.rows[i].id}, {"output", answers[i].text}, {"correct", answers[i].correct}};
+    });
+    return;
+  }
+  for (size_t i = 0; i < total; ++i) {
+    if (answers[i].correct) continue;
+    print_out("wrong  {}  {}\n", rows.rows[i].id.dump(), Json(answers[i].text).dump());
+  }
+  print_out("{} of {} right ({:.1f}%)\n", correct, total, 100 * accuracy);
 }
 
-nlohmann::ordered_json score_rows(Engine& engine, const Config& config, const Options& options,
-                                  const Rows& rows) {
-  nlohmann::ordered_json items = Json::array();
+void score_rows(Engine& engine, const Config& config, const Options& options, const Rows& rows) {
   double nats = 0;
   size_t tokens = 0;
   // Each written by the engine's thread until its row has ended; it may outlive this function if a row fails.
@@ -230,37 +177,42 @@ nlohmann::ordered_json score_rows(Engine& engine, const Config& config, const Op
           }
         }};
   };
-  for_each_row(engine, rows.rows.size(), options.batch, request, [&](size_t i, const Completion&) {
-    const Row& row = rows.rows[i];
-    const double row_nats = (*of_row)[i];
-    if (!std::isfinite(row_nats)) {
-      throw Error(Problem{
-          .kind = ErrorKind::kBadValue,
-          .message = fmt::format("The model's logits over row {} are NaN or infinite.", row.id.dump()),
-          .expected = "finite logits",
-          .found = fmt::format("{} nats", row_nats),
-          .todo = kDamagedModel});
-    }
-    nats += row_nats;
-    tokens += row.ids.size() - 1;
-    items.push_back({{"id", row.id}, {"nats", row_nats}, {"tokens", row.ids.size() - 1}});
-  });
-  return {{"nats", nats},
-          {"tokens", tokens},
-          {"perplexity", std::exp(nats / static_cast<double>(tokens))},
-          {"items", std::move(items)}};
+  for_each_row(
+      engine, rows.rows.size(), rows_at_once(rows, options), request, [&](size_t i, const Completion&) {
+        const Row& row = rows.rows[i];
+        const double row_nats = (*of_row)[i];
+        if (!std::isfinite(row_nats)) {
+          throw Error(Problem{
+              .kind = ErrorKind::kBadValue,
+              .message = fmt::format("The model's logits over row {} are NaN or infinite.", row.id.dump()),
+              .expected = "finite logits",
+              .found = fmt::format("{} nats", row_nats),
+              .todo = kDamagedModel});
+        }
+        nats += row_nats;
+        tokens += row.ids.size() - 1;
+      });
+  const double perplexity = std::exp(nats / static_cast<double>(tokens));
+  if (options.json) {
+    print_json({{"nats", nats}, {"tokens", tokens}, {"perplexity", perplexity}}, rows.rows.size(),
+               [&](size_t i) {
+                 const Row& row = rows.rows[i];
+                 return nlohmann::ordered_json{
+                     {"id", row.id}, {"nats", (*of_row)[i]}, {"tokens", row.ids.size() - 1}};
+               });
+    return;
+  }
+  print_out("{:.4f} nats over {} tokens in {} rows, perplexity {:.4f}\n", nats, tokens, rows.rows.size(),
+            perplexity);
 }
 
 /// What the rows take: caches for any `batch` that follow one another, but no more than kMostCacheTokens
 /// unless one row needs them. With fewer than a batch needs, fewer run at once.
 RunSize size_of(const Rows& rows, const Options& options, const Config& config) {
-  RunSize size{
-      .sequences = std::min({options.batch, std::ssize(rows.rows), int64_t{SchedulerOptions{}.max_running}}),
-      .hands_out_logits = rows.likelihood};
-  if (rows.likelihood) {  // a row ends with its prompt, so there are no more than a step has room for
-    const auto shortest = std::ranges::min(rows.rows, {}, [](const Row& row) { return row.ids.size(); });
-    size.sequences = std::min(size.sequences, kStepTokens / (std::ssize(shortest.ids) - 1) + 2);
-  }
+  RunSize size{.sequences = sequences_at_once(rows, options),
+               .requests = rows_at_once(rows, options),
+               .hands_out_logits = rows.likelihood,
+               .results_bytes = results_bytes(rows, options, config)};
   int64_t prompts = 0;  // of those at once, as what follows
   int64_t cached = 0;
   int64_t pages = 0;
@@ -295,7 +247,7 @@ RunSize size_of(const Rows& rows, const Options& options, const Config& config) 
 int run_eval(const Options& options) {
   FoundModel found = find_model(options.model);
   const std::optional<Tokenizer> tokenizer = open_tokenizer(found);
-  const Rows rows = read_rows(options, found.config(), tokenizer ? &*tokenizer : nullptr);
+  const Rows rows = read_rows(options.file, options.limit, found.config(), tokenizer ? &*tokenizer : nullptr);
   if (rows.likelihood && options.max_tokens) {
     throw Error(Problem{.kind = ErrorKind::kBadRequest,
                         .file = options.file,
@@ -311,21 +263,7 @@ int run_eval(const Options& options) {
   const Config& config = model.loaded.config;
   Engine engine = make_engine(options.model, model, tokenizer ? &*tokenizer : nullptr);
 
-  const nlohmann::ordered_json result = rows.likelihood ? score_rows(engine, config, options, rows)
-                                                        : answer_rows(engine, config, options, rows);
-  if (options.json) {
-    print_out("{}\n", result.dump());
-  } else if (rows.likelihood) {
-    print_out("{:.4f} nats over {} tokens in {} rows, perplexity {:.4f}\n", result["nats"].get<double>(),
-              result["tokens"].get<size_t>(), rows.rows.size(), result["perplexity"].get<double>());
-  } else {
-    for (const auto& item : result["items"]) {
-      if (!item["correct"].get<bool>())
-        print_out("wrong  {}  {}\n", item["id"].dump(), item["output"].dump());
-    }
-    print_out("{} of {} right ({:.1f}%)\n", result["correct"].get<size_t>(), result["total"].get<size_t>(),
-              100 * result["accuracy"].get<double>());
-  }
+  (rows.likelihood ? score_rows : answer_rows)(engine, config, options, rows);
   if (options.model.profile) print_profile(engine.runner().profile());
   return kExitDone;
 }

@@ -19,11 +19,13 @@
 namespace fulgur {
 namespace {
 
-/// What a process of any model takes besides, measured: code that runs only in steps and what the engine
-/// notes of its requests, and of each thread the part of its stack that kernels use: between the few KiB of
-/// one that gets no rows and the hundred of one that computes for long.
+/// What a process of any model takes besides, measured: code that runs only in steps, and of each thread the
+/// part of its stack that kernels use: between the few KiB of one that gets no rows and the hundred of one
+/// that computes for long.
 constexpr uint64_t kCodeToCome = 640 << 10;
 constexpr uint64_t kThreadBytes = 48 << 10;
+/// Of each request besides its tokens, from submit() to its end, measured.
+constexpr uint64_t kRequestBytes = 3 << 10;
 
 /// In the unit of the lesser, with as many digits as it takes to tell them apart.
 std::pair<std::string, std::string> told_apart(uint64_t a, uint64_t b) {
@@ -52,11 +54,12 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
   const CachePageBytes last_page = cache_page_bytes(config, mtp, dtypes, size.last_page_tokens());
   const auto positions =
       std::min<uint64_t>(pages * kPageTokens, static_cast<uint64_t>(config.max_position_embeddings));
+  const auto requests = static_cast<uint64_t>(size.requests > 0 ? size.requests : size.sequences);
   MemoryNeed need{.weights = weight_bytes(plan, catalog, plan.mtp),
                   .latents = (pages - last_pages) * page.latents + last_pages * last_page.latents,
                   .index_keys = pages * page.index_keys,
                   .tables = positions * static_cast<uint64_t>(config.qk_rope_head_dim) * sizeof(float),
-                  .host = size.results_bytes,
+                  .host = size.results_bytes + requests * kRequestBytes,
                   .stacks = static_cast<uint64_t>(options.threads) * kThreadBytes,
                   .process = settled_rss_bytes() + kCodeToCome};
   if (mtp) {  // F of each page's last token

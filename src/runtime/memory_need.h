@@ -17,7 +17,7 @@ struct MemoryNeed {
   uint64_t index_keys = 0;  // likewise
   uint64_t tables = 0;      // rotary angles; with the MTP layer F of each page's end
   uint64_t scratch = 0;     // the arena of steps: activations, what ops work in, logits
-  uint64_t host = 0;        // logits that are handed out, what is kept of results
+  uint64_t host = 0;        // requests, logits that are handed out, what is kept of results
   uint64_t stacks = 0;      // of threads
   uint64_t process = 0;     // program, tokenizer and plan, which it holds already
   /// Another engine over the same weights.

@@ -20,6 +20,7 @@ struct RunSize {
   int64_t prompts = 0;       // tokens of the prompts that are there at once; 0: all sequences' longest
   int64_t step_tokens = kStepTokens;  // most in a step
   int64_t sequences = 1;              // most at once
+  int64_t requests = 0;               // on their way at once, with those that wait; 0: sequences
   int64_t selection_width = 0;        // of injected selections; 0: none are
   bool hands_out_logits = false;      // of all tokens of prompts
   bool shows_scores = false;          // to an observer, as what follows

@@ -71,6 +71,12 @@ def test_many_requests_take_what_was_predicted(requests, form, drafts):
     assert used == pytest.approx(predicted, rel=0.05)
 
 
+def test_the_second_of_two_first_tokens_takes_only_its_own_pages():
+    """Of the two prompts that are timed, the second begins as the first."""
+    predicted, used = told(run("bench", "engine", model=MINI, requests=1, new_tokens=2, rounds=1, verbose=True))
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
 def test_an_index_topk_beyond_the_prompt_takes_what_was_predicted():
     predicted, used = measured(prompt=600, max_tokens=8, model=MINI, index_topk=2000)
     assert used == pytest.approx(predicted, rel=0.05)
@@ -107,6 +113,8 @@ def test_injected_selections_take_what_was_predicted(tmp_path):
 EVAL = {
     "tiny": (100, 4, {}),
     "many_tiny": (600, 4, {"batch": 500}),
+    "tiniest": (8000, 2, {"batch": 4096, "json": True}),
+    "two_pages": (60, 66, {"batch": 64}),
     "rows": (8, 700, {}),
     "one": (2, 700, {"batch": 1}),
     "full": (6, 512, {"precision": "full", "index_topk": 700}),
