@@ -214,7 +214,6 @@ RunSize size_of(const Rows& rows, const Options& options, const Config& config) 
                .hands_out_logits = rows.likelihood,
                .results_bytes = results_bytes(rows, options, config)};
   int64_t prompts = 0;  // of those at once, as what follows
-  int64_t cached = 0;
   int64_t pages = 0;
   std::deque<std::pair<int64_t, int64_t>> at_once;
   for (const Row& row : rows.rows) {
@@ -225,21 +224,15 @@ RunSize size_of(const Rows& rows, const Options& options, const Config& config) 
     size.prompt = std::max(size.prompt, prompt);
     if (std::ssize(at_once) == size.sequences) {
       prompts -= at_once.front().first;
-      cached -= at_once.front().second;
       pages -= pages_for(at_once.front().second);
       at_once.pop_front();
     }
     at_once.emplace_back(prompt, whole);
     prompts += prompt;
-    cached += whole;
     pages += pages_for(whole);
     size.prompts = std::max(size.prompts, prompts);
-    size.cached = std::max(size.cached, cached);
     size.cache_tokens = std::max(size.cache_tokens, pages * kPageTokens);
   }
-  // A page that was a row's last is filled when it becomes a middle one of a later row.
-  if (std::ssize(rows.rows) > size.sequences && size.context > kPageTokens) size.cached = 0;
-  if (size.cache_tokens > kMostCacheTokens) size.cached = 0;
   size.cache_tokens = std::max(size.context, std::min(size.cache_tokens, kMostCacheTokens));
   return size;
 }

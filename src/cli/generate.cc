@@ -113,9 +113,7 @@ int run_generate(const Options& options) {
   const int64_t max_tokens = new_tokens(options, found.config(), prompt_tokens);
   check_sampling(options.sampling, found.config());
   const OpenedModel model = open_model(std::move(found), options.model,
-                                       {.cache_tokens = prompt_tokens + max_tokens,
-                                        .cached = prompt_tokens + max_tokens - 1,
-                                        .prompt = prompt_tokens});
+                                       {.cache_tokens = prompt_tokens + max_tokens, .prompt = prompt_tokens});
   Engine engine = make_engine(options.model, model, tokenizer ? &*tokenizer : nullptr);
   Request request{
       .prompt = prompt, .max_tokens = max_tokens, .sampling = options.sampling, .stop = options.stops};

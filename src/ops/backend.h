@@ -6,6 +6,7 @@
 
 namespace fulgur {
 
+class ThreadTeam;
 struct Context;
 struct Embed;
 struct MtpInput;
@@ -37,6 +38,9 @@ struct Backend {
 
   void* (*allocate)(size_t bytes);  // 64-byte aligned; throws std::bad_alloc, on a GPU `device`
   void (*release)(void* data);
+  /// Writes zeros to what was just allocated, on all threads, so that the system gives the memory now. Null:
+  /// allocate() has it.
+  void (*settle)(ThreadTeam&, void* data, size_t bytes) = nullptr;
   void (*upload)(void* to, const void* from_host, size_t bytes);
   void (*download)(void* to_host, const void* from, size_t bytes);
 

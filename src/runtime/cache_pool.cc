@@ -36,22 +36,20 @@ std::vector<LayerCache> cache_shapes(const Config& config, bool mtp, const Cache
 }
 
 CachePool::CachePool(const Config& config, bool mtp, const CacheDTypes& dtypes, int num_pages,
-                     const Backend& backend)
+                     const Backend& backend, ThreadTeam& team)
     : layers_(cache_shapes(config, mtp, dtypes, num_pages)) {
   for (LayerCache& layer : layers_) {
     layer.latents.data = buffers_.emplace_back(backend, layer.latents.bytes()).data();
     if (layer.keys.width > 0) layer.keys.data = buffers_.emplace_back(backend, layer.keys.bytes()).data();
   }
+  if (backend.settle == nullptr) return;
+  for (const BackendBuffer& buffer : buffers_) backend.settle(team, buffer.data(), buffer.bytes());
 }
 
-CachePageBytes cache_page_bytes(const Config& config, bool mtp, const CacheDTypes& dtypes, int64_t tokens) {
-  constexpr size_t kSystemPageBytes = 4096;
+CachePageBytes cache_page_bytes(const Config& config, bool mtp, const CacheDTypes& dtypes) {
   CachePageBytes total;
   for (const LayerCache& layer : cache_shapes(config, mtp, dtypes, 1)) {
-    const PagedLatents& latents = layer.latents;
-    // They begin anywhere in one of the system's pages.
-    total.latents +=
-        std::min(latents.bytes(), static_cast<size_t>(tokens) * latents.entry_bytes() + kSystemPageBytes);
+    total.latents += layer.latents.bytes();
     total.index_keys += layer.keys.bytes();
   }
   return total;

@@ -3,6 +3,7 @@
 #include <span>
 #include <vector>
 
+#include "base/thread_team.h"
 #include "model/config.h"
 #include "model/step.h"
 #include "ops/buffer.h"
@@ -15,7 +16,10 @@ namespace fulgur {
 /// (docs/design.md, section 5).
 class CachePool {
  public:
-  CachePool(const Config& config, bool mtp, const CacheDTypes& dtypes, int num_pages, const Backend& backend);
+  /// Their memory is taken whole, on the team's threads: what a process takes doesn't depend on how far its
+  /// texts get.
+  CachePool(const Config& config, bool mtp, const CacheDTypes& dtypes, int num_pages, const Backend& backend,
+            ThreadTeam& team);
 
   [[nodiscard]] std::span<const LayerCache> layers() const { return layers_; }
 
@@ -28,12 +32,11 @@ class CachePool {
 std::vector<LayerCache> cache_shapes(const Config& config, bool mtp, const CacheDTypes& dtypes,
                                      int num_pages);
 
-/// Bytes of one page in all layers together that are written where no sequence has more than so many tokens:
-/// entries of latents lie behind one another, keys don't.
+/// Bytes of one page in all layers together.
 struct CachePageBytes {
   size_t latents = 0;
   size_t index_keys = 0;
 };
-CachePageBytes cache_page_bytes(const Config& config, bool mtp, const CacheDTypes& dtypes, int64_t tokens);
+CachePageBytes cache_page_bytes(const Config& config, bool mtp, const CacheDTypes& dtypes);
 
 }  // namespace fulgur

@@ -134,7 +134,6 @@ RunSize EngineBench::size(int num_drafts) const {
   const std::vector<int64_t> tokens = max_tokens(static_cast<int>(size.sequences), num_drafts);
   for (size_t i = 0; i < tokens.size(); ++i) {
     const int64_t length = prompt_tokens(i) + tokens[i];
-    size.cached += length - 1;
     size.cache_tokens += pages_for(length - 1) * kPageTokens;  // the last token is never run
     size.context = std::max(size.context, length);
     size.prompt = std::max(size.prompt, prompt_tokens(i));

@@ -48,15 +48,13 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
   const Backend& backend = options.backend != nullptr ? *options.backend : choose_backend();
   const bool mtp = options.runs_mtp();
   const auto pages = static_cast<uint64_t>(size.num_pages());
-  const auto last_pages = std::min(pages, static_cast<uint64_t>(size.sequences));
   const CacheDTypes dtypes = cache_dtypes(options.cache_forms, config, options.precision, backend);
-  const CachePageBytes page = cache_page_bytes(config, mtp, dtypes, kPageTokens);
-  const CachePageBytes last_page = cache_page_bytes(config, mtp, dtypes, size.last_page_tokens());
+  const CachePageBytes page = cache_page_bytes(config, mtp, dtypes);
   const auto positions =
       std::min<uint64_t>(pages * kPageTokens, static_cast<uint64_t>(config.max_position_embeddings));
   const auto requests = static_cast<uint64_t>(size.requests > 0 ? size.requests : size.sequences);
   MemoryNeed need{.weights = weight_bytes(plan, catalog, plan.mtp),
-                  .latents = (pages - last_pages) * page.latents + last_pages * last_page.latents,
+                  .latents = pages * page.latents,
                   .index_keys = pages * page.index_keys,
                   .tables = positions * static_cast<uint64_t>(config.qk_rope_head_dim) * sizeof(float),
                   .host = size.results_bytes + requests * kRequestBytes,

@@ -37,7 +37,7 @@ StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
                .index_scratch_bytes = options.index_scratch_bytes},
       pool_(model.config, options.runs_mtp(),
             cache_dtypes(options.cache_forms, model.config, options.precision, backend_), options.num_pages,
-            backend_),
+            backend_, team_),
       rope_(model.config, int64_t{options.num_pages} * kPageTokens, backend_),
       decoder_(model.config, model.weights) {
   check_index_scratch(options.index_scratch_bytes, model.config, options.threads, backend_);

@@ -13,19 +13,53 @@
 namespace fulgur {
 namespace {
 
-/// `sequences` of them with `each` tokens at the end of a context, as StepRunner and Drafter run them.
+/// A step as StepRunner and Drafter run it.
 struct StepShape {
-  int64_t sequences;
-  int64_t each;
-  int64_t context;
-  int64_t logits_rows;
-  int64_t most_sequences;         // in a step of so many tokens, which tables have a row for
+  /// Sequences with `each` tokens at the end of a context.
+  struct Part {
+    int64_t sequences;
+    int64_t each;
+    int64_t context;
+  };
+  std::vector<Part> parts;
+  int64_t logits_rows = 1;
+  int64_t most_sequences = 1;     // in a step of so many tokens, which tables have a row for
   bool all_pairs_logits = false;  // the MTP layer's
 
-  [[nodiscard]] int64_t tokens() const { return sequences * each; }
-};
+  /// Prompts of this length, the last one cut.
+  void add_prompts(int64_t tokens, int64_t prompt) {
+    parts.push_back({tokens / prompt, prompt, prompt});
+    if (tokens % prompt != 0) parts.push_back({1, tokens % prompt, prompt});
+  }
+  /// A token each, and drafts, up to `most` tokens of each, while `tokens` last.
+  void add_decoding(int64_t sequences, int64_t most, int64_t context, int64_t tokens) {
+    const int64_t drafts = std::min(sequences * (most - 1), tokens - sequences);
+    const int64_t whole = most > 1 ? drafts / (most - 1) : 0;
+    const int64_t cut = most > 1 && drafts % (most - 1) != 0 ? 1 : 0;
+    parts.push_back({whole, most, context});
+    if (cut != 0) parts.push_back({1, 1 + drafts % (most - 1), context});
+    parts.push_back({sequences - whole - cut, 1, context});
+  }
+  [[nodiscard]] int64_t sequences() const {
+    return sum([](const Part& part) { return part.sequences; });
+  }
+  [[nodiscard]] int64_t tokens() const {
+    return sum([](const Part& part) { return part.sequences * part.each; });
+  }
+  [[nodiscard]] int64_t context() const {
+    int64_t longest = 0;
+    for (const Part& part : parts) longest = std::max(longest, part.context);
+    return longest;
+  }
 
-int64_t pieces(int64_t whole, int64_t piece) { return (whole + piece - 1) / piece; }
+ private:
+  template <typename F>
+  [[nodiscard]] int64_t sum(const F& of) const {
+    int64_t total = 0;
+    for (const Part& part : parts) total += of(part);
+    return total;
+  }
+};
 
 /// Asks for what is to be shown, and looks at nothing.
 class BlindObserver : public StepObserver {
@@ -74,8 +108,8 @@ class Steps {
   void run(const StepShape& shape) {
     const ArenaScope scope(arena_);
     const TokenBatch batch = upload(shape);
-    const RopeTable rope{{nullptr, shape.context, config_.qk_rope_head_dim / 2},
-                         {nullptr, shape.context, config_.qk_rope_head_dim / 2}};
+    const RopeTable rope{{nullptr, shape.context(), config_.qk_rope_head_dim / 2},
+                         {nullptr, shape.context(), config_.qk_rope_head_dim / 2}};
     Step step{.context = context_,
               .batch = batch,
               .rope = rope,
@@ -107,16 +141,19 @@ class Steps {
   TokenBatch upload(const StepShape& shape) {
     std::vector<int32_t> position;
     std::vector<int32_t> sequence;
-    for (int64_t s = 0; s < shape.sequences; ++s) {
-      for (int64_t t = shape.context - shape.each; t < shape.context; ++t) {
-        position.push_back(static_cast<int32_t>(t));
-        sequence.push_back(static_cast<int32_t>(s));
+    int32_t at = 0;
+    for (const auto& [sequences, each, context] : shape.parts) {
+      for (int64_t s = 0; s < sequences; ++s, ++at) {
+        for (int64_t t = context - each; t < context; ++t) {
+          position.push_back(static_cast<int32_t>(t));
+          sequence.push_back(at);
+        }
       }
     }
-    const int64_t pages = pages_for(shape.context);
+    const int64_t pages = pages_for(shape.context());
     return {.num_tokens = static_cast<int>(shape.tokens()),
-            .num_sequences = static_cast<int>(shape.sequences),
-            .max_context = static_cast<int>(shape.context),
+            .num_sequences = static_cast<int>(shape.sequences()),
+            .max_context = static_cast<int>(shape.context()),
             .token = arena_.upload(position),
             .position = arena_.upload(position),
             .sequence = arena_.upload(sequence),
@@ -149,16 +186,16 @@ class Steps {
       });
       return;
     }
-    if (shape.each > 1) {
-      pairs.each = shape.each - 1;
+    for (StepShape::Part& part : pairs.parts) --part.each;
+    if (pairs.tokens() > 0) {
       with_pairs([&](Step& step) { mtp.fill_caches(step, from, ids(pairs.tokens())); });
     }
-    pairs.each = 1;
+    for (StepShape::Part& part : pairs.parts) part.each = 1;
     for (int i = 0; i < std::max(1, options_.num_drafts); ++i) {
       with_pairs([&](Step& step) {
         const Operand out = mtp.forward(step, from, ids(pairs.tokens()));
-        const auto logits = arena_.matrix<float>(pairs.sequences, config_.vocab_size);
-        mtp.lm_head(step, out, ids(pairs.sequences), logits);
+        const auto logits = arena_.matrix<float>(pairs.sequences(), config_.vocab_size);
+        mtp.lm_head(step, out, ids(pairs.sequences()), logits);
         sample(logits);
         from = out;
       });
@@ -183,17 +220,31 @@ class Steps {
   std::vector<LayerCache> caches_;
 };
 
+StepShape one_chunk(int64_t tokens, int64_t context) {
+  StepShape shape;
+  shape.parts.push_back({1, tokens, context});
+  return shape;
+}
+
+/// As many sequences that decode as there can be in a full step beside those whose prompts fill it.
+StepShape step_of_both(const RunSize& size, int64_t each) {
+  const int64_t prompt = size.longest_prompt();
+  const int64_t tokens = std::min(size.step_tokens, size.sequences * std::max(prompt, each));
+  int64_t decoding = std::min(size.sequences - 1, (tokens - 1) / each);
+  if (prompt > each) {
+    decoding = std::clamp<int64_t>((size.sequences * prompt - tokens) / (prompt - each), 0, decoding);
+  }
+  StepShape shape;
+  shape.parts.push_back({decoding, each, size.longest()});
+  shape.add_prompts(std::min(tokens - decoding * each, (size.sequences - decoding) * prompt), prompt);
+  return shape;
+}
+
 }  // namespace
 
 int64_t RunSize::longest() const { return std::max<int64_t>(1, context > 0 ? context : cache_tokens); }
 
 int64_t RunSize::num_pages() const { return pages_for(cache_tokens); }
-
-int64_t RunSize::last_page_tokens() const {
-  if (cached == 0) return kPageTokens;
-  const int64_t filled = std::max<int64_t>(0, num_pages() - sequences) * kPageTokens;
-  return std::clamp<int64_t>(pieces(cached - filled, sequences), 1, kPageTokens);
-}
 
 int64_t RunSize::longest_prompt() const { return prompt > 0 ? prompt : longest(); }
 
@@ -207,31 +258,29 @@ uint64_t step_scratch_bytes(const Config& config, const ModelWeights& weights, c
   BlindObserver observer(size);
   BlindSelection selection(options.selection, size.selection_width);
   Steps steps(config, weights, options, backend, observer, selection);
-  const auto run_prompts = [&](int64_t sequences, int64_t each, int64_t context) {
-    steps.run({.sequences = sequences,
-               .each = each,
-               .context = context,
-               .logits_rows = size.hands_out_logits ? sequences * each : sequences,
-               .most_sequences = std::max(sequences, std::min(size.sequences, sequences * each)),
-               .all_pairs_logits = size.shows_mtp_logits});
+  // Of a sequence that decodes: a token, with its drafts.
+  const int64_t each = std::min<int64_t>(1 + options.num_drafts, size.longest());
+  const auto run = [&](StepShape shape) {
+    const int64_t tokens = shape.tokens();
+    shape.logits_rows = size.hands_out_logits ? tokens : std::min(tokens, shape.sequences() * each);
+    shape.most_sequences = std::min(size.sequences, tokens);
+    shape.all_pairs_logits = size.shows_mtp_logits;
+    steps.run(shape);
   };
   const int64_t tokens = size.prompt_step_tokens();
   const int64_t prompt = size.longest_prompt();
   if (size.sequences == 1) {  // its chunks are known: the last whole one, and the rest
-    run_prompts(1, tokens, prompt / tokens * tokens);
-    if (prompt % tokens != 0) run_prompts(1, prompt % tokens, prompt);
-  } else {  // of several sequences where one is shorter than a step
-    const int64_t sequences = pieces(tokens, prompt);
-    run_prompts(sequences, pieces(tokens, sequences), prompt);
+    run(one_chunk(tokens, prompt / tokens * tokens));
+    if (prompt % tokens != 0) run(one_chunk(prompt % tokens, prompt));
+  } else {
+    StepShape prompts;
+    prompts.add_prompts(tokens, prompt);
+    run(std::move(prompts));
+    run(step_of_both(size, each));
   }
-  // A token of each, with its drafts.
-  const int64_t each = std::min<int64_t>(1 + options.num_drafts, size.longest());
-  const int64_t sequences = std::min(size.sequences, pieces(size.step_tokens, each));
-  steps.run({.sequences = sequences,
-             .each = each,
-             .context = size.longest(),
-             .logits_rows = sequences * each,
-             .most_sequences = sequences});
+  StepShape decoding;
+  decoding.add_decoding(std::min(size.sequences, size.step_tokens), each, size.longest(), size.step_tokens);
+  run(std::move(decoding));
   return steps.peak_bytes();
 }
 

@@ -14,7 +14,6 @@ inline constexpr int64_t kStepTokens = 512;
 /// A run as far as its size decides what memory it takes.
 struct RunSize {
   int64_t cache_tokens = 0;  // in the caches, rounded up to pages
-  int64_t cached = 0;        // tokens of all sequences together; 0: as many as the pages hold
   int64_t context = 0;       // of the longest sequence; 0: cache_tokens
   int64_t prompt = 0;        // tokens of the longest prompt; 0: as long as the context
   int64_t prompts = 0;       // tokens of the prompts that are there at once; 0: all sequences' longest
@@ -31,8 +30,6 @@ struct RunSize {
   [[nodiscard]] int64_t longest() const;
   [[nodiscard]] int64_t longest_prompt() const;
   [[nodiscard]] int64_t num_pages() const;
-  /// In the last page of a sequence, on average.
-  [[nodiscard]] int64_t last_page_tokens() const;
   /// Most tokens of prompts in a step.
   [[nodiscard]] int64_t prompt_step_tokens() const;
 };

@@ -62,7 +62,7 @@ def test_a_process_takes_what_was_predicted(models, model, sizes, options):
 
 
 @pytest.mark.parametrize("drafts", [0, 1])
-@pytest.mark.parametrize("requests", [1, 16, 64])
+@pytest.mark.parametrize("requests", [1, 16, 64, pytest.param(1024, marks=pytest.mark.long)])
 @pytest.mark.parametrize("form", ["bf16", "fp8"])
 def test_many_requests_take_what_was_predicted(requests, form, drafts):
     """With drafts there are two engines at once."""
@@ -114,24 +114,33 @@ EVAL = {
     "tiny": (100, 4, {}),
     "many_tiny": (600, 4, {"batch": 500}),
     "tiniest": (8000, 2, {"batch": 4096, "json": True}),
-    "two_pages": (60, 66, {"batch": 64}),
+    "two_pages": (400, 66, {"batch": 256}),
     "rows": (8, 700, {}),
     "one": (2, 700, {"batch": 1}),
     "full": (6, 512, {"precision": "full", "index_topk": 700}),
+    "few_long": (300, [4] * 299 + [3000], {"batch": 256}),
+    "long_first": (300, [3000] + [4] * 299, {"batch": 64}),
 }
 
 
 @pytest.mark.parametrize(("count", "length", "options"), EVAL.values(), ids=EVAL)
 def test_eval_takes_what_was_predicted(tmp_path, count, length, options):
-    rows = [{"ids": [2 + (i + j) % 1000 for i in range(length)]} for j in range(count)]
+    lengths = length if isinstance(length, list) else count * [length]
+    rows = [{"ids": [2 + (i + j) % 1000 for i in range(each)]} for j, each in enumerate(lengths)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     predicted, used = told(run("eval", tmp_path / "rows.jsonl", model=MINI, verbose=True, **options))
     assert used == pytest.approx(predicted, rel=0.05)
 
 
-def test_answers_take_what_was_predicted():
-    """Of texts that don't end before --max-tokens."""
-    predicted, used = told(run("eval", MINI / "eval" / "arithmetic.jsonl", model=MINI, limit=48, max_tokens=16, verbose=True))
+@pytest.mark.parametrize("max_tokens", [16, 400])
+def test_answers_take_what_was_predicted(max_tokens):
+    """Wherever they end: most before they have 400 tokens."""
+    predicted, used = told(run("eval", MINI / "eval" / "arithmetic.jsonl", model=MINI, limit=32, max_tokens=max_tokens, verbose=True))
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+def test_a_text_that_ends_early_takes_what_was_predicted():
+    predicted, used = told(run("generate", "In the beginning God", model=MINI, stop=" ", max_tokens=4000, verbose=True))
     assert used == pytest.approx(predicted, rel=0.05)
 
 

@@ -17,6 +17,7 @@ constinit const Backend kBackend = {
     .later_start = true,
     .allocate = cpu::allocate,
     .release = cpu::release,
+    .settle = cpu::settle,
     .upload = cpu::copy,
     .download = cpu::copy,
     .least_index_scratch = least_index_scratch,
