@@ -215,6 +215,12 @@ void MappedFile::populate(uint64_t offset, uint64_t bytes) const {
   }
 }
 
+void MappedFile::release(uint64_t offset, uint64_t bytes) const {
+  const uint64_t first = offset & ~(page_bytes - 1);
+  const uint64_t end = std::min<uint64_t>(size_, offset + bytes);
+  if (first < end) madvise(const_cast<std::byte*>(data_ + first), end - first, MADV_DONTNEED);
+}
+
 bool MappedFile::damaged() const {
   return slot_ >= 0 && ranges[static_cast<size_t>(slot_)].damaged.load(std::memory_order_acquire);
 }

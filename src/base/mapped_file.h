@@ -31,6 +31,9 @@ class MappedFile {
   void read_ahead(uint64_t offset, uint64_t bytes) const;
   /// Reads a part of it now, so that no one who uses it waits for its pages.
   void populate(uint64_t offset, uint64_t bytes) const;
+  /// A part of it needn't be held any longer: its pages are no more the process's own. Whoever reads them
+  /// again gets what is in the file then.
+  void release(uint64_t offset, uint64_t bytes) const;
   /// The last component of the path, for messages.
   [[nodiscard]] std::string file_name() const { return path_.filename().string(); }
 

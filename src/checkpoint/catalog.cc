@@ -185,6 +185,10 @@ void Catalog::throw_if_damaged(const CatalogEntry& entry) const {
   if (!entry.drawn) files[static_cast<size_t>(entry.file)]->throw_if_damaged();
 }
 
+void Catalog::release(const CatalogEntry& entry) const {
+  if (!entry.drawn) files[static_cast<size_t>(entry.file)]->release(entry.offset, entry.bytes);
+}
+
 void Catalog::read(const CatalogEntry& entry, uint64_t begin, std::span<std::byte> to) const {
   if (!entry.drawn) {
     const std::span<const std::byte> from = bytes(entry).subspan(begin, to.size());

@@ -59,6 +59,8 @@ struct Catalog {
   [[nodiscard]] std::string file_of(const CatalogEntry& entry) const;
   /// io_error if that file changed since it was mapped.
   void throw_if_damaged(const CatalogEntry& entry) const;
+  /// Its values needn't be held in memory any longer (MappedFile::release).
+  void release(const CatalogEntry& entry) const;
   /// The values of an entry that lies in a file, as they lie there: not aligned for their type.
   [[nodiscard]] std::span<const std::byte> bytes(const CatalogEntry& entry) const;
   /// Whole elements of any entry, from its byte `begin` on, copied or drawn.

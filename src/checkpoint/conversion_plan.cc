@@ -41,6 +41,8 @@ const ScaleSpelling* activations_of(const StorageForm& form) {
   return at == form.scales.end() ? nullptr : &*at;
 }
 
+bool is_input_scale(const ConvertedTensor& tensor) { return tensor.role == ScaleRole::kActivations; }
+
 class Planner {
  public:
   Planner(const LoadPlan& plan, const Catalog& catalog, const ConversionTarget& target)
@@ -69,6 +71,7 @@ class Planner {
       module.tensors.push_back(whole(ignored.entry));
       modules_.push_back(std::move(module));
     }
+    if (target_.recipe) result.inputs_left_out = agree_on_inputs();
     result.modules = std::move(modules_);
     result.rounded = std::move(rounded_);
     return result;
@@ -295,6 +298,19 @@ class Planner {
     module.tensors.push_back(std::move(inputs));
   }
 
+  /// Takes the scales of inputs out where some quantized weights have one and others none: how many.
+  int agree_on_inputs() {
+    const auto has_none = [](const ConvertedModule& module) {
+      return module.form != nullptr && activations_of(*module.form) != nullptr && !has_input_scale(module);
+    };
+    if (std::none_of(modules_.begin(), modules_.end(), has_none)) return 0;
+    int removed = 0;
+    for (ConvertedModule& module : modules_) {
+      removed += static_cast<int>(std::erase_if(module.tensors, is_input_scale));
+    }
+    return removed;
+  }
+
   /// A tensor of an entry's type and shape, nothing in it yet.
   [[nodiscard]] ConvertedTensor like(int number) const {
     const CatalogEntry& e = entry(number);
@@ -326,6 +342,10 @@ class Planner {
 };
 
 }  // namespace
+
+bool has_input_scale(const ConvertedModule& module) {
+  return std::any_of(module.tensors.begin(), module.tensors.end(), is_input_scale);
+}
 
 ConversionPlan plan_conversion(std::span<const Parameter> parameters, const LoadPlan& plan,
                                const Catalog& catalog, const ConversionTarget& target) {

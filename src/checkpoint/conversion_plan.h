@@ -73,12 +73,18 @@ struct ConversionPlan {
   std::vector<ConvertedModule> modules;
   std::vector<int> left_out;  // entries of the catalog that no parameter uses, and no recipe can have
   std::vector<std::string>
-      rounded;  // modules that become bf16 without a recipe, and whose values are rounded
+      rounded;              // modules that become bf16 without a recipe, and whose values are rounded
+  int inputs_left_out = 0;  // scales of activations that not all quantized matrices would have
 };
 
+/// Of a quantized weight that is written with the scale of its inputs.
+bool has_input_scale(const ConvertedModule& module);
+
 /// Made from a load plan without problems. Every tensor of the catalog is in it once, but for scales of
-/// activations beside weights that change their form. What no parameter uses is carried over; with a recipe,
-/// not what of it is quantized, or a scale: the config says nothing true of that any more.
+/// activations beside weights that change their form, and with a recipe those of a checkpoint where some
+/// quantized weights would have one and others none: a config says one thing of all. What no parameter uses
+/// is carried over; with a recipe, not what of it is quantized, or a scale: the config says nothing true of
+/// that any more.
 ///
 /// Without a recipe, and where it asks for the form that is stored, bytes are copied. A fused projection of
 /// halves whose bytes can't stand below one another (another form, block rows that both would share, factors

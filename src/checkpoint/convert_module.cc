@@ -339,6 +339,20 @@ void ModuleConverter::convert(const ConvertedModule& module, const TensorSink& s
     for (const PlannedScale& scale : rows.source->scales)
       catalog_.throw_if_damaged(catalog_.entries[static_cast<size_t>(scale.entry)]);
   }
+  release(module);
+}
+
+void ModuleConverter::release(const ConvertedModule& module) const {
+  const auto release_entry = [&](int number) {
+    catalog_.release(catalog_.entries[static_cast<size_t>(number)]);
+  };
+  for (const ConvertedTensor& tensor : module.tensors) {
+    for (const ByteRange& range : tensor.ranges) release_entry(range.entry);
+  }
+  for (const SourceRows& rows : module.sources) {
+    release_entry(rows.source->entry);
+    for (const PlannedScale& scale : rows.source->scales) release_entry(scale.entry);
+  }
 }
 
 }  // namespace fulgur

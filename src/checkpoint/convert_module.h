@@ -34,6 +34,8 @@ class ModuleConverter {
   void copy(const ConvertedTensor& tensor, size_t number, const TensorSink& sink);
   /// Where they lie in a file, or drawn: until the next call.
   std::span<const std::byte> piece_of(const CatalogEntry& entry, uint64_t begin, uint64_t bytes);
+  /// The pages that it was made from, lest a conversion hold its whole source.
+  void release(const ConvertedModule& module) const;
   void write_reciprocal(const ConvertedTensor& tensor, size_t number, const TensorSink& sink) const;
 
   const Catalog& catalog_;

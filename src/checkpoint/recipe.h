@@ -80,7 +80,10 @@ const StorageForm& storage_form(std::string_view label);
 
 /// The value of config.json's `quantization_config` that goes with a recipe, as JSON; empty where there is
 /// none. `plain_modules`: the matrices that are not quantized, without ".weight" ("lm_head"), sorted.
-std::string quantization_config_text(const Recipe& recipe, std::span<const std::string> plain_modules);
+/// `input_scales`: every NVFP4 matrix has a scale of its activations; else none has, and the weights alone
+/// are said to be quantized.
+std::string quantization_config_text(const Recipe& recipe, std::span<const std::string> plain_modules,
+                                     bool input_scales);
 /// The text of hf_quant_config.json; empty where there is none.
 std::string hf_quant_config_text(const Recipe& recipe, std::span<const std::string> plain_modules);
 

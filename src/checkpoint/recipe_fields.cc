@@ -27,52 +27,54 @@ Json fp8_fields(const Recipe& recipe, std::span<const std::string> plain_modules
   return fields;
 }
 
-/// `dynamic` of the activations is how each exporter spells that their scales are made when they are known:
-/// no scale of activations is written.
-Json nvfp4_group(Json dynamic, bool full) {
+/// `inputs`: how the exporter spells that activations are quantized too and have a scale in the checkpoint,
+/// its `dynamic`; null where they haven't: a reader that expects one would take what happens to be in memory.
+Json nvfp4_group(const Json& inputs, bool full) {
   Json weights = {{"dynamic", false}, {"num_bits", 4}, {"type", "float"}, {"group_size", kNvfp4Group}};
-  Json inputs = weights;
-  inputs["dynamic"] = std::move(dynamic);
   if (full) {
-    for (Json* side : {&weights, &inputs}) {
-      (*side)["strategy"] = "tensor_group";
-      (*side)["symmetric"] = true;
-    }
+    weights["strategy"] = "tensor_group";
+    weights["symmetric"] = true;
   }
-  return {{"targets", {"Linear"}}, {"weights", std::move(weights)}, {"input_activations", std::move(inputs)}};
+  Json group = {{"targets", {"Linear"}}, {"weights", weights}, {"input_activations", nullptr}};
+  if (!inputs.is_null()) {
+    group["input_activations"] = weights;
+    group["input_activations"]["dynamic"] = inputs;
+  }
+  return group;
 }
 
 /// Who reads these files asks for this name.
 Json producer() { return {{"name", "modelopt"}}; }
 
-Json modelopt_fields(std::span<const std::string> plain_modules) {
+Json modelopt_fields(std::span<const std::string> plain_modules, bool input_scales) {
   return {{"quant_method", "modelopt"},
           {"quant_algo", "NVFP4"},
           {"ignore", list_of(plain_modules)},
-          {"config_groups", {{"group_0", nvfp4_group(true, false)}}},
+          {"config_groups", {{"group_0", nvfp4_group(input_scales ? Json(false) : Json(), false)}}},
           {"producer", producer()}};
 }
 
-Json compressed_tensors_fields(std::span<const std::string> plain_modules) {
+Json compressed_tensors_fields(std::span<const std::string> plain_modules, bool input_scales) {
   return {{"quant_method", "compressed-tensors"},
           {"format", "nvfp4-pack-quantized"},
           {"quantization_status", "compressed"},
-          {"config_groups", {{"group_0", nvfp4_group("local", true)}}},
+          {"config_groups", {{"group_0", nvfp4_group(input_scales ? Json("local") : Json(), true)}}},
           {"ignore", list_of(plain_modules)}};
 }
 
 }  // namespace
 
-std::string quantization_config_text(const Recipe& recipe, std::span<const std::string> plain_modules) {
+std::string quantization_config_text(const Recipe& recipe, std::span<const std::string> plain_modules,
+                                     bool input_scales) {
   switch (recipe.form) {
     case TargetForm::kBf16:
       return "";
     case TargetForm::kFp8Block:
       return fp8_fields(recipe, plain_modules).dump(kIndent);
     case TargetForm::kNvfp4Modelopt:
-      return modelopt_fields(plain_modules).dump(kIndent);
+      return modelopt_fields(plain_modules, input_scales).dump(kIndent);
     case TargetForm::kNvfp4Ct:
-      return compressed_tensors_fields(plain_modules).dump(kIndent);
+      return compressed_tensors_fields(plain_modules, input_scales).dump(kIndent);
   }
   return "";
 }

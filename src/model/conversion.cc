@@ -83,6 +83,14 @@ std::string left_out_text(const ConversionPlan& conversion, const Catalog& catal
                      printable(catalog.entries[static_cast<size_t>(conversion.left_out.front())].name));
 }
 
+std::string inputs_left_out_text(int number) {
+  return fmt::format(
+      "{} scales of activations are left out: not all quantized matrices have one, and a config says the "
+      "same "
+      "of all.",
+      number);
+}
+
 std::string larger_files_text(const WrittenShards& shards, uint64_t shard_bytes) {
   return fmt::format(
       "{} of {} files {} larger than --shard-size ({} bytes): a matrix and its scales stay together. "
@@ -164,6 +172,8 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
 
   ConversionReport report{.bytes = converted_bytes(modules), .notices = plan.notices};
   if (!conversion.left_out.empty()) report.notices.push_back(left_out_text(conversion, catalog));
+  if (conversion.inputs_left_out > 0)
+    report.notices.push_back(inputs_left_out_text(conversion.inputs_left_out));
   if (!conversion.rounded.empty()) report.notices.push_back(rounded_text(conversion.rounded));
   check_shard_size(modules, request.shard_bytes);
   PendingFolder folder(destination);

@@ -59,6 +59,7 @@ ModuleChanges module_changes(std::span<const ConvertedModule> modules, const Cat
   ModuleChanges changes;
   std::set<std::string> respelled;
   for (const ConvertedModule& module : modules) {
+    changes.input_scales = changes.input_scales || has_input_scale(module);
     if (!module.matrix) continue;
     const bool plain = is_plain(module.form->form);
     if (plain) changes.plain.push_back(module.name);
@@ -80,7 +81,7 @@ std::string converted_config(const std::string& text, const ConversionTarget& ta
   OrderedJson config = OrderedJson::parse(text);
   if (target.recipe) {
     config.erase(kQuantization);
-    const std::string fields = quantization_config_text(*target.recipe, changes.plain);
+    const std::string fields = quantization_config_text(*target.recipe, changes.plain, changes.input_scales);
     if (!fields.empty()) config[kQuantization] = OrderedJson::parse(fields);
     for (const char* dtype : {"dtype", "torch_dtype"}) {
       if (config.contains(dtype)) config[dtype] = "bfloat16";

@@ -13,6 +13,7 @@ struct ModuleChanges {
   std::vector<std::string> plain;      // matrices that are not quantized, sorted
   std::vector<std::string> respelled;  // modules that are no more, or new: halves, fused projections
   std::vector<std::string> added;      // of the latter, those that are new and not quantized
+  bool input_scales = false;           // quantized matrices have a scale of their activations
 };
 ModuleChanges module_changes(std::span<const ConvertedModule> modules, const Catalog& catalog);
 

@@ -71,7 +71,7 @@ std::vector<std::string> plain_modules(const Catalog& catalog) {
 std::string requantized(const std::string& config_text, const Recipe& recipe,
                         const std::vector<std::string>& plain, const std::string& file) {
   Json document = parse_json(config_text, ErrorKind::kBadConfig, file);
-  const std::string fields = quantization_config_text(recipe, plain);
+  const std::string fields = quantization_config_text(recipe, plain, /*input_scales=*/false);
   document.erase(kQuantizationField);
   if (!fields.empty()) document[kQuantizationField] = parse_json(fields, ErrorKind::kBadConfig, file);
   return document.dump(2);

@@ -4,11 +4,12 @@ import itertools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import stored_tensors as stored
-from fulgur_cli import MINI, ROOT, command, logits, output, run
+from fulgur_cli import MINI, ROOT, command, logits, measured, output, run
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from test_commands import Terminal
@@ -401,3 +402,16 @@ def test_quantized_tensors_that_the_model_does_not_use_do_not_outlive_their_conf
     assert {dtype for dtype, _ in held.values()} <= {"BF16", "F32"} and "quantization_config" not in config_of(tmp_path / "bf16")
     assert stray + "k_norm.weight" in held and not any(name.startswith(stray) and "_scale" in name for name in held)
     assert stray + "wk.weight" not in held
+
+
+@pytest.mark.skipif(re.search(rb"__[at]san_init", Path(command("info")[0]).read_bytes()) is not None, reason="sanitizers need more")
+@pytest.mark.parametrize("options", [{"to": "nvfp4-ct"}, {"fuse": True}], ids=["rewritten", "copied"])
+def test_a_conversion_holds_a_few_tensors_of_its_source(options, tmp_path):
+    """Also of what is mapped: a large checkpoint must not push out what else the machine holds."""
+    wide = ["--set", "hidden_size=1024", "--set", "moe_intermediate_size=512", "--set", "intermediate_size=2048"]
+    output("convert", *["--random-weights", MINI / "config.json", *wide], tmp_path / "source")
+    size = sum(file.stat().st_size for file in (tmp_path / "source").glob("*.safetensors"))
+    assert size > 150 << 20
+    result, _, most_bytes = measured(command("convert", tmp_path / "source", tmp_path / "out", **options))
+    assert result.returncode == 0, result.stderr
+    assert most_bytes < 64 << 20  # 32 MiB of values, the largest matrix (4 MiB), and the program itself

@@ -86,10 +86,10 @@ TEST(Recipe, KeepsVectorsPlainAndTheCorrectionBiasF32) {
 
 TEST(Recipe, SaysWhatConfigsDeclare) {
   const std::vector<std::string> plain = {"lm_head", "model.embed_tokens"};
-  EXPECT_EQ(quantization_config_text({}, plain), "");
+  EXPECT_EQ(quantization_config_text({}, plain, false), "");
   EXPECT_EQ(hf_quant_config_text({}, plain), "");
   const std::string fp8 =
-      quantization_config_text({.form = TargetForm::kFp8Block, .scales = BlockScales::kE8m0}, plain);
+      quantization_config_text({.form = TargetForm::kFp8Block, .scales = BlockScales::kE8m0}, plain, false);
   EXPECT_NE(fp8.find("\"scale_fmt\": \"ue8m0\""), std::string::npos) << fp8;
   EXPECT_NE(fp8.find("\"lm_head\""), std::string::npos) << fp8;
   EXPECT_EQ(hf_quant_config_text({.form = TargetForm::kFp8Block}, plain), "");
