@@ -152,7 +152,9 @@ FoundModel find_model(const ModelOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   FoundModel found;
   if (options.random.chosen()) {  // its weights, before so much as their names are listed
-    check_fits({.weights = random_weight_bytes(random_weights(options.random), options.precision)});
+    const bool with_mtp =
+        options.mtp || (options.speculates && options.speculate.value_or(kDefaultDrafts) > 0);
+    check_fits({.weights = random_weight_bytes(random_weights(options.random), options.precision, with_mtp)});
   } else {
     found.folder = model_folder(options);
   }

@@ -240,7 +240,7 @@ RandomModel make_random_model(const RandomWeights& wanted) {
   return model;
 }
 
-WeightBytes random_weight_bytes(const RandomWeights& wanted, Precision precision) {
+WeightBytes random_weight_bytes(const RandomWeights& wanted, Precision precision, bool with_mtp) {
   RandomModel model = without_tensors(wanted);
   if (wanted.form) {
     const std::string file = wanted.config.filename().string();
@@ -248,8 +248,8 @@ WeightBytes random_weight_bytes(const RandomWeights& wanted, Precision precision
         parse_config(requantized(model.config_text, model.recipe, {}, file), file).quantization;
   }
   const auto copied = [&](const RandomModel& some) {
-    const ModelPlan plan = plan_model(some.config, precision, some.catalog, /*with_mtp=*/false);
-    return weight_bytes(plan, some.catalog, /*with_mtp=*/false).copied;
+    const ModelPlan plan = plan_model(some.config, precision, some.catalog, with_mtp);
+    return weight_bytes(plan, some.catalog, with_mtp && plan.mtp).copied;
   };
   return {.copied = by_number_of_experts(model, wanted, copied)};
 }

@@ -34,9 +34,9 @@ struct RandomModel {
 /// kTargetForms, or asks for more tensors than are worth a list.
 RandomModel make_random_model(const RandomWeights& wanted);
 
-/// What its main model's weights take in memory, from the config alone, before its tensors are listed. Throws
-/// what is wrong with the config.
-WeightBytes random_weight_bytes(const RandomWeights& wanted, Precision precision);
+/// What its weights take in memory, the MTP layer's where it has one and `with_mtp`, from the config alone,
+/// before its tensors are listed. Throws what is wrong with the config.
+WeightBytes random_weight_bytes(const RandomWeights& wanted, Precision precision, bool with_mtp);
 
 /// The tensors of a published checkpoint of this config, MTP layer included, in the forms of `recipe`, the
 /// indexer's two projections apart. Matrices are drawn with a deviation of 1 / sqrt(columns), so that

@@ -105,15 +105,25 @@ void check_fits(const MemoryNeed& need) {
   const std::optional<uint64_t> available = available_memory_bytes();
   const uint64_t wanted = need.allocated();
   if (!available || wanted <= *available) return;
+  const uint64_t weights = need.weights.copied;
+  if (weights > *available) {
+    const auto [takes, left] = told_apart(weights, *available);
+    throw Error(Problem{
+        .kind = ErrorKind::kBadRequest,
+        .message = fmt::format("The model's weights take {}, but {} of memory are available.", takes, left),
+        .expected = fmt::format("at most {} bytes", *available),
+        .found = fmt::format("{} bytes of weights that are not used where they lie in a file", weights),
+        .todo = "use a machine with more memory, or of random weights ask for less: --layers N, "
+                "--set n_routed_experts=N, a smaller --weights-form"});
+  }
   const auto [takes, left] = told_apart(wanted, *available);
   throw Error(
       Problem{.kind = ErrorKind::kBadRequest,
               .message = fmt::format("The model takes {}, but {} of memory are available.", takes, left),
               .expected = fmt::format("at most {} bytes", *available),
-              .found = fmt::format("{} bytes of weights, {} of caches and {} for the steps",
-                                   need.weights.copied, need.cache(), need.tables + need.scratch + need.host),
-              .todo = "ask for less of it: fewer tokens, --kv-dtype fp8; of random weights --layers N, "
-                      "--set n_routed_experts=N, a smaller --weights-form"});
+              .found = fmt::format("{} bytes of weights, {} of caches and {} for the steps", weights,
+                                   need.cache(), need.tables + need.scratch + need.host),
+              .todo = "ask for less of it: fewer tokens, --kv-dtype fp8, --speculate 0"});
 }
 
 }  // namespace fulgur

@@ -145,14 +145,15 @@ def test_refusals_name_the_field():
 
 
 def test_what_does_not_fit_in_memory_is_refused_before_anything_is_allocated():
-    result = run("generate", ids="1,2", random_weights=CONFIGS / "deepseek-v3.2.json")
-    assert result.returncode == 1
-    message = result.stderr.splitlines()[0]
-    assert message.startswith("The model takes 675.1") and message.endswith("of memory are available.")
+    for speculate, takes in [(None, "690."), (0, "675.1")]:  # with the layer that drafts, as inspect counts it, and without
+        result = run("generate", ids="1,2", random_weights=CONFIGS / "deepseek-v3.2.json", speculate=speculate)
+        assert result.returncode == 1
+        message = result.stderr.splitlines()[0]
+        assert message.startswith(f"The model's weights take {takes}") and message.endswith("of memory are available.")
 
 
 def test_more_experts_than_fit_are_refused_before_they_are_listed():
-    for arguments, words in [(["generate", "--ids", "1,2"], "The model takes"), (["inspect"], "n_routed_experts = 65536 makes a model of")]:
+    for arguments, words in [(["generate", "--ids", "1,2"], "The model's weights take"), (["inspect"], "n_routed_experts = 65536 makes a model of")]:
         line = command(*arguments, "--random-weights", CONFIGS / "deepseek-v3.2.json", "--set", "n_routed_experts=65536")
         result, _, most_bytes = measured(line)
         assert result.returncode == 1 and words in result.stderr.splitlines()[0], result.stderr

@@ -64,6 +64,21 @@ TEST_F(MappedFileTest, ReadsZerosWhereTheFileShrankAndSaysSo) {
   EXPECT_EQ(problems[0].file, "file");
 }
 
+TEST_F(MappedFileTest, WhatWasReleasedIsReadFromTheFileAgain) {
+  const auto file = open_of_size(100 * kPage + 5);
+  EXPECT_EQ(sum(file->bytes()), 100 * kPage + 5);
+  file->release(7, 50 * kPage);
+  file->release(90 * kPage + 1, 1000 * kPage);
+  EXPECT_EQ(sum(file->bytes()), 100 * kPage + 5);
+  EXPECT_NO_THROW(file->throw_if_damaged());
+  file->release(0, file->bytes().size());
+  shrink_to(kPage);
+  EXPECT_EQ(sum(file->bytes()), kPage);
+  file->release(0, file->bytes().size());
+  EXPECT_EQ(sum(file->bytes()), kPage);
+  EXPECT_THROW(file->throw_if_damaged(), Error);
+}
+
 TEST_F(MappedFileTest, SurvivesManyThreadsReadingWhatIsGone) {
   const auto file = open_of_size(1000 * kPage);
   shrink_to(0);

@@ -49,12 +49,14 @@ TEST_P(RandomModels, AreWholeCheckpointsWithTheMtpLayer) {
 
 TEST_P(RandomModels, TakeTheMemoryThatTheConfigForetells) {
   for (const Precision precision : {Precision::kNative, Precision::kFull}) {
-    const PlannedModel planned = plan_loading(read_model_files(wanted()), {.precision = precision});
-    const WeightBytes bytes = weight_bytes(planned.plan, planned.catalog, /*with_mtp=*/false);
-    EXPECT_EQ(random_weight_bytes(wanted(), precision).copied, bytes.copied);
-    EXPECT_EQ(bytes.mapped, 0U);
-    EXPECT_EQ(load(plan_loading(read_model_files(wanted()), {.precision = precision}), 2).memory.copied_bytes,
-              bytes.copied);
+    for (const bool mtp : {false, true}) {
+      const LoadOptions options{.precision = precision, .mtp = mtp};
+      const PlannedModel planned = plan_loading(read_model_files(wanted()), options);
+      const WeightBytes bytes = weight_bytes(planned.plan, planned.catalog, mtp);
+      EXPECT_EQ(random_weight_bytes(wanted(), precision, mtp).copied, bytes.copied);
+      EXPECT_EQ(bytes.mapped, 0U);
+      EXPECT_EQ(load(plan_loading(read_model_files(wanted()), options), 2).memory.copied_bytes, bytes.copied);
+    }
   }
 }
 
