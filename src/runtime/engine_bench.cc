@@ -100,7 +100,7 @@ void run_round(const BenchedEngine& benched, const EngineBench& bench, int reque
 }  // namespace
 
 int64_t EngineBench::step_tokens(int num_drafts) const {
-  return std::max<int64_t>(kStepTokens, 2 * *std::ranges::max_element(requests) * (1 + num_drafts));
+  return std::max<int64_t>(kStepTokens, int64_t{2} * *std::ranges::max_element(requests) * (1 + num_drafts));
 }
 
 std::vector<int64_t> EngineBench::max_tokens(int num_requests, int num_drafts) const {
