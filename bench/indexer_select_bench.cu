@@ -1,6 +1,6 @@
 // Times the tuned kernels of the indexer's selection by the method of docs/performance.md: a CUDA graph of 64
-// calls, 21 replays after two, median and range of the time a call; pages in random order over more than 200
-// MB, scores and activations warm; programmatic dependent launch off and on.
+// calls and more, 21 replays after two, median and range of the time a call; pages in random order, each call
+// with others of 200 MB and more, scores and activations warm; programmatic dependent launch off and on.
 //
 //   cuda_select_bench [FOLDER]      FOLDER: the table goes to select_bench.tsv there, too
 
@@ -18,13 +18,13 @@ namespace {
 using cuda::LaunchOptions;
 
 std::FILE* table = nullptr;
-constexpr int kCalls = 64;  // of a graph
+constexpr int kWarmCalls = 64;  // of a graph
 
-void report(const std::string& name, double bytes,
+void report(const std::string& name, double bytes, int calls,
             const std::function<cudaError_t(int, const LaunchOptions&)>& call, LaunchOptions options = {}) {
   const auto time = [&](bool pdl) {
     options.pdl = pdl;
-    return time_calls(kCalls, [&](int i, cudaStream_t stream) {
+    return time_calls(calls, [&](int i, cudaStream_t stream) {
       options.stream = stream;
       must(call(i, options), "call");
     });
@@ -74,7 +74,7 @@ LaunchOptions way(int cluster, int threads = 0, bool early = false) {
 }
 
 void bench_limits(const Pool& pool) {
-  report("empty kernel, 132 blocks", 0, [](int, const LaunchOptions& options) {
+  report("empty kernel, 132 blocks", 0, kWarmCalls, [](int, const LaunchOptions& options) {
     return cuda::launch_clusters(empty_kernel, dim3(132), 1, 512, 0, options);
   });
   DeviceArray<uint32_t> sink(1);
@@ -82,7 +82,7 @@ void bench_limits(const Pool& pool) {
     const int64_t vectors = static_cast<int64_t>(megabytes * 1e6) / 16;
     const int64_t all = static_cast<int64_t>(pool.keys.size()) / 16;
     report("cold read of " + std::to_string(megabytes).substr(0, 5) + " MB", vectors * 16.0,
-           [&](int call, const LaunchOptions& options) {
+           calls_over(vectors * 16.0), [&](int call, const LaunchOptions& options) {
              const int64_t at = vectors * call % (all - vectors);
              return cuda::launch_clusters(read_kernel, dim3(132 * 3), 1, 512, 0, options,
                                           reinterpret_cast<const uint4*>(pool.keys.get()) + at, vectors,
@@ -91,51 +91,24 @@ void bench_limits(const Pool& pool) {
   }
 }
 
-void bench_topk(int rows, int length, Scores kind, const char* name, const std::vector<LaunchOptions>& ways) {
-  std::vector<float> scores(static_cast<size_t>(rows) * length);
-  // A few different rows are enough, and the host draws slowly.
-  const int different = std::min(rows, 4);
-  for (int64_t i = 0; i < static_cast<int64_t>(different) * length; ++i) {
-    scores[i] = score_at(9, static_cast<uint64_t>(i), i % length, length, kind);
-  }
-  for (int row = different; row < rows; ++row) {
-    std::memcpy(&scores[static_cast<size_t>(row) * length],
-                &scores[static_cast<size_t>(row % different) * length], static_cast<size_t>(length) * 4);
-  }
-  const DeviceArray<float> device_scores(scores);
-  const DeviceArray<int32_t> position(std::vector<int32_t>(rows, length - 1));
-  const DeviceArray<int32_t> sequence(std::vector<int32_t>(rows, 0));
-  const DeviceArray<int32_t> pages(scattered(length / 64, 4));
-  DeviceArray<int32_t> positions(static_cast<size_t>(rows) * 2048);
-  DeviceArray<int32_t> slots(static_cast<size_t>(rows) * 2048);
-  DeviceArray<uint32_t> fault(1);
-  for (const LaunchOptions& way : ways) {
-    std::string text = label("topk", rows, 1, length, " ") + name;
-    if (way.cluster > 0) text += ", cluster " + std::to_string(way.cluster);
-    if (way.threads > 0) text += ", threads " + std::to_string(way.threads);
-    report(
-        text, rows * 4.0 * length,
-        [&](int, const LaunchOptions& options) {
-          return cuda::launch_topk({device_scores.get(),
-                                    length,
-                                    {position.get(), sequence.get(), pages.get(), length / 64, rows, length},
-                                    {2048, positions.get(), slots.get(), fault.get()}},
-                                   options);
-        },
-        way);
-  }
+void bench_topk(int rows, int length) {
+  constexpr int kDifferentRows = 4;  // the host draws slowly
+  const GivenScores scores(rows, length,
+                           drawn_scores(std::min(rows, kDifferentRows), length, Scores::kNormal));
+  report(label("topk", rows, 1, length, " normal"), rows * 4.0 * length, kWarmCalls,
+         [&](int, const LaunchOptions& options) { return cuda::launch_topk(scores.arguments(), options); });
 }
 
 void bench_decode(const Pool& pool, int heads, int batch, int tokens, int context,
                   const std::vector<LaunchOptions>& ways) {
-  const Batch data(pool, heads, batch, tokens, context, kCalls);
+  const Batch data(pool, heads, batch, tokens, context);
   for (const LaunchOptions& way : ways) {
     std::string text = label("decode", batch, tokens, context, "");
     if (heads != 64) text += ", heads " + std::to_string(heads);
     if (way.cluster > 0) text += ", cluster " + std::to_string(way.cluster);
     if (way.early_keys) text += ", early keys";
     report(
-        text, data.bytes(),
+        text, data.bytes(), data.calls,
         [&](int call, const LaunchOptions& options) {
           return cuda::launch_decode(data.arguments(call), options);
         },
@@ -147,7 +120,7 @@ void bench_decode(const Pool& pool, int heads, int batch, int tokens, int contex
 void report_two_kernels(const std::string& name, const Batch& data, DeviceArray<float>& scores,
                         bool with_topk) {
   report(
-      name + ", early keys", data.bytes(),
+      name + ", early keys", data.bytes(), data.calls,
       [&](int call, const LaunchOptions& options) {
         const auto arguments = data.arguments(call);
         const cudaError_t status = cuda::launch_row_scores(arguments, scores.get(), data.context, options);
@@ -158,54 +131,17 @@ void report_two_kernels(const std::string& name, const Batch& data, DeviceArray<
 }
 
 void bench_two_kernels(const Pool& pool, int batch, int context, bool scores_alone = false) {
-  const Batch data(pool, 64, batch, 1, context, kCalls);
+  const Batch data(pool, 64, batch, 1, context);
   DeviceArray<float> scores(static_cast<size_t>(batch) * context);
   if (scores_alone) report_two_kernels(label("row scores", batch, 1, context, ""), data, scores, false);
   report_two_kernels(label("row scores, then topk", batch, 1, context, ""), data, scores, true);
 }
 
-/// A prompt from an empty cache: chunks of rows whose scores fit in 64 MiB.
-class Prompt {
- public:
-  Prompt(const Pool& pool, int heads, int length)
-      : data(pool, heads, 1, length, length, 1),
-        length_(length),
-        rows_(std::min<int>(length, static_cast<int>((size_t{64} << 20) /
-                                                     (4 * length + cuda::prompt_scratch_bytes(heads, 1))) /
-                                        64 * 64)),
-        scratch_(cuda::prompt_scratch_bytes(heads, rows_)),
-        scores_(static_cast<size_t>(rows_) * length) {}
-
-  cudaError_t launch(bool scores, bool topk, const LaunchOptions& options) const {
-    for (int first = 0; first < length_; first += rows_) {
-      cuda::DecodeArguments chunk = cuda::rows_of(data.arguments(0), first, std::min(rows_, length_ - first));
-      chunk.scores.rows.max_context = std::min(length_, first + rows_);
-      cudaError_t status = cudaSuccess;
-      if (scores) {
-        status = cuda::launch_prompt_scores(chunk.scores, data.heads, scratch_.get(), scores_.get(), length_,
-                                            options);
-      }
-      if (status == cudaSuccess && topk)
-        status = cuda::launch_topk({scores_.get(), length_, chunk.scores.rows, chunk.out}, options);
-      if (status != cudaSuccess) return status;
-    }
-    return cudaSuccess;
-  }
-
-  Batch data;
-
- private:
-  int length_;
-  int rows_;
-  DeviceArray<uint8_t> scratch_;
-  DeviceArray<float> scores_;
-};
-
 void bench_prompt(const Pool& pool, int heads, int length) {
   const Prompt prompt(pool, heads, length);
   const std::string tail = std::to_string(length) + (heads == 64 ? "" : ", 32 heads");
   const auto part = [&](const std::string& name, bool scores, bool topk) {
-    report(name + tail, 0,
+    report(name + tail, 0, kWarmCalls,
            [&](int, const LaunchOptions& options) { return prompt.launch(scores, topk, options); });
   };
   if (heads == 64) {
@@ -215,28 +151,9 @@ void bench_prompt(const Pool& pool, int heads, int length) {
   part("prompt scores + topk ", true, true);
 }
 
-const std::pair<Scores, const char*> kHard[] = {{Scores::kConcentrated, "10+0.05n"},
-                                                {Scores::kTies, "ties"},
-                                                {Scores::kZeros, "zeros"},
-                                                {Scores::kAscending, "ascending"}};
-
-void bench_topk() {
-  const auto normal = [](int rows, int length, const std::vector<LaunchOptions>& ways) {
-    bench_topk(rows, length, Scores::kNormal, "normal", ways);
-  };
-  for (const int rows : {1, 32, 128}) {
-    for (const int length : {8192, 32768, 131072}) normal(rows, length, {way(0)});
-  }
-  for (const auto& [kind, name] : kHard) {
-    bench_topk(1, 8192, kind, name, {way(0)});
-    bench_topk(128, 32768, kind, name, {way(0)});
-    bench_topk(32, 131072, kind, name, {way(0)});
-  }
-}
-
 void bench_decode(const Pool& pool) {
   {
-    const Batch data(pool, 64, 1, 1, 8192, 1);
+    const Batch data(pool, 64, 1, 1, 8192);
     for (const int cluster : {1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16}) {
       std::printf("clusters of %d at once: %d\n", cluster,
                   cuda::decode_clusters_at_once(data.arguments(0), cluster));
@@ -256,42 +173,10 @@ void bench_decode(const Pool& pool) {
     }
   }
   for (const int batch : {1, 32, 128}) bench_two_kernels(pool, batch, 131072, true);
-  for (const int tokens : {2, 4}) {
-    for (const int batch : {1, 32, 128}) bench_decode(pool, 64, batch, tokens, 8192, {way(0)});
+  for (const int tokens : {2, 3, 4}) {
+    for (const int batch : {1, 32, 128}) bench_decode(pool, 64, batch, tokens, 8192, {way(0, 0, true)});
   }
   for (const int batch : {1, 8, 32, 128}) bench_decode(pool, 32, batch, 1, 8192, {way(0, 0, true)});
-}
-
-/// What scores of any kind cost the whole selection, beside normal ones of the same queries and keys.
-void bench_hard(Pool& pool) {
-  std::vector<std::pair<Scores, const char*>> kinds = {{Scores::kNormal, "normal"}};
-  kinds.insert(kinds.end(), std::begin(kHard), std::end(kHard));
-  for (const auto& [kind, name] : kinds) {
-    const std::string tail = std::string(" ") + name;
-    pool.make_scores(kind, 8192);
-    for (const int batch : {1, 128}) {
-      Batch data(pool, 64, batch, 1, 8192, kCalls);
-      data.ask_for_scales();
-      report(
-          label("hard: decode", batch, 1, 8192, "") + tail, data.bytes(),
-          [&](int call, const LaunchOptions& options) {
-            return cuda::launch_decode(data.arguments(call), options);
-          },
-          way(0, 0, true));
-    }
-    Prompt prompt(pool, 64, 8192);
-    prompt.data.ask_for_scales();
-    report("hard: prompt scores + topk 8192" + tail, 0,
-           [&](int, const LaunchOptions& options) { return prompt.launch(true, true, options); });
-    pool.make_scores(kind, 131072);
-    for (const int batch : {1, 32}) {
-      Batch data(pool, 64, batch, 1, 131072, kCalls);
-      data.ask_for_scales();
-      DeviceArray<float> scores(static_cast<size_t>(batch) * data.context);
-      report_two_kernels(label("hard: row scores, then topk", batch, 1, 131072, "") + tail, data, scores,
-                         true);
-    }
-  }
 }
 
 void bench_all() {
@@ -299,13 +184,14 @@ void bench_all() {
   must(cudaGetDeviceProperties(&device, 0), "device");
   std::printf("%s, %d multiprocessors, L2 %d MB\n", device.name, device.multiProcessorCount,
               device.l2CacheSize >> 20);
-  bench_topk();
+  for (const int rows : {1, 32, 128}) {
+    for (const int length : {8192, 32768, 131072}) bench_topk(rows, length);
+  }
   Pool pool(36 * 2048);  // sequences of 128k
   bench_limits(pool);
   bench_decode(pool);
   bench_prompt(pool, 64, 8192);
   bench_prompt(pool, 32, 8192);
-  bench_hard(pool);
 }
 
 }  // namespace

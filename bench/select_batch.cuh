@@ -1,6 +1,6 @@
 #pragma once
 
-// What the selection's bench runs over: a pool of pages larger than the L2 cache, and batches of sequences
+// What the selection's benches run over: a pool of pages larger than the L2 cache, and batches of sequences
 // whose page tables rotate through it.
 
 #include <vector>
@@ -8,6 +8,22 @@
 #include "cuda/select_setup.cuh"
 
 namespace fulgur::cuda_test {
+
+/// Calls of a graph that each read `bytes` of their own: at least 64, over at least 200 MB, so that none
+/// finds its pages in the L2 cache.
+inline int calls_over(double bytes) {
+  constexpr int kCalls = 64;
+  constexpr double kRotated = 200e6;
+  return std::max(kCalls, static_cast<int>(std::ceil(kRotated / bytes)));
+}
+
+/// Rows of scores of a kind.
+inline std::vector<float> drawn_scores(int rows, int length, Scores kind) {
+  std::vector<float> scores(static_cast<size_t>(rows) * length);
+  for (size_t i = 0; i < scores.size(); ++i)
+    scores[i] = score_at(9, i, static_cast<int64_t>(i) % length, length, kind);
+  return scores;
+}
 
 /// The pool of pages and, for each call of a graph, page tables over the next part of it.
 class Pool {
@@ -26,9 +42,7 @@ class Pool {
   void make_scores(Scores kind, int context) {
     constexpr int kDifferentRows = 4;  // the host draws slowly
     must(cudaMemset(keys.get(), kOneCode, keys.size()), "codes");
-    std::vector<float> rows(static_cast<size_t>(kDifferentRows) * context);
-    for (size_t i = 0; i < rows.size(); ++i)
-      rows[i] = score_at(9, i, static_cast<int64_t>(i) % context, context, kind);
+    const std::vector<float> rows = drawn_scores(kDifferentRows, context, kind);
     std::vector<float> scales(static_cast<size_t>(num_pages_) * 64);
     const int pages = context / 64;
     for (int i = 0; i < num_pages_; ++i) {
@@ -57,15 +71,54 @@ class Pool {
   DeviceArray<uint8_t> keys;
 };
 
+/// Rows of given scores, which are those of `different` by turns.
+struct GivenScores {
+  GivenScores(int rows, int length, const std::vector<float>& different)
+      : length(length),
+        rows(rows),
+        scores(static_cast<size_t>(rows) * length),
+        position(std::vector<int32_t>(rows, length - 1)),
+        sequence(std::vector<int32_t>(rows, 0)),
+        pages(scattered(length / 64, 4)),
+        positions(static_cast<size_t>(rows) * 2048),
+        slots(static_cast<size_t>(rows) * 2048),
+        fault(1) {
+    const int num_different = static_cast<int>(different.size()) / length;
+    for (int row = 0; row < rows; ++row) {
+      must(cudaMemcpy(scores.get() + static_cast<int64_t>(row) * length,
+                      &different[static_cast<size_t>(row % num_different) * length],
+                      static_cast<size_t>(length) * sizeof(float), cudaMemcpyHostToDevice),
+           "scores");
+    }
+  }
+  [[nodiscard]] cuda::TopkArguments arguments() const {
+    return {scores.get(),
+            length,
+            {position.get(), sequence.get(), pages.get(), length / 64, rows, length},
+            {2048, positions.get(), slots.get(), fault.get()}};
+  }
+
+  int length;
+  int rows;
+  DeviceArray<float> scores;
+  DeviceArray<int32_t> position;
+  DeviceArray<int32_t> sequence;
+  DeviceArray<int32_t> pages;
+  DeviceArray<int32_t> positions;
+  DeviceArray<int32_t> slots;
+  DeviceArray<uint32_t> fault;
+};
+
 /// `sequences` sequences of `context` keys with `tokens` new tokens each.
 struct Batch {
-  Batch(const Pool& pool, int heads, int sequences, int tokens, int context, int calls)
+  Batch(const Pool& pool, int heads, int sequences, int tokens, int context)
       : pool(pool),
         heads(heads),
         rows(sequences * tokens),
         tokens(tokens),
         context(context),
         pages((context + 63) / 64),
+        calls(calls_over(static_cast<double>(sequences) * pages * cuda::kIndexPageBytes)),
         q_bytes(heads * kDim),
         q(static_cast<size_t>(rows) * q_bytes),
         weights(static_cast<size_t>(rows) * heads),
@@ -116,6 +169,7 @@ struct Batch {
   int tokens;
   int context;
   int pages;
+  int calls;  // with page tables of their own
   int q_bytes;
   DeviceArray<uint8_t> q;
   DeviceArray<float> weights;
@@ -126,6 +180,43 @@ struct Batch {
   DeviceArray<int32_t> slots;
   DeviceArray<uint32_t> fault;
   int sequences;
+};
+
+/// A prompt from an empty cache: chunks of rows whose scores fit in 64 MiB.
+class Prompt {
+ public:
+  Prompt(const Pool& pool, int heads, int length)
+      : data(pool, heads, 1, length, length),
+        length_(length),
+        rows_(std::min<int>(length, static_cast<int>((size_t{64} << 20) /
+                                                     (4 * length + cuda::prompt_scratch_bytes(heads, 1))) /
+                                        64 * 64)),
+        scratch_(cuda::prompt_scratch_bytes(heads, rows_)),
+        scores_(static_cast<size_t>(rows_) * length) {}
+
+  cudaError_t launch(bool scores, bool topk, const cuda::LaunchOptions& options) const {
+    for (int first = 0; first < length_; first += rows_) {
+      cuda::DecodeArguments chunk = cuda::rows_of(data.arguments(0), first, std::min(rows_, length_ - first));
+      chunk.scores.rows.max_context = std::min(length_, first + rows_);
+      cudaError_t status = cudaSuccess;
+      if (scores) {
+        status = cuda::launch_prompt_scores(chunk.scores, data.heads, scratch_.get(), scores_.get(), length_,
+                                            options);
+      }
+      if (status == cudaSuccess && topk)
+        status = cuda::launch_topk({scores_.get(), length_, chunk.scores.rows, chunk.out}, options);
+      if (status != cudaSuccess) return status;
+    }
+    return cudaSuccess;
+  }
+
+  Batch data;
+
+ private:
+  int length_;
+  int rows_;
+  DeviceArray<uint8_t> scratch_;
+  DeviceArray<float> scores_;
 };
 
 }  // namespace fulgur::cuda_test

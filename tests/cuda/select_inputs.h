@@ -72,9 +72,11 @@ enum class Scores {
   kInfinities,
   kFew,
   kTiny,
+  kNeighbours,  // two values that no float lies between
+  kRun,         // the k-th of 2,048 in a run of 1,900 positions that share their first bits
   kNan
 };
-constexpr int kScoreKinds = 10;
+constexpr int kScoreKinds = 12;
 
 /// The score of position s of `length`: what a kernel is given.
 inline float score_at(uint64_t seed, uint64_t index, int64_t s, int64_t length, Scores kind) {
@@ -101,6 +103,15 @@ inline float score_at(uint64_t seed, uint64_t index, int64_t s, int64_t length, 
       return static_cast<float>(word % 3) - 1.0F;
     case Scores::kTiny:
       return static_cast<float>(word % 4096) * 1.4e-45F - 2.8e-42F;
+    case Scores::kNeighbours:
+      return word % 2 == 0 ? 1.0F : 1.0F + 0x1p-23F;
+    case Scores::kRun: {
+      constexpr int64_t kAbove = 400;  // spread over all positions
+      constexpr int64_t kInside = 1900;
+      if (s % (length / kAbove + 1) == 0) return static_cast<float>(20 + u);
+      const bool inside = s >= length / 3 && s < length / 3 + kInside;
+      return static_cast<float>(inside ? 8 + u : normal);
+    }
     case Scores::kNan:
       return s == length / 2 ? NAN : static_cast<float>(normal);
   }

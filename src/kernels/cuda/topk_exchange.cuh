@@ -6,18 +6,21 @@
 // k-th key to lie in from its own counts, and its guess. Each block sends it to all, itself too, by stores
 // that count themselves on the receiver's barrier (no fence, no cluster barrier); a warp of each adds them up
 // and finds the bin, and how many keys of lower ranks lie above and in it. Where all guessed right, a pass
-// takes one exchange; else the bins of the right group follow in a second.
+// takes one exchange. A block that guessed another group but has no key in the right one has told all there
+// is to tell (of ascending scores most have none): its bins are left out of a second sum. Else the bins of
+// the right group follow in a second exchange.
 //
 // Messages lie in two places and count on two barriers by turns: one for the next turn overwrites none that a
 // slow block still reads, nor counts on a barrier that still waits for others of this turn.
 
 #include "kernels/cuda/hopper.cuh"
-#include "kernels/cuda/radix_window.h"
+#include "kernels/cuda/ordered_keys.cuh"
 
 namespace fulgur::cuda {
 
 constexpr int kMostCluster = 16;
 constexpr uint32_t kMostCandidates = 2048;  // of all blocks together
+constexpr uint32_t kMostSent = 4096;        // candidates of a block, times the blocks it sends them to
 
 struct CountMessage {
   static constexpr uint32_t kGroupWords = kBinGroup / 2;  // two counts of 16 bits in a word
@@ -25,6 +28,11 @@ struct CountMessage {
   static constexpr uint32_t kWords = kGuessWord + 4;  // whole vectors
   static constexpr uint32_t kVectors = kWords / 4;
   static constexpr uint32_t kNan = 0x80000000;  // beside the guess
+
+  /// Groups and then bins.
+  __device__ static const uint16_t* counts(const uint32_t* message) {
+    return reinterpret_cast<const uint16_t*>(message);
+  }
 };
 
 /// A block's shared memory for a selection: what must be zero before it, then the rest.
@@ -78,7 +86,7 @@ struct Found {
   uint32_t lower_above;   // of these, of blocks of lower rank
   uint32_t lower_inside;  // in the bin, of blocks of lower rank
   bool nan;               // met by a block
-  bool guessed_right;     // by all; else only `group` and `nan` hold
+  bool guessed_right;     // by all that were summed; else only `group` and `nan` hold
 };
 
 /// 64 counts, two a lane, from the last down: 63 - 2 lane and 62 - 2 lane.
@@ -118,19 +126,20 @@ __device__ inline Crossing crossing_of(TwoCounts counts, uint32_t sum, uint32_t 
   return {62 - 2 * source + upper, __shfl_sync(~0U, above, source), __shfl_sync(~0U, count, source)};
 }
 
-/// The sums of a cluster's messages, by four warps: groups of the lower and the upper eight ranks, then bins.
-/// [kind][half][all, of ranks below this][64].
-__device__ inline void sum_messages(const uint32_t* messages, uint32_t cluster, uint32_t rank, uint32_t warp,
-                                    uint32_t lane, uint32_t* sums) {
+/// The sums of a cluster's messages, by four warps: groups of the lower and the upper eight ranks, then bins
+/// of those of `ranks`. [kind][half][all, of ranks below this][64].
+__device__ inline void sum_messages(const uint32_t* messages, uint32_t cluster, uint32_t ranks, uint32_t rank,
+                                    uint32_t warp, uint32_t lane, uint32_t* sums) {
   constexpr uint32_t kHalf = kMostCluster / 2;
   const uint32_t first = warp % 2 * kHalf;
   const uint32_t* words = messages + warp / 2 * CountMessage::kGroupWords + lane;
+  const uint32_t summed = (warp < 2 ? (1U << cluster) - 1 : ranks) >> first;
   TwoCounts all{0, 0};
   TwoCounts below{0, 0};
 #pragma unroll
   for (uint32_t i = 0; i < kHalf; ++i) {
     const uint32_t r = first + i;
-    const uint32_t word = r < cluster ? words[r * CountMessage::kWords] : 0;
+    const uint32_t word = (summed >> i & 1) != 0 ? words[r * CountMessage::kWords] : 0;
     all.lower += word & 0xFFFF;
     all.upper += word >> 16;
     below.lower += r < rank ? word & 0xFFFF : 0;
@@ -143,7 +152,7 @@ __device__ inline void sum_messages(const uint32_t* messages, uint32_t cluster, 
 
 /// The bin of the k-th key from these sums. By each warp for itself.
 __device__ inline Found find_bin(const uint32_t* messages, const uint32_t* sums, uint32_t cluster,
-                                 uint32_t needed, uint32_t lane) {
+                                 uint32_t ranks, uint32_t needed, uint32_t lane) {
   const auto both_halves = [&](uint32_t kind, uint32_t of) {
     const TwoCounts a = two_counts(sums + (kind * 4 + of) * kBinGroup, lane);
     const TwoCounts b = two_counts(sums + (kind * 4 + 2 + of) * kBinGroup, lane);
@@ -171,7 +180,23 @@ __device__ inline Found find_bin(const uint32_t* messages, const uint32_t* sums,
           __reduce_add_sync(~0U, lower_above),
           __reduce_add_sync(~0U, lower_inside),
           __any_sync(~0U, (guess & CountMessage::kNan) != 0) != 0,
-          __all_sync(~0U, lane >= cluster || (guess & ~CountMessage::kNan) == group.index) != 0};
+          __all_sync(~0U, (ranks >> lane & 1) == 0 || (guess & ~CountMessage::kNan) == group.index) != 0};
+}
+
+/// The ranks that sent the bins of `group`; none, if another has keys in it, so that its bins are missed.
+__device__ inline uint32_t ranks_that_told(const uint32_t* messages, uint32_t cluster, uint32_t group,
+                                           uint32_t lane) {
+  const uint32_t* message = messages + lane * CountMessage::kWords;
+  const bool right = lane < cluster && (message[CountMessage::kGuessWord] & ~CountMessage::kNan) == group;
+  const bool missed = lane < cluster && !right && CountMessage::counts(message)[group] != 0;
+  const uint32_t ranks = __ballot_sync(~0U, right);
+  return __any_sync(~0U, missed) != 0 ? 0 : ranks;
+}
+/// The most keys that one of `ranks` has in a bin of its group.
+__device__ inline uint32_t most_in_bin(const uint32_t* messages, uint32_t ranks, uint32_t bin,
+                                       uint32_t lane) {
+  const uint16_t* counts = CountMessage::counts(messages + lane * CountMessage::kWords);
+  return __reduce_max_sync(~0U, (ranks >> lane & 1) != 0 ? counts[kBinGroup + bin % kBinGroup] : 0U);
 }
 
 /// This block's message to all: half a warp a vector.

@@ -4,40 +4,38 @@
 // slice of the positions, in the order of their ranks.
 //
 // The keys were counted by their first 12 bits while they were made. The first pass (radix_window.h) finds
-// the bin of the k-th from these counts; each warp then lists the places of its share of the keys that lie in
-// it or above. The bin's keys, if they are few, are copied out, over a cluster sent to all blocks, and every
-// block narrows the window among them alone. Where they are many (concentrated scores, ties) further passes
-// count the listed keys again and join their counts as the first. Output places are prefix counts in position
-// order: within a warp by ballots, over warps and blocks by sums of counts. So of equal keys the lower
-// positions are taken, and positions come out ascending. Counts are integers: the order in which atomics add
-// them does not matter, nor does the order of the copied keys, of which only counts are taken.
+// the bin of the k-th from these counts. Each warp then lists its keys of the bin or above (topk_list.cuh).
+// The bin's keys are copied out, over a cluster sent to all blocks, and every block narrows the window among
+// them alone. Where they are too many for that (concentrated scores, ties, of one block's those of ascending
+// ones) a second pass counts all keys of the bin by further bits before they are listed, and where they still
+// are (ties), a third by the last. Of equal keys the lower positions are taken, and positions come out
+// ascending. Counts are integers: the order in which atomics add them does not matter, nor does the order of
+// the copied keys, of which only counts are taken.
 //
 // Cost a block: one pass over n keys while they are made (an atomic each), one over n keys (a load, a
 // compare, a vote), then over those listed, about topk in all; over a cluster two exchanges
-// (topk_exchange.cuh). What it needs cleared is cleared before the keys are there.
+// (topk_exchange.cuh). Concentrated scores: one more pass and exchange; ties: two, and the output's over n
+// keys in place of the list's. What it needs cleared is cleared before the keys are there.
 
 #include <type_traits>
 
-#include "kernels/cuda/ordered_keys.cuh"
-#include "kernels/cuda/selected_row.cuh"
-#include "kernels/cuda/topk_exchange.cuh"
+#include "kernels/cuda/topk_list.cuh"
 
 namespace fulgur::cuda {
 
-/// kSmallShares: a warp's share of the keys is a few vectors of 32 at times, for which it has code of its own
-/// (which costs the kernels for long rows 6%).
+/// kSmallShares: see TopkList.
 template <int kThreads, bool kSmallShares>
 class TopkSelect {
- public:
   static constexpr int kWarps = kThreads / 32;
-  static constexpr uint32_t kListed = SelectScratch::listed_places(kWarps);
 
+ public:
   __device__ TopkSelect(const SelectScratch& scratch, uint32_t rank)
       : scratch_(scratch),
         cluster_(scratch.cluster),
         rank_(rank),
         lane_(threadIdx.x % 32),
-        warp_(threadIdx.x / 32) {}
+        warp_(threadIdx.x / 32),
+        list_(scratch) {}
 
   /// First of all, by all threads.
   __device__ void open() const {
@@ -72,25 +70,33 @@ class TopkSelect {
     const auto guess = static_cast<uint32_t>(static_cast<float>(n) *
                                              __fdividef(static_cast<float>(topk), static_cast<float>(total)));
     const bool nan = scratch_.histogram(0)[pass_bins(0) - 1] != 0;
-    lower_above_ = 0;
+    lower_ = {0, 0};
     Window window = whole_range(topk, total);
     if (narrow<0>(window, nan, guess)) return false;
-    const bool settled = window.settled();
-    const bool few = window.count <= kMostCandidates;
-    list_survivors(keys, n, window, !settled && few);
-    if (!settled) {
-      if (few) {
-        narrow_by_candidates(window);
-      } else {
-        narrow_again<1>(keys, window);
-        if (!window.settled()) narrow_again<2>(keys, window);
+    // Measured: long rows' listing takes longer if it stands in a branch or behind the further passes.
+    for (bool first = true;; first = false) {
+      const bool crowded = is_crowded(window);
+      list_.take(keys, n, window, crowded,
+                 crowded || window.settled() ? nullptr : scratch_.candidates() + lower_.inside);
+      if (!crowded) {
+        if (!window.settled()) narrow_by_candidates(window);
+        break;
       }
+      if (!first) {
+        narrow_among_all<2>(keys, n, window);
+        break;
+      }
+      narrow_among_all<1>(keys, n, window);
     }
-    write(keys, first_position, window, out);
+    list_.write(keys, first_position, window, lower_, out);
     return true;
   }
 
  private:
+  /// Its keys are too many to be candidates.
+  [[nodiscard]] __device__ bool is_crowded(const Window& window) const {
+    return !window.settled() && (window.count > kMostCandidates || too_many_to_send_);
+  }
   __device__ void count(int pass, uint32_t bin) const {
     atomicAdd(scratch_.histogram(pass) + bin, 1U);
     if (cluster_ > 1) atomicAdd(scratch_.groups(pass) + bin / kBinGroup, 1U);
@@ -149,132 +155,52 @@ class TopkSelect {
   template <int kPass>
   __device__ bool narrow_over_cluster(Window& window, bool nan, uint32_t own_needed) {
     const uint32_t* groups = scratch_.groups(kPass);
-    // A group that holds keys; any would be right, the best saves an exchange.
+    // Any group would be right, the best saves an exchange.
     const TwoCounts own = two_counts(groups, lane_);
     const uint32_t sum = running_sum(own);
     uint32_t guess = crossing_of(own, sum, max(own_needed, 1U), lane_).index;
     guess = min(guess, pass_bins(kPass) / kBinGroup - 1);
+    uint32_t ranks = (1U << cluster_) - 1;  // whose bins are summed
+    bool sends = true;
     while (true) {
-      const uint32_t turn = turn_ & 1;
-      uint64_t* barrier = scratch_.barriers() + turn;
-      const uint32_t* messages = scratch_.messages(turn);
-      send_counts<kThreads>(groups, scratch_.histogram(kPass) + guess * kBinGroup,
-                            guess | (nan ? CountMessage::kNan : 0), scratch_.messages(turn), barrier,
-                            cluster_, rank_);
-      mbarrier_wait_cluster(barrier, turn_ >> 1 & 1);
-      if (warp_ < 4) sum_messages(messages, cluster_, rank_, warp_, lane_, scratch_.sums());
+      if (sends) {
+        const uint32_t turn = turn_ & 1;
+        send_counts<kThreads>(groups, scratch_.histogram(kPass) + guess * kBinGroup,
+                              guess | (nan ? CountMessage::kNan : 0), scratch_.messages(turn),
+                              scratch_.barriers() + turn, cluster_, rank_);
+        mbarrier_wait_cluster(scratch_.barriers() + turn, turn_ >> 1 & 1);
+        ++turn_;
+      }
+      const uint32_t* messages = scratch_.messages((turn_ - 1) & 1);
+      if (warp_ < 4) sum_messages(messages, cluster_, ranks, rank_, warp_, lane_, scratch_.sums());
       __syncthreads();
-      ++turn_;
-      const Found found = find_bin(messages, scratch_.sums(), cluster_, window.needed, lane_);
+      const Found found = find_bin(messages, scratch_.sums(), cluster_, ranks, window.needed, lane_);
       if (found.nan) return true;
       if (!found.guessed_right) {
         guess = found.group;
+        ranks = ranks_that_told(messages, cluster_, guess, lane_);
+        sends = ranks == 0;
+        if (sends) ranks = (1U << cluster_) - 1;
         __syncthreads();  // all are done with the sums
         continue;
       }
       window = narrowed(window, pass_shift(kPass), found.bin.index, found.bin);
-      lower_above_ += found.lower_above;
-      lower_inside_ = found.lower_inside;
+      lower_.above += found.lower_above;
+      lower_.inside = found.lower_inside;
+      too_many_to_send_ = window.count * cluster_ > kMostSent &&
+                          most_in_bin(messages, ranks, found.bin.index, lane_) * cluster_ > kMostSent;
       return false;
     }
   }
 
-  /// Each warp's share of the block's keys: the places of those in or above the window, ascending, if they
-  /// have room; else, and where it has a key a lane, all its keys are taken for listed. Copies the keys of
-  /// the window if they are to be candidates.
-  __device__ void list_survivors(const uint32_t* keys, int n, const Window& window, bool candidates) {
-    if (candidates && cluster_ > 1 && threadIdx.x == 0)
-      mbarrier_expect(scratch_.barriers() + 2, window.count * 4);
-    // Instructions in a row are what takes the time: one round without idle steps, if the share is small.
-    const int each = (n + kThreads - 1) / kThreads;
-    if (kSmallShares && each == 1) {
-      list_share<1>(keys, n, each * 32, window, candidates);
-    } else if (kSmallShares && each == 2) {
-      list_share<2>(keys, n, each * 32, window, candidates);
-    } else if (kSmallShares && (each == 5 || each == 6)) {
-      list_share<6>(keys, n, each * 32, window, candidates);
-    } else {
-      list_share<4>(keys, n, each * 32, window, candidates);
-    }
-  }
-  /// The same, kSteps of 32 keys at a time that don't wait for each other.
-  template <int kSteps>
-  __device__ void list_share(const uint32_t* keys, int n, int share, const Window& window, bool candidates) {
-    share_begin_ = static_cast<int>(warp_) * share;
-    const int end = min(share_begin_ + share, n);
-    uint16_t* listed = scratch_.listed(warp_, kWarps);
-    const bool lists = share > 32;
-    const KeyRange range(window);
-    uint32_t count = 0;
-#pragma unroll 1
-    for (int first = share_begin_; first < end; first += 32 * kSteps) {
-      uint32_t key[kSteps];
-      bool any_inside = false;
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        const int place = first + step * 32 + static_cast<int>(lane_);
-        key[step] = place < end ? keys[place] : kAbsentKey;
-        any_inside = any_inside || range.holds(key[step]);
-      }
-      if (lists) {
-#pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
-          const bool keep = key[step] >= range.first;
-          const uint32_t kept = __ballot_sync(~0U, keep);
-          const uint32_t to = count + __popc(kept & lanes_below(lane_));
-          if (keep && to < kListed) {
-            listed[to] = static_cast<uint16_t>(first + step * 32 + static_cast<int>(lane_));
-          }
-          count += __popc(kept);
-        }
-      }
-      if (candidates && __any_sync(~0U, any_inside)) copy_candidates(key, range);
-    }
-    is_listed_ = lists && count <= kListed;
-    num_listed_ = is_listed_ ? count : static_cast<uint32_t>(max(end - share_begin_, 0));
-    __syncwarp();
-  }
-  /// Those of the keys in the range to the list of candidates, over a cluster to the lists of all blocks. By
-  /// a warp.
-  template <int kSteps>
-  __device__ void copy_candidates(const uint32_t (&key)[kSteps], const KeyRange& range) const {
-    uint32_t inside[kSteps];
-    uint32_t count = 0;
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      inside[step] = __ballot_sync(~0U, range.holds(key[step]));
-      count += __popc(inside[step]);
-    }
-    uint32_t to = 0;
-    if (lane_ == 0) to = atomicAdd(scratch_.num_candidates(), count);
-    to = __shfl_sync(~0U, to, 0);
-    uint32_t* own = scratch_.candidates() + lower_inside_ + to;
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      if (cluster_ == 1) {
-        if (range.holds(key[step])) own[__popc(inside[step] & lanes_below(lane_))] = key[step];
-        own += __popc(inside[step]);
-        continue;
-      }
-#pragma unroll 1
-      for (; inside[step] != 0; inside[step] &= inside[step] - 1, ++own) {
-        const uint32_t one = __shfl_sync(~0U, key[step], __ffs(static_cast<int>(inside[step])) - 1);
-        if (lane_ < cluster_) send(own, scratch_.barriers() + 2, lane_, one);
-      }
-    }
-  }
-  /// The place of the warp's listed key `i`.
-  __device__ uint32_t place_of(uint32_t i) const {
-    return is_listed_ ? scratch_.listed(warp_, kWarps)[i] : static_cast<uint32_t>(share_begin_) + i;
-  }
-
-  /// Counts the window's keys by their next bits.
+  /// Counts the window's keys by their next bits and narrows it. The keys go to threads as they come, not by
+  /// shares: those of a window may lie side by side.
   template <int kPass>
-  __device__ void narrow_again(const uint32_t* keys, Window& window) {
+  __device__ void narrow_among_all(const uint32_t* keys, int n, Window& window) {
     const KeyRange range(window);
-#pragma unroll 2
-    for (uint32_t i = lane_; i < num_listed_; i += 32) {
-      const uint32_t key = keys[place_of(i)];
+#pragma unroll 4
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
+      const uint32_t key = keys[i];
       if (range.holds(key)) count(kPass, (key - range.first) >> pass_shift(kPass));
     }
     __syncthreads();
@@ -294,18 +220,18 @@ class TopkSelect {
       __syncthreads();
     }
     const uint32_t count = window.count;
-    count_candidates<1>(count, window);
+    if (window.bits > pass_shift(1)) count_candidates<1>(count, window);
     if (!window.settled()) count_candidates<2>(count, window);
     if (cluster_ == 1) return;
     const KeyRange range(window);
 #pragma unroll 1
-    for (uint32_t first = warp_ * 32; first < lower_inside_; first += kThreads) {
-      const uint32_t key = first + lane_ < lower_inside_ ? scratch_.candidates()[first + lane_] : kAbsentKey;
+    for (uint32_t first = warp_ * 32; first < lower_.inside; first += kThreads) {
+      const uint32_t key = first + lane_ < lower_.inside ? scratch_.candidates()[first + lane_] : kAbsentKey;
       const uint32_t above = __popc(__ballot_sync(~0U, key > range.last));
       const uint32_t from = __popc(__ballot_sync(~0U, key >= range.first));
       if (lane_ < 2) atomicAdd(scratch_.lower() + lane_, lane_ == 0 ? above : from - above);
     }
-    lower_inside_ = 0;
+    lower_.inside = 0;
   }
 
   template <int kPass>
@@ -323,73 +249,16 @@ class TopkSelect {
     window = narrowed(window, pass_shift(kPass), bin.index, bin);
   }
 
-  __device__ void write(const uint32_t* keys, int first_position, const Window& window,
-                        const SelectedRow& out) {
-    KeyRange range(window);
-    const bool all_wanted = window.needed == window.count;
-    if (all_wanted) range.last = range.first - 1;  // then all count as above it
-    const uint32_t needed = all_wanted ? 0 : window.needed;
-    uint32_t above = 0;
-    uint32_t from = 0;
-#pragma unroll 2
-    for (uint32_t i = lane_; i < num_listed_; i += 32) {
-      const uint32_t key = keys[place_of(i)];
-      above += key > range.last ? 1 : 0;
-      from += key >= range.first ? 1 : 0;
-    }
-    above = __reduce_add_sync(~0U, above);
-    from = __reduce_add_sync(~0U, from);
-    auto* counts = reinterpret_cast<uint2*>(scratch_.warp_counts());
-    if (lane_ == 0) counts[warp_] = make_uint2(above, from - above);
-    __syncthreads();
-    const uint2 of_warp = lane_ < warp_ ? counts[lane_] : make_uint2(0, 0);
-    uint32_t above_rank = __reduce_add_sync(~0U, of_warp.x);
-    uint32_t inside_rank = __reduce_add_sync(~0U, of_warp.y);
-    if (cluster_ > 1) {
-      const uint32_t lower_above = lower_above_ + scratch_.lower()[0];
-      const uint32_t lower_inside = lower_inside_ + scratch_.lower()[1];
-      above_rank += lower_above + (all_wanted ? lower_inside : 0);
-      inside_rank += all_wanted ? 0 : lower_inside;
-    }
-#pragma unroll 1
-    for (uint32_t first = 0; first < num_listed_; first += 32) {
-      const bool here = first + lane_ < num_listed_;
-      const uint32_t place = here ? place_of(first + lane_) : 0;
-      const uint32_t key = here ? keys[place] : kAbsentKey;
-      const bool is_above = key > range.last;
-      const uint32_t all_above = __ballot_sync(~0U, is_above);
-      uint32_t to = above_rank + __popc(all_above & lanes_below(lane_));
-      bool take = is_above;
-      if (needed > 0) {
-        const bool is_inside = !is_above && key >= range.first;
-        const uint32_t all_inside = __ballot_sync(~0U, is_inside);
-        const uint32_t my_inside = inside_rank + __popc(all_inside & lanes_below(lane_));
-        take = take || (is_inside && my_inside < needed);
-        to += min(my_inside, needed);
-        inside_rank += __popc(all_inside);
-      }
-      if (take) {
-        out.positions[to] = first_position + static_cast<int32_t>(place);
-        if (out.slots != nullptr) {
-          out.slots[to] = out.slice_pages[place / 64] * 64 + static_cast<int32_t>(place % 64);
-        }
-      }
-      above_rank += __popc(all_above);
-    }
-  }
-
   SelectScratch scratch_;
   uint32_t cluster_;
   uint32_t rank_;
   uint32_t lane_;
   uint32_t warp_;
+  TopkList<kThreads, kSmallShares> list_;
   uint32_t turn_ = 0;             // of the counts' exchange
   uint32_t candidate_phase_ = 0;  // of the candidates'
-  uint32_t lower_above_ = 0;      // keys of lower ranks
-  uint32_t lower_inside_ = 0;
-  int share_begin_ = 0;  // the warp's keys, listed or not
-  bool is_listed_ = false;
-  uint32_t num_listed_ = 0;
+  LowerRanks lower_{0, 0};
+  bool too_many_to_send_ = false;  // the window's keys, by one block
 };
 
 }  // namespace fulgur::cuda
