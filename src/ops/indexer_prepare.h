@@ -48,6 +48,10 @@ struct IndexerShape {
 /// W_iq in FP8 blocks: a GPU's kernels for prompts (num_tokens above 128) round q_latent of all rows, too,
 /// each group of 128 columns to e4m3 with a scale of its own as above, and tensor cores keep about 14 bits of
 /// a group's sums.
+///
+/// A back end that overlaps ops may read before the op queued before this one has ended: the weights, the
+/// rope table, positions, sequences and the page table. So that op may write x and q_latent; the rest was
+/// there when it began.
 struct IndexerPrepare {
   Operand x;         // [num_tokens, hidden]
   Operand q_latent;  // qr [num_tokens, q]

@@ -149,6 +149,7 @@ class Check {
                         what + (dumps ? ", dumps" : ""));
       }
     }
+    arguments.scores.unscored = case_.topk;
     DeviceArray<uint8_t> scratch(cuda::prompt_scratch_bytes(case_.heads, rows));
     for (const bool prompt : {false, true}) {
       dump.poison(0xFF);
@@ -158,12 +159,14 @@ class Check {
       must(status, prompt ? "launch_prompt_scores" : "launch_row_scores");
       must(cudaDeviceSynchronize(), prompt ? "prompt scores" : "row scores");
       const std::string what = std::string(case_.name) + (prompt ? ", prompt scores" : ", row scores");
+      const auto scores = dump.download();
       if (first.empty()) {
-        first = dump.download();
+        first = scores;
         check_scores(first, stride);
       } else {
-        same_bits(first, dump.download(), stride, what);
+        same_bits(first, scores, stride, what);
       }
+      check_unscored(scores, stride, prompt, what);
       select(what, [&] {
         must(cuda::launch_topk({dump.get(), stride, arguments.scores.rows, arguments.out}, {}),
              "launch_topk");
@@ -219,6 +222,18 @@ class Check {
     }
   }
 
+  /// Rows that may read everything were left as they were: of a prompt each, else where all of a sequence
+  /// may.
+  void check_unscored(const std::vector<float>& scores, int64_t stride, bool prompt,
+                      const std::string& what) {
+    for (size_t row = 0; row < position_.size(); ++row) {
+      const int longest = prompt ? position_[row] + 1 : case_.contexts[sequence_[row]];
+      uint32_t bits;
+      std::memcpy(&bits, &scores[row * stride], sizeof bits);
+      if (longest <= case_.topk && bits != 0xFFFFFFFF) fail(what + ": scored row " + std::to_string(row));
+    }
+  }
+
   void check_scores(const std::vector<float>& scores, int64_t stride) {
     const bool exact = case_.codes != Codes::kReal;
     std::vector<double> q(static_cast<size_t>(case_.heads) * kDim);
@@ -239,9 +254,7 @@ class Check {
         const double scale = scale_at(kScaleSeed, global, case_.codes);
         const ReferenceScore reference = reference_score(q, weights, key.data(), kDim, scale);
         const float score = scores[row * stride + s];
-        // Each step of 32 keeps about 14 bits of its largest summand, so each of 4 x 33 summands is cut by at
-        // most 2^-13 of the largest, which is at most the sum of magnitudes.
-        const double limit = exact ? 0 : reference.magnitude * 0x1p-9;
+        const double limit = exact ? 0 : reference.limit(kDim);
         const double error = std::abs(score - reference.score);
         if (reference.magnitude > 0) largest_error_ = std::max(largest_error_, error / reference.magnitude);
         if (!(error <= limit)) {

@@ -79,9 +79,11 @@ std::vector<int> few_long(std::vector<int> long_ones, size_t all) {
 
 std::vector<Case> cases(bool small) {
   if (small) {
-    return {{"small", 64, Codes::kIntegers, 64, 1, {300, 64, 129}, {1, 1, 1}, {1, 2}},
-            {"small drafts", 32, Codes::kReal, 64, 2, {300, 200}, {2, 2}, {1, 2}},
-            {"small NaN", 32, Codes::kReal, 64, 1, {200, 150}, {1, 1}, {2}, 1 << 30, NanIn::kQuery, 1}};
+    return {
+        {"small", 64, Codes::kIntegers, 64, 1, {300, 64, 129}, {1, 1, 1}, {1, 2}},
+        {"small refill", 32, Codes::kReal, 64, 1, {1100}, {1}, {1}},  // 18 pages, of which a ring holds 16
+        {"small drafts", 32, Codes::kReal, 64, 2, {300, 200}, {2, 2}, {1, 2}},
+        {"small NaN", 32, Codes::kReal, 64, 1, {200, 150}, {1, 1}, {2}, 1 << 30, NanIn::kQuery, 1}};
   }
   std::vector<Case> all{
       {"integers, ragged",
@@ -137,6 +139,8 @@ std::vector<Case> cases(bool small) {
   add("NaN query of a draft", drafts, 64, NanIn::kQuery, 1);
   add("NaN key of a draft", drafts, 64, NanIn::kKeyScale, 3);
   add("NaN key of a prompt", prompt, 64, NanIn::kKeyScale, 150);
+  add("NaN key of a short prompt", {"", 64, Codes::kReal, 256, 1, {700, 200}, {301, 200}, {1}, 20}, 64,
+      NanIn::kKeyScale, 301 + 50);
   add("NaN query of a prompt", prompt, 32, NanIn::kQuery, 400);
   return all;
 }

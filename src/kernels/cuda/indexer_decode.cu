@@ -84,7 +84,7 @@ class Decode {
     });
     __syncthreads();
     const int longest = scores_.first_position() + count;
-    const bool scored = longest > static_cast<int>(kSelects ? arguments_.out.topk : 0);
+    const bool scored = longest > (kSelects ? arguments_.out.topk : arguments_.scores.unscored);
     if (!waited_) {
       // Pages that hold no key of this launch's rows.
       const bool begins = first == 0 || rows.sequence[first - 1] != rows.sequence[first];

@@ -86,8 +86,10 @@ class PromptScores {
     while (first < end) {
       int count = 1;
       while (first + count < end && rows.sequence[first + count] == rows.sequence[first]) ++count;
-      // Positions of a sequence's rows are consecutive.
-      const int skipped = max(first_page_ * kPageKeys - rows.position[first], 0);
+      // Positions of a sequence's rows are consecutive: those before these pages, or of rows that need no
+      // scores, come first.
+      const int from = max(first_page_ * kPageKeys, arguments_.scores.unscored);
+      const int skipped = max(from - rows.position[first], 0);
       if (skipped < count) run_sequence(first + skipped, count - skipped);
       first += count;
     }

@@ -51,6 +51,7 @@ struct ScoreArguments {
   int64_t weight_stride;
   const uint8_t* keys;  // pages: [64][128] codes and then [64] f32 scales
   RowMap rows;
+  int32_t unscored;  // rows with no more candidates need no scores
 };
 
 constexpr size_t kIndexPageBytes = 64 * 132;
@@ -101,14 +102,15 @@ bool decode_fits_at_once(const DecodeArguments& arguments);
 int decode_clusters_at_once(const DecodeArguments& arguments, int cluster);
 cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions& options);
 
-/// Scores alone into [rows, score_stride] (columns past a row's position keep what they held), for few rows
-/// of long contexts: the pages of a row are dealt to all multiprocessors. Takes what launch_decode takes.
+/// Scores alone into [rows, score_stride] (columns past a row's position keep what they held, as do rows of a
+/// sequence that need none), for few rows of long contexts: the pages of a row are dealt to all
+/// multiprocessors. Takes what launch_decode takes.
 cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, int64_t score_stride,
                               const LaunchOptions& options);
 
-/// The same for many rows of each sequence: a block keeps keys in registers and streams the queries. A
-/// sequence's rows are consecutive, at consecutive positions. `scratch`, aligned to 128 bytes, of
-/// prompt_scratch_bytes().
+/// The same for many rows of each sequence (each that needs no scores keeps what it held): a block keeps keys
+/// in registers and streams the queries. A sequence's rows are consecutive, at consecutive positions.
+/// `scratch`, aligned to 128 bytes, of prompt_scratch_bytes().
 size_t prompt_scratch_bytes(int num_heads, int rows);
 cudaError_t launch_prompt_scores(const ScoreArguments& arguments, int num_heads, void* scratch, float* scores,
                                  int64_t score_stride, const LaunchOptions& options);

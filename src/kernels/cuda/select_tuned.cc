@@ -93,6 +93,7 @@ void select_tuned(Context& context, const IndexerSelect& op) {
   const Stream& stream = *context.stream;
   const LaunchOptions options{.stream = stream.main(), .pdl = stream.pdl(), .early_keys = stream.pdl()};
   DecodeArguments arguments = arguments_of(op);
+  arguments.scores.unscored = static_cast<int32_t>(op.selected.cols);
   arguments.out = {.topk = static_cast<int32_t>(op.selected.cols),
                    .positions = op.selected.data,
                    .slots = op.slots.data,
