@@ -56,8 +56,14 @@ TEST_P(LateInputs, GiveTheSameBits) {
   EXPECT_TRUE(machine.snapshot() == in_time);
 }
 
+std::vector<std::tuple<Tested, TableRow>> late_lines() {
+  auto lines = all_lines();
+  for (const Tested& tested : tested_backends()) lines.emplace_back(tested, long_selection_row());
+  return lines;
+}
+
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(LateInputs);  // without a device
-INSTANTIATE_TEST_SUITE_P(BackEnds, LateInputs, testing::ValuesIn(all_lines()),
+INSTANTIATE_TEST_SUITE_P(BackEnds, LateInputs, testing::ValuesIn(late_lines()),
                          [](const testing::TestParamInfo<LateInputs::ParamType>& info) {
                            return short_name(std::get<0>(info.param)) + "_" + std::get<1>(info.param).name;
                          });

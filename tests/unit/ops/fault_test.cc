@@ -122,6 +122,17 @@ TEST_P(FaultySelection, ANanKeyFailsTheRowsThatMayScoreIt) {
   EXPECT_EQ(values(selected_, last_row - 1), clean[static_cast<size_t>(last_row - 1)]);
 }
 
+TEST_P(FaultySelection, ANanThatARowReadingAllWouldScoreIsNotSeen) {
+  run_op();
+  const auto clean = all_values(selected_);
+  for (int row = 0; row < rows(); ++row) {
+    if (batch_.position(row) < kTopk) q_.set(row, 40, std::nan(""));
+  }
+  run_op();
+  expect_no_fault();
+  EXPECT_EQ(all_values(selected_), clean);
+}
+
 TEST_P(FaultySelection, AnInfiniteScoreIsANumber) {
   // The first head of the query meets +inf in one key: one score is +inf or (with a negative weight) -inf.
   const int row = faulty_row();

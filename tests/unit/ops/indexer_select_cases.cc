@@ -147,7 +147,13 @@ const std::vector<Dims>& published_selections() {
                                            .index_heads = 32,
                                            .index_dim = 128,
                                            .topk = 48,
-                                           .batch = {{100, 33}, {0, 30}}}};
+                                           .batch = {{100, 33}, {0, 30}}},
+                                          {.name = "published_single",
+                                           .rope = 64,
+                                           .index_heads = 64,
+                                           .index_dim = 128,
+                                           .topk = 96,
+                                           .batch = {{300, 1}, {40, 1}, {127, 1}}}};
   return kDims;
 }
 
@@ -162,6 +168,16 @@ TableRow fp8_selection(const Dims& dims, int first, bool tuned) {
 }
 
 }  // namespace
+
+TableRow long_selection_row() {
+  static const Dims kDims = {.name = "published_long",
+                             .rope = 64,
+                             .index_heads = 32,
+                             .index_dim = 128,
+                             .topk = 160,
+                             .batch = {{16400, 1}}};
+  return fp8_selection(kDims, 0, true);
+}
 
 std::vector<TableRow> indexer_select_rows() {
   std::vector<TableRow> rows;

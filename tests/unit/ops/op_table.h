@@ -69,6 +69,8 @@ std::vector<TableRow> mla_output_rows();
 std::vector<TableRow> attention_prepare_rows();
 std::vector<TableRow> indexer_prepare_rows();
 std::vector<TableRow> indexer_select_rows();
+/// A context so long that a GPU scores its row and selects in two kernels; for an oracle it is too long.
+TableRow long_selection_row();
 std::vector<TableRow> mla_attention_rows();
 std::vector<TableRow> ffn_rows();
 std::vector<TableRow> moe_rows();
