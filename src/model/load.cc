@@ -14,13 +14,10 @@
 #include "base/error.h"
 #include "base/printable.h"
 #include "checkpoint/ledger.h"
+#include "model/excess_experts.h"
 
 namespace fulgur {
 namespace {
-
-/// A config may ask for 65536 experts in each of 1000 layers. A checkpoint that lacks more tensors than this
-/// is refused before they are listed.
-constexpr int64_t kMostMissing = 10000;
 
 constexpr std::string_view kIndexerTensors = "model.layers.*.self_attn.indexer.**";
 
@@ -44,51 +41,6 @@ std::optional<Problem> refuse_indexer_of_dense_model(const Config& config, const
       .expected = fmt::format("\"{}\" or \"{}\"", name(ModelType::kDeepseekV32), name(ModelType::kGlmMoeDsa)),
       .found = fmt::format("\"{}\"", name(config.model_type)),
       .todo = "use the config.json that belongs to this checkpoint"};
-}
-
-/// The problems of a checkpoint that lacks more experts than are worth a line each; empty if it doesn't.
-std::vector<Problem> refuse_too_many_experts(const Config& config, const Catalog& catalog) {
-  const int64_t num_moe_layers = std::count(config.moe_layer.begin(), config.moe_layer.end(), true);
-  const int64_t wanted = 3 * config.n_routed_experts * num_moe_layers;
-  const auto held = static_cast<int64_t>(catalog.entries.size());
-  if (wanted <= held + kMostMissing) return {};
-
-  std::vector<Problem> problems;
-  std::string first_missing;
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    if (!config.moe_layer[static_cast<size_t>(i)]) continue;
-    const std::string router = fmt::format("model.layers.{}.mlp.gate.weight", i);
-    const CatalogEntry* entry = catalog.find(router);
-    if (entry != nullptr && !entry->shape.empty() && entry->shape.front() != config.n_routed_experts) {
-      problems.push_back(
-          {.kind = ErrorKind::kShapeMismatch,
-           .file = catalog.file_of(*entry),
-           .tensor = router,
-           .message = fmt::format("{} has another shape than config.json's n_routed_experts says.", router),
-           .expected = fmt::format("{} rows (n_routed_experts)", config.n_routed_experts),
-           .found = fmt::format("{} rows", entry->shape.front()),
-           .todo = "check that config.json belongs to this checkpoint"});
-    }
-    // Among more names than there are tensors one is missing, and soon found.
-    for (int64_t e = 0; e < config.n_routed_experts && first_missing.empty(); ++e) {
-      for (const std::string_view part : {"gate_proj", "up_proj", "down_proj"}) {
-        std::string tensor = fmt::format("model.layers.{}.mlp.experts.{}.{}.weight", i, e, part);
-        if (catalog.find(tensor) == nullptr && first_missing.empty()) first_missing = std::move(tensor);
-      }
-    }
-  }
-  problems.push_back(
-      {.kind = ErrorKind::kMissingTensor,
-       .file = catalog.source,
-       .tensor = first_missing,
-       .message = fmt::format("{} is missing, the first of many: config.json asks for {} tensors of "
-                              "experts.",
-                              first_missing, wanted),
-       .expected = fmt::format("n_routed_experts = {} in each of {} MoE layers", config.n_routed_experts,
-                               num_moe_layers),
-       .found = fmt::format("{} tensors in all", held),
-       .todo = "check that config.json belongs to this checkpoint"});
-  return problems;
 }
 
 /// The checkpoint's tensors of one layer, but for those that any layer may hold unused.
@@ -171,10 +123,7 @@ void erase_what_may_follow(std::vector<Problem>& problems, const ModelPlan& plan
   std::erase_if(problems, [&](const Problem& problem) {
     if (problem.kind == ErrorKind::kMissingTensor && halves.contains(problem.tensor)) return false;
     const auto [module, last] = split_last(problem.tensor);
-    // Too many experts to list them: then there are no parameters.
-    if (!quantizable.contains(module)) {
-      return plan.parameters.empty() && problem.kind == ErrorKind::kMissingTensor;
-    }
+    if (!quantizable.contains(module)) return is_excess(problem);
     const CatalogEntry* weight = last == "weight" ? catalog.find(problem.tensor) : nullptr;
     const bool unpacked = weight != nullptr && weight->dtype_known &&
                           (plain_form(weight->dtype) || weight->dtype == DType::kF8E4M3);
@@ -197,13 +146,16 @@ Problem without_mtp(const ModelFiles& files) {
 
 ModelPlan plan_model(const Config& config, Precision precision, const Catalog& catalog, bool with_mtp,
                      std::span<const WeightForm> readable_forms) {
-  ModelPlan plan{.weights = std::make_unique<ModelWeights>(), .notices = catalog.notices};
-  plan.load.problems = refuse_too_many_experts(config, catalog);
-  if (!plan.load.problems.empty()) {
-    if (!catalog.gaps.empty()) plan.load.problems.clear();  // they may be in files that could not be read
+  if (const std::optional<ExcessExperts> excess = excess_experts(config, catalog)) {
+    Config fewer = config;
+    fewer.n_routed_experts = excess->planned;
+    ModelPlan plan = plan_model(fewer, precision, catalog, with_mtp, readable_forms);
+    std::vector<Problem>& problems = plan.load.problems;
+    problems.insert(problems.begin(), excess->problems.begin(), excess->problems.end());
     return plan;
   }
 
+  ModelPlan plan{.weights = std::make_unique<ModelWeights>(), .notices = catalog.notices};
   append(plan, main_slots(config, precision, *plan.weights));
   plan.num_main = plan.parameters.size();
   const std::string mtp_prefix = fmt::format("model.layers.{}.", config.num_hidden_layers);

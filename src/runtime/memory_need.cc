@@ -69,7 +69,7 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
         std::min({size.prompt_step_tokens(), size.longest_prompt(), static_cast<int64_t>(kLogitsRows)});
     need.host += static_cast<uint64_t>(rows * config.vocab_size) * sizeof(float);
   }
-  if (plan.load.problems.empty()) {
+  if (plan.load.problems.empty() && catalog.gaps.empty()) {
     need.scratch = step_scratch_bytes(config, weight_shapes(plan), options, size);
   }
   return need;

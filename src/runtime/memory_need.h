@@ -31,7 +31,7 @@ struct MemoryNeed {
 };
 
 /// Of a plan, before it is loaded. What the MTP layer takes is in it where the options run it. Where the plan
-/// has problems, steps aren't looked at: scratch is 0.
+/// has problems, or the catalog gaps, steps aren't looked at: scratch is 0.
 MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalog& catalog,
                        const RunnerOptions& options, const RunSize& size);
 

@@ -5,6 +5,7 @@ Which defects there are, and that each golden is refused for each, is tests/faul
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -156,3 +157,18 @@ def test_a_shard_that_another_process_writes_is_refused_until_it_is_through(name
     assert result.stderr.startswith(f"{SHARD}: ") and "is being written" in result.stderr.splitlines()[0]
     assert [line.split()[0] for line in result.stderr.splitlines()[1:]] == ["expected", "found", "to"]
     assert run("generate", **generate).returncode == 0
+
+
+@pytest.mark.parametrize("experts", [8, 8192, 65536])
+@pytest.mark.parametrize("name", ["inspect", "generate"])
+def test_a_checkpoint_of_which_shards_are_still_to_come_is_told_as_that(name, experts, tmp_path):
+    """However many experts its config asks for: a half-downloaded one has a table, and what can be said of the rest is."""
+    copy_of("v32-fp8", tmp_path)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    rewrite(tmp_path / "config.json", lambda text: re.sub(rb'"n_routed_experts": *\d+', b'"n_routed_experts": %d' % experts, text))
+    result = run("inspect", tmp_path) if name == "inspect" else run("generate", model=tmp_path, ids="1")
+    assert result.returncode == 1 and "mistake" not in result.stderr, result.stderr
+    assert result.stderr.startswith("model-00002-of-00003.safetensors: The index lists this file, which is not there.")
+    assert ("has another shape" in result.stderr) == (experts != 8)
+    assert "first of many" not in result.stderr
+    assert (name == "inspect") == result.stdout.startswith("model ")

@@ -353,9 +353,10 @@ TEST(ModelPlan, PutsTheMtpLayersTensorsIntoTheirSlots) {
   EXPECT_EQ(slots["model.layers.2.mlp.experts.5.down_proj"], &mtp.layer.experts[5].down);
 }
 
-TEST(ModelPlan, RefusesMoreExpertsThanThereAreWithoutListingThem) {
+TEST(ModelPlan, RefusesMoreExpertsThanThereAreWithoutListingThemAndTellsWhatElseIsWrong) {
   Altered model("v32-bf16");
   model.config["n_routed_experts"] = 65536;
+  EXPECT_FALSE(model.plan().parameters.empty());
   const ModelPlan plan = model.plan();
   EXPECT_EQ(summary(plan.load.problems),
             "missing_tensor model.layers.1.mlp.experts.8.gate_proj.weight\n"
