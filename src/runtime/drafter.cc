@@ -81,13 +81,15 @@ Drafter::Drafter(const LoadedModel& model, DType operand_dtype, int num_pages, i
       row_bytes_(static_cast<size_t>(model.config.hidden_size) * size_bytes(operand_dtype)),
       page_ends_(static_cast<size_t>(num_pages) * row_bytes_) {}
 
-void Drafter::place_earlier(const BatchPlan& plan, const Operand& hidden, const Backend& backend) const {
+void Drafter::place_earlier(const BatchPlan& plan, const Operand& hidden, const Backend& backend) {
+  text_of_chunk_.clear();
   for (size_t i = 0; i < plan.chunks.size(); ++i) {
     const PlannedChunk& chunk = plan.chunks[i];
+    Text& text = texts_[chunk.request];
+    text_of_chunk_.push_back(&text);
     if (chunk.first < Mtp::kFirstPosition) continue;
-    const auto text = texts_.find(chunk.request);
-    const std::byte* const last = text != texts_.end() ? text->second.last.data()
-                                                       : page_ends_.data() + page_end(chunk, chunk.first - 1);
+    const std::byte* const last =
+        !text.last.empty() ? text.last.data() : page_ends_.data() + page_end(chunk, chunk.first - 1);
     backend.upload(row_of(hidden, i), last, row_bytes_);
   }
 }
@@ -101,6 +103,8 @@ Drafter::Pairs Drafter::pairs_of(const BatchPlan& plan, const std::vector<ChunkR
                                  const Step& main) const {
   Pairs pairs;
   pairs.reserve(static_cast<size_t>(plan.num_tokens()) + plan.chunks.size());
+  pairs.ends.reserve(plan.chunks.size());
+  pairs.wanted.reserve(plan.chunks.size());
   std::vector<int32_t> known;
   size_t first_row = plan.chunks.size();
   for (size_t i = 0; i < plan.chunks.size(); ++i) {
@@ -112,8 +116,8 @@ Drafter::Pairs Drafter::pairs_of(const BatchPlan& plan, const std::vector<ChunkR
     known.insert(known.end(), runs[i].drawn.begin(), runs[i].drawn.end());
     const size_t computed = known.size() - (chunk.draws ? 1 : 0);  // the last one drawn is yet to run
     if (num_drafts_ == 0 || runs[i].fault != ChunkFault::kNone) known.resize(computed);
-    const auto text = texts_.find(chunk.request);
-    int64_t paired = text != texts_.end() ? text->second.paired : chunk.first;
+    const Text& text = *text_of_chunk_[i];
+    int64_t paired = !text.last.empty() ? text.paired : chunk.first;
     for (size_t j = 0; j < known.size(); ++j) {
       const int64_t position = chunk.first + static_cast<int64_t>(j);
       if (position < std::max<int64_t>(paired, Mtp::kFirstPosition)) continue;
@@ -133,21 +137,26 @@ Drafter::Pairs Drafter::pairs_of(const BatchPlan& plan, const std::vector<ChunkR
 /// when its step is run again.
 void Drafter::keep(const std::vector<End>& ends, const BatchPlan& plan, const Operand& hidden,
                    const Backend& backend) {
-  std::map<RequestId, Text> kept;
+  kept_.resize(ends.size() * row_bytes_);
+  std::byte* last = kept_.data();
   for (const auto& [i, row, computed, paired] : ends) {
     const PlannedChunk& chunk = plan.chunks[i];
-    Text& text = kept[chunk.request];
-    text.paired = paired;
-    text.last.resize(row_bytes_);
-    backend.download(text.last.data(), row_of(hidden, row + computed - 1), row_bytes_);
+    text_of_chunk_[i]->last.reserve(row_bytes_);
+    backend.download(last, row_of(hidden, row + computed - 1), row_bytes_);
+    last += row_bytes_;
     const int64_t end = chunk.first + static_cast<int64_t>(computed);
     for (int64_t after = (chunk.first / kPageTokens + 1) * kPageTokens; after <= end; after += kPageTokens) {
       backend.download(page_ends_.data() + page_end(chunk, after - 1),
                        row_of(hidden, row + static_cast<size_t>(after - 1 - chunk.first)), row_bytes_);
     }
   }
-  for (const auto& [request, text] : kept) texts_.erase(request);
-  texts_.merge(kept);
+  last = kept_.data();
+  for (const End& end : ends) {  // nothing throws from here on
+    Text& text = *text_of_chunk_[end.chunk];
+    text.paired = end.paired;
+    text.last.assign(last, last + row_bytes_);
+    last += row_bytes_;
+  }
 }
 
 /// The logits of all pairs for who looks on. What is NaN fails.
@@ -177,6 +186,8 @@ Drafter::Pairs Drafter::guess(Step& step, const Operand& out, const Pairs& pairs
 
   std::vector<int32_t> rows;
   std::vector<int32_t> position;
+  rows.reserve(pairs.wanted.size());
+  position.reserve(pairs.wanted.size());
   for (const Pairs::Wanted& wanted : pairs.wanted) {
     rows.push_back(wanted.row);
     position.push_back(static_cast<int32_t>(wanted.position + 1));
@@ -194,8 +205,11 @@ Drafter::Pairs Drafter::guess(Step& step, const Operand& out, const Pairs& pairs
     const auto& [row, chunk, at] = pairs.wanted[i];
     const int64_t after = at + 1;
     if (drawn[i] < 0 || fault[chunk] != 0 || after >= step.rope.cos.rows) continue;
-    runs[chunk].drafts.push_back(drawn[i]);
-    if (!has_page(plan.chunks[chunk], after)) continue;
+    std::vector<int32_t>& drafts = runs[chunk].drafts;
+    if (drafts.empty()) drafts.reserve(static_cast<size_t>(num_drafts_));
+    drafts.push_back(drawn[i]);
+    const bool was_last = std::ssize(drafts) == num_drafts_;
+    if (was_last || !has_page(plan.chunks[chunk], after)) continue;
     next.wanted.push_back({static_cast<int32_t>(next.token.size()), chunk, after});
     next.add(drawn[i], after, chunk, static_cast<size_t>(row));
   }

@@ -23,7 +23,7 @@ class Drafter {
 
   /// Before the step: row i of `hidden`, [chunks + tokens, d], becomes F of the token before chunk i; the
   /// main model writes those of the step's tokens behind.
-  void place_earlier(const BatchPlan& plan, const Operand& hidden, const Backend& backend) const;
+  void place_earlier(const BatchPlan& plan, const Operand& hidden, const Backend& backend);
   /// After its tokens were drawn: fills `drafts` of the runs. What NaN spoils loses its drafts alone, unless
   /// the observer wants to see these logits: then the run has failed.
   void draft(const Step& main, const Operand& hidden, const BatchPlan& plan, std::vector<ChunkRun>& runs);
@@ -34,7 +34,7 @@ class Drafter {
   /// What a text's next chunk needs of the one before.
   struct Text {
     int64_t paired = 0;           // pairs are cached up to here
-    std::vector<std::byte> last;  // F of the position before
+    std::vector<std::byte> last;  // F of the position before; empty until its first chunk has run
   };
   /// Where a chunk ended.
   struct End {
@@ -59,6 +59,8 @@ class Drafter {
   ModelTime& time_;
   const size_t row_bytes_;  // of F
   std::map<RequestId, Text> texts_;
+  std::vector<Text*> text_of_chunk_;  // of the step that runs
+  std::vector<std::byte> kept_;       // F of the last position of each of its chunks
   std::vector<std::byte> page_ends_;  // F of the last token of each page, for who finds it in the cache
 };
 

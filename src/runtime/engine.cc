@@ -182,8 +182,9 @@ class Engine::Impl {
       runs = run_one_by_one(plan, std::current_exception());
     }
     for (size_t i = 0; i < runs.size(); ++i) {
+      if (runs[i].fault == ChunkFault::kNone) continue;
       const auto found = requests_.find(plan.chunks[i].request);
-      if (found == requests_.end() || runs[i].fault == ChunkFault::kNone) continue;
+      if (found == requests_.end()) continue;
       // A prompt alone has nothing drawn: whoever wants its logits judges them.
       if (runs[i].fault == ChunkFault::kBadLogits && found->second->request().max_tokens == 0) continue;
       fail(found->first, std::make_exception_ptr(Error(problem_of(runs[i].fault))));

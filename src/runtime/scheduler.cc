@@ -111,11 +111,13 @@ void Scheduler::set_back_youngest(BatchPlan& plan) {
 int64_t Scheduler::plan_chunk(const Sequence& sequence, int64_t budget, BatchPlan& plan) {
   const int64_t count = std::min(budget, sequence.known() - sequence.computed);
   const auto begin = sequence.tokens.begin() + sequence.computed;
-  plan.chunks.push_back({.request = sequence.request,
-                         .first = sequence.computed,
-                         .tokens = {begin, begin + count},
-                         .draws = sequence.computed + count == sequence.known(),
-                         .pages = sequence.pages});
+  PlannedChunk& chunk = plan.chunks.emplace_back();
+  chunk.request = sequence.request;
+  chunk.first = sequence.computed;
+  chunk.tokens.reserve(static_cast<size_t>(count) + sequence.drafts.size());
+  chunk.tokens.assign(begin, begin + count);
+  chunk.draws = sequence.computed + count == sequence.known();
+  chunk.pages = sequence.pages;
   return count;
 }
 

@@ -159,6 +159,7 @@ void StepRunner::verify(const PlannedChunk& chunk, int num_drafts, int32_t drawn
   if (run.fault != ChunkFault::kNone || run.drawn.size() < before) return;
   const size_t first_draft = chunk.tokens.size() - static_cast<size_t>(chunk.num_drafts);
   if (before > 0 && chunk.tokens[first_draft + before - 1] != run.drawn.back()) return;
+  if (before == 0) run.drawn.reserve(static_cast<size_t>(chunk.num_drafts) + 1);
   run.drawn.push_back(drawn);
   if (drawn < 0) run.fault = ChunkFault::kBadLogits;
 }
