@@ -161,7 +161,9 @@ class Engine::Impl {
       results.push_back({.drawn = std::move(run.drawn), .drafts = std::move(run.drafts)});
     }
     scheduler_.complete(plan, results);
-    for (size_t i = 0; i < results.size(); ++i) deliver(plan.chunks[i], results[i].drawn);
+    for (size_t i = 0; i < results.size(); ++i) {
+      if (in_step_[i] != nullptr) deliver(*in_step_[i], plan.chunks[i], results[i].drawn);
+    }
   }
 
   void drop_cancelled() {
@@ -175,6 +177,8 @@ class Engine::Impl {
 
   /// Runs a step. Requests that fail end here, and have gone when it returns.
   std::vector<ChunkRun> run(const BatchPlan& plan) {
+    in_step_.clear();
+    for (const PlannedChunk& chunk : plan.chunks) in_step_.push_back(requests_.at(chunk.request).get());
     std::vector<ChunkRun> runs;
     try {
       runs = runner_.run(plan, outputs(plan));
@@ -182,12 +186,10 @@ class Engine::Impl {
       runs = run_one_by_one(plan, std::current_exception());
     }
     for (size_t i = 0; i < runs.size(); ++i) {
-      if (runs[i].fault == ChunkFault::kNone) continue;
-      const auto found = requests_.find(plan.chunks[i].request);
-      if (found == requests_.end()) continue;
+      if (in_step_[i] == nullptr || runs[i].fault == ChunkFault::kNone) continue;
       // A prompt alone has nothing drawn: whoever wants its logits judges them.
-      if (runs[i].fault == ChunkFault::kBadLogits && found->second->request().max_tokens == 0) continue;
-      fail(found->first, std::make_exception_ptr(Error(problem_of(runs[i].fault))));
+      if (runs[i].fault == ChunkFault::kBadLogits && in_step_[i]->request().max_tokens == 0) continue;
+      fail_in_step(i, std::make_exception_ptr(Error(problem_of(runs[i].fault))));
     }
     return runs;
   }
@@ -197,15 +199,16 @@ class Engine::Impl {
   std::vector<ChunkRun> run_one_by_one(const BatchPlan& plan, const std::exception_ptr& error) {
     std::vector<ChunkRun> runs(plan.chunks.size());
     if (plan.chunks.size() == 1) {
-      fail(plan.chunks.front().request, error);
+      fail_in_step(0, error);
       return runs;
     }
     for (size_t i = 0; i < plan.chunks.size(); ++i) {
-      const BatchPlan alone{.chunks = {plan.chunks[i]}};
       try {
-        runs[i] = std::move(runner_.run(alone, outputs(alone)).front());
+        const BatchPlan alone{.chunks = {plan.chunks[i]}};
+        const ChunkOutput output = in_step_[i]->output(alone.chunks.front());
+        runs[i] = std::move(runner_.run(alone, std::span(&output, 1)).front());
       } catch (...) {
-        fail(plan.chunks[i].request, std::current_exception());
+        fail_in_step(i, std::current_exception());
       }
     }
     return runs;
@@ -214,21 +217,19 @@ class Engine::Impl {
   std::vector<ChunkOutput> outputs(const BatchPlan& plan) {
     std::vector<ChunkOutput> outputs;
     outputs.reserve(plan.chunks.size());
-    for (const PlannedChunk& chunk : plan.chunks)
-      outputs.push_back(requests_.at(chunk.request)->output(chunk));
+    for (size_t i = 0; i < plan.chunks.size(); ++i) outputs.push_back(in_step_[i]->output(plan.chunks[i]));
     return outputs;
   }
 
-  void deliver(const PlannedChunk& chunk, std::span<const int32_t> drawn) {
+  void deliver(RequestState& state, const PlannedChunk& chunk, std::span<const int32_t> drawn) {
     const RequestId id = chunk.request;
-    const auto found = requests_.find(id);
-    if (found == requests_.end() || drawn.empty()) return;
+    if (drawn.empty()) return;
     try {
-      found->second->verified(chunk.num_drafts, static_cast<int64_t>(drawn.size()) - 1);
-      const std::optional<FinishReason> reason = found->second->take(drawn);
+      state.verified(chunk.num_drafts, static_cast<int64_t>(drawn.size()) - 1);
+      const std::optional<FinishReason> reason = state.take(drawn);
       if (!reason) return;
       runner_.check_files();
-      found->second->finish(*reason);
+      state.finish(*reason);
       forget(id);
     } catch (...) {  // of its on_token, or of files that changed
       fail(id, std::current_exception());
@@ -238,6 +239,11 @@ class Engine::Impl {
   void fail(RequestId id, std::exception_ptr error) noexcept {
     requests_.at(id)->fail(std::move(error));
     forget(id);
+  }
+
+  void fail_in_step(size_t chunk, std::exception_ptr error) noexcept {
+    fail(in_step_[chunk]->id(), std::move(error));
+    in_step_[chunk] = nullptr;
   }
 
   /// What no request is to blame for.
@@ -256,7 +262,8 @@ class Engine::Impl {
   StepRunner runner_;
   Scheduler scheduler_;
   const int num_pages_;
-  std::map<RequestId, std::shared_ptr<RequestState>> requests_;  // the engine thread's
+  std::map<RequestId, std::shared_ptr<RequestState>> requests_;  // the engine thread's, as what follows
+  std::vector<RequestState*> in_step_;  // of each chunk of the step that runs; null: it has failed
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;

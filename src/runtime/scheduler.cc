@@ -139,12 +139,13 @@ int64_t Scheduler::plan_drafts(Sequence& sequence, int64_t budget, PlannedChunk&
 }
 
 void Scheduler::complete(const BatchPlan& plan, std::span<const ChunkResult> results) {
+  auto at = running_.begin();  // all chunks are of those, in the same order
   for (size_t i = 0; i < plan.chunks.size(); ++i) {
     const PlannedChunk& chunk = plan.chunks[i];
     const ChunkResult& result = results[i];
-    const auto found = sequences_.find(chunk.request);
-    if (found == sequences_.end()) continue;
-    Sequence& sequence = found->second;
+    while (at != running_.end() && (*at)->request < chunk.request) ++at;
+    if (at == running_.end() || (*at)->request != chunk.request) continue;
+    Sequence& sequence = **at;
     if (chunk.draws == result.drawn.empty()) throw std::logic_error("scheduler: a token drawn amiss");
     sequence.computed += static_cast<int64_t>(chunk.tokens.size()) - chunk.num_drafts;
     if (chunk.draws) {

@@ -97,13 +97,13 @@ bool detect(Isa isa) {
              bit(cpuid(0x80000001, 0).ecx, 5);
     case Isa::kAvx512:
       // F, DQ, CD, BW, VL
-      return isa_supported(Isa::kAvx2) && (states & kZmm) == kZmm && bit(extended.ebx, 16) &&
+      return detect(Isa::kAvx2) && (states & kZmm) == kZmm && bit(extended.ebx, 16) &&
              bit(extended.ebx, 17) && bit(extended.ebx, 28) && bit(extended.ebx, 30) && bit(extended.ebx, 31);
     case Isa::kAvx512Bf16:
-      return isa_supported(Isa::kAvx512) && bit(cpuid(7, 1).eax, 5);
+      return detect(Isa::kAvx512) && bit(cpuid(7, 1).eax, 5);
     case Isa::kAmx:
       // AMX-BF16, AMX-TILE
-      return isa_supported(Isa::kAvx512Bf16) && bit(extended.edx, 22) && bit(extended.edx, 24) &&
+      return detect(Isa::kAvx512Bf16) && bit(extended.edx, 22) && bit(extended.edx, 24) &&
              (states & kTiles) == kTiles && request_tiles();
   }
   return false;
