@@ -162,6 +162,8 @@ class Engine::Impl {
     }
     scheduler_.complete(plan, results);
     for (size_t i = 0; i < results.size(); ++i) {
+      constexpr size_t kAhead = 2;  // the model has driven them out of the caches
+      if (i + kAhead < results.size() && in_step_[i + kAhead] != nullptr) in_step_[i + kAhead]->prefetch();
       if (in_step_[i] != nullptr) deliver(*in_step_[i], plan.chunks[i], results[i].drawn);
     }
   }
