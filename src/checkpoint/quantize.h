@@ -15,7 +15,8 @@ std::optional<float> largest_magnitude(std::span<const float> values);
 /// with powers of two at most that. A block of zeros has scale 1.
 float fp8_block_scale(float largest, BlockScales scales);
 /// A row of blocks: values [rows, cols], rows <= 128, to codes of the same shape and ceil(cols / 128) scales.
-/// codes = e4m3(value / scale), the quotient an f32, rounded to nearest, ties to even. No value may be a NaN or an infinity.
+/// codes = e4m3(value / scale), the quotient an f32, rounded to nearest, ties to even. No value may be a NaN
+/// or an infinity.
 void quantize_fp8(const float* values, int64_t rows, int64_t cols, BlockScales scales, uint8_t* codes,
                   float* block_scales);
 

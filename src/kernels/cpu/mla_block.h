@@ -265,7 +265,7 @@ inline void attend_rows(const MlaProblem& problem, const MlaRows& rows, int64_t 
 
 template <typename T>
 void attend(const MlaProblem& problem, const MlaRows& rows, int64_t begin, int64_t end,
-                   const EntryBlock<T>& block, bool first) {
+            const EntryBlock<T>& block, bool first) {
   int64_t row = begin;
   for (; row + kRowsAtOnce <= end; row += kRowsAtOnce)
     attend_rows<kRowsAtOnce>(problem, rows, row, block, first);

@@ -36,10 +36,10 @@ __device__ inline uint64_t swizzled_operand(uint32_t address) {
 #define FULGUR_NAMES_16 FULGUR_NAMES_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define FULGUR_NAMES_32 \
   FULGUR_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define FULGUR_NAMES_64                                                                    \
-  FULGUR_NAMES_32                                                                          \
-      ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define FULGUR_NAMES_64                                                                \
+  FULGUR_NAMES_32                                                                      \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
 // Behind the sums: A (its four registers, or its descriptor), B's descriptor, and whether to accumulate; by
 // numbers.
