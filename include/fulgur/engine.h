@@ -52,7 +52,7 @@ struct Request {
   Sampling sampling;
   std::vector<int32_t> stop_tokens;  // end the text, besides the model's end tokens
   bool ignore_end_tokens = false;    // the model's
-  std::vector<std::string> stop;     // texts before which it ends; need a tokenizer
+  std::vector<std::string> stop;     // texts (UTF-8) before which it ends; need a tokenizer
   int num_logprobs = -1;             // of the likeliest tokens, besides the drawn one's; -1: none at all
   /// Called with each token on the engine's thread: be quick, don't wait() there. What it throws ends the
   /// request. Null: take them with Generation::next().
@@ -144,13 +144,14 @@ class Engine {
   /// Over a model and tokenizer (or null) that outlive it: for those who see Fulgur's inside.
   Engine(const LoadedModel& model, const Tokenizer* tokenizer, const RunnerOptions& runner,
          const SchedulerOptions& scheduler);
-  /// Cancels what is on its way.
+  /// Cancels what is on its way, and waits for the engine's thread: not from a callback, which runs there.
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
   /// Throws bad_request for what can't be run: ids outside the vocabulary, more tokens than the model's
-  /// positions or the caches hold, stop strings without a tokenizer, sampling values out of range.
+  /// positions or the caches hold, stop strings without a tokenizer or of half a character, sampling values
+  /// out of range.
   Generation submit(Request request);
   /// Requests that begin together, as far as a step has room, in this order. Where one can't be run, none is.
   std::vector<Generation> submit_all(std::vector<Request> requests);

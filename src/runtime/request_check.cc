@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "tokenizer/utf8.h"
 
 namespace fulgur {
 namespace {
@@ -71,6 +72,12 @@ void check_request(const Request& request, const Config& config, bool has_tokeni
   const auto is_empty = [](const std::string& text) { return text.empty(); };
   if (std::ranges::any_of(request.stop, is_empty)) {
     refuse("A stop string is empty.", "texts of at least one byte", "an empty one", "leave it away");
+  }
+  for (const std::string& text : request.stop) {  // texts are let out in whole characters
+    const size_t at = find_invalid_utf8(text);
+    if (at == std::string::npos) continue;
+    refuse("A stop string is not valid UTF-8.", "texts of whole characters",
+           fmt::format("byte {:#04x} at {}", static_cast<uint8_t>(text[at]), at), "give the whole character");
   }
   if (!request.stop.empty() && !has_tokenizer) {
     refuse("This model has no tokenizer.json, so it can't stop at a text.", "stop_tokens alone",

@@ -179,6 +179,7 @@ class StopStrings : public testing::Test {
 TEST_F(StopStrings, AreFoundWhereACharacterComesInTwoTokens) {
   ASSERT_TRUE(pair_);
   EXPECT_EQ(say({}, 2).text, "é");
+  for (const char* half : {"\xC3", "\xA9"}) EXPECT_THROW((void)say({half}, 8), Error);
   const Completion stopped = say({"é"}, 8);
   EXPECT_EQ(stopped.text, "");
   EXPECT_EQ(stopped.finish, FinishReason::kStop);
