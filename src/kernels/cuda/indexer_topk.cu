@@ -126,11 +126,6 @@ int choose_cluster(int rows, int max_context) {
 
 }  // namespace
 
-bool topk_takes(const TopkArguments& arguments) {
-  return arguments.rows.max_context <= kMostSlice * kMostCluster && arguments.score_stride % 4 == 0 &&
-         reinterpret_cast<uintptr_t>(arguments.scores) % 16 == 0;
-}
-
 cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& options) {
   const RowMap& rows = arguments.rows;
   const int cluster = options.cluster > 0 ? options.cluster : choose_cluster(rows.num_rows, rows.max_context);

@@ -64,8 +64,8 @@ struct LaunchOptions {
   bool early_keys = false;  // see indexer_decode
 };
 
-/// Top-k over given scores; any topk >= 1, rows of at most 524,288 candidates.
-bool topk_takes(const TopkArguments& arguments);
+/// Top-k over given scores; any topk >= 1, rows of at most 524,288 candidates, their scores aligned to 16
+/// bytes.
 cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& options);
 
 /// Decode: scores and selection in one kernel, the scores in shared memory. Rows of one sequence are
