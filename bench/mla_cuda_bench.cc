@@ -6,7 +6,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -19,6 +18,7 @@
 #include "ops/mla_attention.h"
 #include "ops/mla_prepare.h"
 #include "runtime/indexer_bench_step.h"
+#include "runtime/spread.h"
 
 namespace fulgur {
 namespace {
@@ -146,9 +146,9 @@ std::string timed(const Backend& backend, bool pdl, const std::function<void(Con
   const auto stream = make_cuda_stream({.pdl = pdl});
   Arena arena(backend);
   Context context{.backend = &backend, .stream = stream.get(), .arena = &arena};
-  std::vector<double> us = time_replays(*stream, kCalls, kReplays, [&](int call) { queue(context, call); });
-  std::sort(us.begin(), us.end());
-  return fmt::format("{:.1f} ({:.1f}-{:.1f})", us[us.size() / 2], us.front(), us.back());
+  const Spread us =
+      Spread::of(time_replays(*stream, kCalls, kReplays, [&](int call) { queue(context, call); }));
+  return fmt::format("{:.1f} ({:.1f}-{:.1f})", us.median, us.least, us.most);
 }
 
 void bench(const Backend& backend, int tokens, int context) {

@@ -85,9 +85,8 @@ std::string left_out_text(const ConversionPlan& conversion, const Catalog& catal
 
 std::string inputs_left_out_text(int number) {
   return fmt::format(
-      "{} scales of activations are left out: not all quantized matrices have one, and a config says the "
-      "same "
-      "of all.",
+      "{} scales of activations are left out: not all quantized matrices have one, "
+      "and a config says the same of all.",
       number);
 }
 

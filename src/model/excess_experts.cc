@@ -16,8 +16,6 @@ namespace {
 constexpr int64_t kMostMissing = 120'000;
 constexpr int64_t kMatrices = 3;  // of an expert
 
-constexpr std::string_view kMessageEnd = "is missing, the first of many:";
-
 bool holds_module(const Catalog& catalog, const std::string& module) {
   return std::any_of(kStorageForms.begin(), kStorageForms.end(), [&](const StorageForm& form) {
     return catalog.find(fmt::format("{}.{}", module, form.weight)) != nullptr;
@@ -65,20 +63,17 @@ std::optional<ExcessExperts> excess_experts(const Config& config, const Catalog&
   }
   if (!catalog.gaps.empty()) return excess;
   const std::string tensor = first_missing(config, catalog);
-  excess.problems.push_back({.kind = ErrorKind::kMissingTensor,
-                             .file = catalog.source,
-                             .tensor = tensor,
-                             .message = fmt::format("{} {} config.json asks for {} tensors of experts.",
-                                                    tensor, kMessageEnd, wanted),
-                             .expected = fmt::format("n_routed_experts = {} in each of {} MoE layers",
-                                                     config.n_routed_experts, num_moe_layers),
-                             .found = fmt::format("{} tensors in all", held),
-                             .todo = "check that config.json belongs to this checkpoint"});
+  excess.problems.push_back(
+      {.kind = ErrorKind::kMissingTensor,
+       .file = catalog.source,
+       .tensor = tensor,
+       .message = fmt::format("{} is missing, the first of many: config.json asks for {} tensors of experts.",
+                              tensor, wanted),
+       .expected = fmt::format("n_routed_experts = {} in each of {} MoE layers", config.n_routed_experts,
+                               num_moe_layers),
+       .found = fmt::format("{} tensors in all", held),
+       .todo = "check that config.json belongs to this checkpoint"});
   return excess;
-}
-
-bool is_excess(const Problem& problem) {
-  return problem.kind == ErrorKind::kMissingTensor && problem.message.find(kMessageEnd) != std::string::npos;
 }
 
 }  // namespace fulgur

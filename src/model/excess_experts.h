@@ -21,7 +21,4 @@ struct ExcessExperts {
 /// missing.
 std::optional<ExcessExperts> excess_experts(const Config& config, const Catalog& catalog);
 
-/// The one problem that stands for all experts which are missing.
-bool is_excess(const Problem& problem);
-
 }  // namespace fulgur

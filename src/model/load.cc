@@ -20,6 +20,7 @@ namespace fulgur {
 namespace {
 
 constexpr std::string_view kIndexerTensors = "model.layers.*.self_attn.indexer.**";
+constexpr std::string_view kExpertTensors = "model.layers.*.mlp.experts.**";
 
 /// docs/spec/checkpoints.md, section 3.9: a model with an indexer must not run dense because of its name.
 std::optional<Problem> refuse_indexer_of_dense_model(const Config& config, const Catalog& catalog) {
@@ -123,7 +124,9 @@ void erase_what_may_follow(std::vector<Problem>& problems, const ModelPlan& plan
   std::erase_if(problems, [&](const Problem& problem) {
     if (problem.kind == ErrorKind::kMissingTensor && halves.contains(problem.tensor)) return false;
     const auto [module, last] = split_last(problem.tensor);
-    if (!quantizable.contains(module)) return is_excess(problem);
+    if (!quantizable.contains(module)) {  // an expert behind those that were planned (ExcessExperts)
+      return problem.kind == ErrorKind::kMissingTensor && matches_pattern(problem.tensor, kExpertTensors);
+    }
     const CatalogEntry* weight = last == "weight" ? catalog.find(problem.tensor) : nullptr;
     const bool unpacked = weight != nullptr && weight->dtype_known &&
                           (plain_form(weight->dtype) || weight->dtype == DType::kF8E4M3);

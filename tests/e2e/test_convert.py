@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from fulgur_cli import MINI, ROOT, command, logits, measured, output, run
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from test_commands import Terminal
+from unsanitized import unsanitized
 
 GOLDEN = ROOT / "tests" / "golden" / "data"
 FOLDERS = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
@@ -404,7 +404,7 @@ def test_quantized_tensors_that_the_model_does_not_use_do_not_outlive_their_conf
     assert stray + "wk.weight" not in held
 
 
-@pytest.mark.skipif(re.search(rb"__[at]san_init", Path(command("info")[0]).read_bytes()) is not None, reason="sanitizers need more")
+@unsanitized
 @pytest.mark.parametrize("options", [{"to": "nvfp4-ct"}, {"fuse": True}], ids=["rewritten", "copied"])
 def test_a_conversion_holds_a_few_tensors_of_its_source(options, tmp_path):
     """Also of what is mapped: a large checkpoint must not push out what else the machine holds."""

@@ -6,18 +6,14 @@ import re
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from fulgur_cli import MINI, ROOT, command, measured, output, run
 from stored_tensors import rewrite
+from unsanitized import unsanitized
 
 GOLDEN = ROOT / "tests" / "golden" / "data"
 DEEP = "[" * 10**6 + "]" * 10**6
-
-
-# A sanitizer's own memory and open files don't fit in such limits.
-unsanitized = pytest.mark.skipif(re.search(rb"__[at]san_init", Path(command("info")[0]).read_bytes()) is not None, reason="sanitizers need more")
 
 
 def refused(result, status=1):
