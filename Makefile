@@ -107,9 +107,9 @@ check-goldens-asan: packages-check build/asan/build.ninja $(VENV)/.stamp
 	cmake --build build/asan --target fulgur
 	FULGUR=build/asan/bin/fulgur $(PYTEST_PARALLEL) tests/golden -k 'not do_not_depend'
 
-# A bit of every byte of every header; check-release flips one in every 97th.
-check-bits: release-all
-	FULGUR_TEST_STRIDE=1 build/release/tests/fault/fault_test --gtest_brief=1 --gtest_filter='*HeaderBytes.*Flipped*'
+# A bit of every byte of every header and index; check-release flips one in every 97th.
+check-bits: asan-all
+	FULGUR_TEST_STRIDE=1 build/asan/tests/fault/fault_test --gtest_brief=1 --gtest_filter='*HeaderBytes.*Flipped*'
 
 check-asan: asan-all $(VENV)/.stamp
 	ctest --test-dir build/asan $(CTEST_ARGS)

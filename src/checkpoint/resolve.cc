@@ -190,14 +190,15 @@ class Resolver {
                                       one ? "it" : "them");
     if (absent.size() > first.size()) message += fmt::format(", nor {}", absent.back());
     if (half != nullptr) message += fmt::format(", though its other half is there: {}", enumerate(found));
-    ledger_.report({.kind = ErrorKind::kMissingTensor,
-                    .file = ledger_.catalog().source,
-                    .tensor = absent.front(),
-                    .message = std::move(message) + ".",
-                    .expected = fmt::format("{}", fmt::join(alternatives, ", or ")),
-                    .found = found.empty() ? "none of them" : enumerate(found),
-                    .todo = rivals.empty() ? "fetch the shard that holds it, or convert again"
-                                           : "check that config.json belongs to this checkpoint"});
+    ledger_.report(
+        {.kind = ErrorKind::kMissingTensor,
+         .file = ledger_.catalog().source,
+         .tensor = absent.front(),
+         .message = std::move(message) + ".",
+         .expected = fmt::format("{}", fmt::join(alternatives, ", or ")),
+         .found = found.empty() ? (absent.size() == 1 ? "no such tensor" : "none of them") : enumerate(found),
+         .todo = rivals.empty() ? "fetch the shard that holds it, or convert again"
+                                : "check that config.json belongs to this checkpoint"});
   }
 
   PlannedParameter planned(const Parameter& parameter, std::vector<PlannedSource> sources) {

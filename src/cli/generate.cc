@@ -111,12 +111,12 @@ int run_generate(const Options& options) {
   const std::vector<int32_t> prompt = prompt_ids(options, found.config(), tokenizer ? &*tokenizer : nullptr);
   const auto prompt_tokens = static_cast<int64_t>(prompt.size());
   const int64_t max_tokens = new_tokens(options, found.config(), prompt_tokens);
-  check_sampling(options.sampling, found.config());
+  Request request{
+      .prompt = prompt, .max_tokens = max_tokens, .sampling = options.sampling, .stop = options.stops};
+  check_request(request, found.config(), tokenizer.has_value());
   const OpenedModel model = open_model(std::move(found), options.model,
                                        {.cache_tokens = prompt_tokens + max_tokens, .prompt = prompt_tokens});
   Engine engine = make_engine(options.model, model, tokenizer ? &*tokenizer : nullptr);
-  Request request{
-      .prompt = prompt, .max_tokens = max_tokens, .sampling = options.sampling, .stop = options.stops};
   if (!options.json) {
     // On the engine's thread: to wake this one for each token would cost a small model more than the
     // printing.

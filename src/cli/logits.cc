@@ -21,6 +21,7 @@
 #include "cli/progress.h"
 #include "cli/token_lists.h"
 #include "fulgur/engine.h"
+#include "runtime/request_check.h"
 #include "runtime/selection.h"
 
 namespace fulgur::cli {
@@ -177,7 +178,10 @@ int run_logits(const LogitsOptions& options) {
   check_no_file_of(found.folder, options.out);
   const Config& config = found.config();
   int64_t longest = 0;
-  for (const auto& prompt : prompts) longest = std::max(longest, static_cast<int64_t>(prompt.size()));
+  for (const auto& prompt : prompts) {
+    check_tokens(prompt, config, /*has_tokenizer=*/!options.model.random.chosen());
+    longest = std::max(longest, static_cast<int64_t>(prompt.size()));
+  }
   if (longest + options.greedy > config.max_position_embeddings) {
     throw Error(Problem{
         .kind = ErrorKind::kBadRequest,

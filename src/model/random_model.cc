@@ -151,11 +151,32 @@ std::vector<Slot> published_slots(const Config& config, ModelWeights& weights) {
   return slots;
 }
 
+/// What to do about a config that no checkpoint belongs to, and whose fields --set may change.
+std::string advice(const Problem& problem, const ConfigChanges& changes) {
+  const bool is_set = std::ranges::any_of(changes.fields, [&](const ConfigChanges::Field& field) {
+    return problem.tensor == field.name || problem.tensor.starts_with(field.name + ".");
+  });
+  if (is_set) return fmt::format("give --set {} another value", problem.tensor);
+  if (problem.kind != ErrorKind::kBadConfig) return problem.todo;
+  if (problem.tensor.empty()) return "give the config.json of a model";
+  return fmt::format("correct the field, or give --set {} a value", problem.tensor);
+}
+
+Config parse_changed(const std::string& config_text, const std::string& file, const ConfigChanges& changes) {
+  try {
+    return parse_config(config_text, file);
+  } catch (const Error& error) {
+    std::vector<Problem> problems = error.problems();
+    for (Problem& problem : problems) problem.todo = advice(problem, changes);
+    throw Error(std::move(problems));
+  }
+}
+
 /// The model of a config, its tensors still to be listed.
 RandomModel without_tensors(const RandomWeights& wanted) {
   const std::string file = wanted.config.filename().string();
   RandomModel model{.config_text = change_config(wanted.config, wanted.changes)};
-  model.config = parse_config(model.config_text, file);
+  model.config = parse_changed(model.config_text, file, wanted.changes);
   model.recipe = wanted.form ? published_recipe(model.config.model_type, *wanted.form)
                              : declared_recipe(model.config, file);
   return model;

@@ -49,6 +49,12 @@ void check_sampling(const Sampling& s, const Config& config) {
   }
 }
 
+void check_tokens(std::span<const int32_t> tokens, const Config& config, bool has_tokenizer) {
+  const char* todo = has_tokenizer ? "use ids of this model's tokenizer (fulgur tokenize)"
+                                   : "use ids of this model's vocabulary";
+  for (const int32_t token : tokens) check_token(token, config, todo);
+}
+
 int64_t most_cached_tokens(const Request& request) {
   // The last new token is drawn and never run.
   return static_cast<int64_t>(request.prompt.size()) + std::max<int64_t>(0, request.max_tokens - 1);
@@ -56,8 +62,7 @@ int64_t most_cached_tokens(const Request& request) {
 
 void check_request(const Request& request, const Config& config, bool has_tokenizer) {
   if (request.prompt.empty()) refuse("The prompt is empty.", "at least one token", "none", "begin with BOS");
-  for (const int32_t token : request.prompt)
-    check_token(token, config, "use ids of this model's tokenizer (fulgur tokenize)");
+  check_tokens(request.prompt, config, has_tokenizer);
   check_number("max_tokens", static_cast<double>(request.max_tokens), 0,
                static_cast<double>(int64_t{1} << 40));
   const int64_t length = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;

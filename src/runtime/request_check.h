@@ -1,5 +1,7 @@
 #pragma once
 
+#include <span>
+
 #include "fulgur/engine.h"
 #include "model/config.h"
 
@@ -7,6 +9,9 @@ namespace fulgur {
 
 /// Refuses what no engine over this model could run: throws bad_request.
 void check_request(const Request& request, const Config& config, bool has_tokenizer);
+
+/// The part of it about a prompt's ids.
+void check_tokens(std::span<const int32_t> tokens, const Config& config, bool has_tokenizer);
 
 /// The part of it that can be told before there is a prompt.
 void check_sampling(const Sampling& sampling, const Config& config);

@@ -190,9 +190,16 @@ def test_verify_finds_a_scale_that_is_nan(tmp_path):
     assert (error["kind"], error["tensor"]) == ("bad_scale", name)
 
 
-@pytest.mark.parametrize("config, parts", [("deepseek-v3.2", 91_000), ("glm-5", 58_000), ("glm-5.2", 58_000)])
+def published_config(name):
+    """GLM-5's FP8 release quantizes as DeepSeek's do."""
+    of = {form: json.loads((PUBLISHED / f"{form}.json").read_text()) for form in (name.removesuffix("-fp8"), "deepseek-v3.2")}
+    quantization = {"quantization_config": of["deepseek-v3.2"]["quantization_config"]} if name.endswith("-fp8") else {}
+    return {**of[name.removesuffix("-fp8")], **quantization}
+
+
+@pytest.mark.parametrize("config, parts", [("deepseek-v3.2", 91_000), ("glm-5", 58_000), ("glm-5-fp8", 116_000), ("glm-5.2", 58_000)])
 def test_a_checkpoint_of_published_size_is_inspected_from_its_headers(config, parts, tmp_path):
-    held = published_checkpoint.write(tmp_path, json.loads((PUBLISHED / f"{config}.json").read_text()))
+    held = published_checkpoint.write(tmp_path, published_config(config))
     assert held > parts
     result, _, most_bytes = measured(command("inspect", tmp_path, "--json"))
     assert result.returncode == 0
@@ -202,6 +209,7 @@ def test_a_checkpoint_of_published_size_is_inspected_from_its_headers(config, pa
 
 
 @pytest.mark.long
-def test_a_checkpoint_of_published_size_is_inspected_in_a_second(tmp_path):
-    published_checkpoint.write(tmp_path, json.loads((PUBLISHED / "deepseek-v3.2.json").read_text()))
+@pytest.mark.parametrize("config", ["deepseek-v3.2", "glm-5-fp8"])
+def test_a_checkpoint_of_published_size_is_inspected_in_a_second(config, tmp_path):
+    published_checkpoint.write(tmp_path, published_config(config))
     assert min(measured(command("inspect", tmp_path, *options))[1] for options in [(), ("--json",)] for _ in range(3)) < 1.5

@@ -144,6 +144,26 @@ def test_refusals_name_the_field():
     assert result.returncode == 1 and "no-such.json" in result.stderr
 
 
+def test_advice_is_about_the_options_and_not_about_a_checkpoint():
+    for sets, todo in [(["hidden_size=0"], "give --set hidden_size another value"), (["hidden_act=\"gelu\""], "give --set hidden_act another value"),
+                       (["n_routed_experts=8"], "correct the field, or give --set n_group a value"),
+                       (["rope_scaling.factor=-1"], "give --set rope_scaling.factor another value")]:
+        options = [word for field in sets for word in ("--set", field)]
+        for line in ["inspect"], ["generate", "--ids", "1"]:
+            result = run(*line, "--random-weights", CONFIGS / "deepseek-v3.2.json", *options)
+            assert result.returncode == 1 and f"to do     {todo}\n" in result.stderr, result.stderr
+
+
+def test_ids_outside_the_vocabulary_are_refused_before_anything_is_drawn(tmp_path):
+    model = [*small("glm-5"), "--set", "vocab_size=1000000", "--set", "hidden_size=4096"]  # 16 GB, a second a GB
+    (tmp_path / "ids.json").write_text("[[1, 2], [3, 1000000]]")
+    for line in ["generate", "--ids", "1,1000000"], ["logits", "--tokens", tmp_path / "ids.json", "--out", tmp_path / "out"]:
+        result, _, most_bytes = measured(command(*line, *model))
+        assert result.returncode == 1 and result.stderr.startswith("Token id 1000000 is not in the model's vocabulary."), result.stderr
+        assert "fulgur tokenize" not in result.stderr and most_bytes < 100e6
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_does_not_fit_in_memory_is_refused_before_anything_is_allocated():
     for speculate, takes in [(None, "690."), (0, "675.1")]:  # with the layer that drafts, as inspect counts it, and without
         result = run("generate", ids="1,2", random_weights=CONFIGS / "deepseek-v3.2.json", speculate=speculate)

@@ -186,11 +186,8 @@ TEST_P(HeaderBytes, OfAnIndexOrAConfigCutAtAnyTokenAreRefused) {
     if (!std::filesystem::exists(file)) continue;
     const std::string whole = read_bytes(file);
     const size_t end = whole.find_last_of('}');
-    const size_t step = whole.size() > 4096 ? 31 : 3;  // an index repeats itself
-    size_t token = 0;
     for (size_t at = whole.find_first_of("{}[]:,\""); at < end;
          at = whole.find_first_of("{}[]:,\"", at + 1)) {
-      if (token++ % step != 0) continue;
       write_bytes(file, whole.substr(0, at));
       std::vector<Problem> found = problems_of([&] { read_config(folder_.path()); });
       for (Problem& problem : problems()) found.push_back(std::move(problem));
