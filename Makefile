@@ -109,7 +109,8 @@ check-goldens-asan: packages-check build/asan/build.ninja $(VENV)/.stamp
 
 # A bit of every byte of every header and index; check-release flips one in every 97th.
 check-bits: asan-all
-	FULGUR_TEST_STRIDE=1 build/asan/tests/fault/fault_test --gtest_brief=1 --gtest_filter='*HeaderBytes.*Flipped*'
+	seq 0 $$(($$(nproc) - 1)) | xargs -P0 -I{} env FULGUR_TEST_STRIDE=1 GTEST_TOTAL_SHARDS=$$(nproc) GTEST_SHARD_INDEX={} \
+	  build/asan/tests/fault/fault_test --gtest_brief=1 --gtest_filter='*HeaderBytes.*Flipped*'
 
 check-asan: asan-all $(VENV)/.stamp
 	ctest --test-dir build/asan $(CTEST_ARGS)
