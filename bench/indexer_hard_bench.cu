@@ -16,18 +16,8 @@ using cuda::LaunchOptions;
 
 constexpr double kMostRatio = 2;
 
-struct Kind {
-  Scores scores;
-  const char* name;
-};
-constexpr Kind kKinds[] = {{Scores::kNormal, "normal"},
-                           {Scores::kConcentrated, "10+0.05n"},
-                           {Scores::kTies, "ties"},
-                           {Scores::kZeros, "zeros"},
-                           {Scores::kAscending, "ascending"},
-                           {Scores::kDescending, "descending"},
-                           {Scores::kNeighbours, "neighbours"},
-                           {Scores::kRun, "run"}};
+constexpr Scores kKinds[] = {Scores::kNormal,    Scores::kConcentrated, Scores::kTies,       Scores::kZeros,
+                             Scores::kAscending, Scores::kDescending,   Scores::kNeighbours, Scores::kRun};
 
 /// A shape and its times, of the kinds in their order.
 struct Row {
@@ -70,8 +60,8 @@ std::vector<Row> topk_rows() {
   for (const int length : {8192, 16384, 32768, 65536, 131072}) {
     const size_t first = rows.size();
     for (const int batch : kBatches) rows.push_back({shape_of("top-k", batch, length), {}});
-    for (const Kind& kind : kKinds) {
-      const std::vector<float> different = drawn_scores(kDifferentRows, length, kind.scores);
+    for (const Scores kind : kKinds) {
+      const std::vector<float> different = drawn_scores(kDifferentRows, length, kind);
       for (size_t i = 0; i < std::size(kBatches); ++i) {
         const GivenScores scores(kBatches[i], length, different);
         rows[first + i].us.push_back(time_of(64, [&](int, const LaunchOptions& options) {
@@ -91,9 +81,9 @@ std::vector<Row> indexer_rows(Pool& pool) {
     if (next == rows.size()) rows.push_back({name, {}});
     rows[next++].us.push_back(us);
   };
-  for (const Kind& kind : kKinds) {
+  for (const Scores kind : kKinds) {
     next = 0;
-    pool.make_scores(kind.scores, 8192);
+    pool.make_scores(kind, 8192);
     for (const int tokens : {1, 2, 3, 4}) {
       for (const int batch : {1, 2, 8, 32, 128}) {
         Batch data(pool, 64, batch, tokens, 8192);
@@ -108,7 +98,7 @@ std::vector<Row> indexer_rows(Pool& pool) {
     prompt.data.ask_for_scales();
     add("prompt of 8192",
         time_of(8, [&](int, const LaunchOptions& options) { return prompt.launch(true, true, options); }));
-    pool.make_scores(kind.scores, 131072);
+    pool.make_scores(kind, 131072);
     for (const int batch : {1, 32}) {
       Batch data(pool, 64, batch, 1, 131072);
       data.ask_for_scales();
@@ -129,7 +119,7 @@ std::vector<Row> indexer_rows(Pool& pool) {
 
 int main_of() {
   std::printf("us a call and ratio to normal scores%*s", -4, "");
-  for (const Kind& kind : kKinds) std::printf("%-11s", kind.name);
+  for (const Scores kind : kKinds) std::printf("%-11s", name_of(kind));
   std::printf("\n");
   int slow = 0;
   for (const Row& row : topk_rows()) slow += is_too_slow(row) ? 1 : 0;

@@ -37,11 +37,11 @@ class Pool {
   }
 
   /// The scores of every sequence of `context` tokens become scores of a kind (of one of a few rows), if the
-  /// pool is a multiple of it and queries and head weights are Batch::ask_for_scales(): then a score is its
-  /// key's scale.
+  /// pool is a multiple of it and queries are Batch::ask_for_scales().
   void make_scores(Scores kind, int context) {
     constexpr int kDifferentRows = 4;  // the host draws slowly
-    must(cudaMemset(keys.get(), kOneCode, keys.size()), "codes");
+    fill_keys<<<2048, kDim>>>(keys.get(), num_pages_, Codes::kOnes);
+    must(cudaDeviceSynchronize(), "fill");
     const std::vector<float> rows = drawn_scores(kDifferentRows, context, kind);
     std::vector<float> scales(static_cast<size_t>(num_pages_) * 64);
     const int pages = context / 64;
@@ -49,9 +49,7 @@ class Pool {
       const float* from = &rows[static_cast<size_t>(i / pages % kDifferentRows * context + i % pages * 64)];
       std::copy_n(from, 64, &scales[static_cast<size_t>(order_[i]) * 64]);
     }
-    must(cudaMemcpy2D(keys.get() + 64 * kDim, cuda::kIndexPageBytes, scales.data(), 64 * sizeof(float),
-                      64 * sizeof(float), num_pages_, cudaMemcpyHostToDevice),
-         "scales");
+    put_scales(keys.get(), scales);
   }
 
   /// [calls][sequences][pages of a sequence]
@@ -60,8 +58,6 @@ class Pool {
     for (size_t i = 0; i < tables.size(); ++i) tables[i] = order_[i % num_pages_];
     return tables;
   }
-
-  static constexpr int kOneCode = 0x38;  // 1 in e4m3
 
  private:
   int num_pages_;
@@ -129,8 +125,7 @@ struct Batch {
         slots(static_cast<size_t>(rows) * 2048),
         fault(sequences),
         sequences(sequences) {
-    fill_queries<<<2048, kDim>>>(q.get(), weights.get(), rows, heads, Codes::kReal);
-    must(cudaDeviceSynchronize(), "fill");
+    fill(Codes::kReal);
     std::vector<int32_t> host_position(rows);
     std::vector<int32_t> host_sequence(rows);
     for (int row = 0; row < rows; ++row) {
@@ -140,11 +135,7 @@ struct Batch {
     position.upload(host_position);
     sequence.upload(host_sequence);
   }
-  /// Products of ones, and head weights whose sum with them is 1, exactly.
-  void ask_for_scales() {
-    q.poison(Pool::kOneCode);
-    weights.upload(std::vector<float>(weights.size(), 1.0F / static_cast<float>(heads * kDim)));
-  }
+  void ask_for_scales() { fill(Codes::kOnes); }
   [[nodiscard]] cuda::DecodeArguments arguments(int call) const {
     const int32_t* table = tables.get() + static_cast<int64_t>(call) * sequences * pages;
     return {{q.get(),
@@ -161,6 +152,11 @@ struct Batch {
   }
   [[nodiscard]] double bytes() const {
     return static_cast<double>(sequences) * context * static_cast<double>(cuda::kIndexPageBytes) / 64;
+  }
+
+  void fill(Codes codes) {
+    fill_queries<<<2048, kDim>>>(q.get(), weights.get(), rows, heads, codes);
+    must(cudaDeviceSynchronize(), "fill");
   }
 
   const Pool& pool;

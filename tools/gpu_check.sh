@@ -1,6 +1,6 @@
 #!/bin/bash
 # Everything that needs a GPU (an H100 or H200), in one go: the tests of the CUDA back end, compute-sanitizer over
-# a part of them where it is installed, and the benches. Prints a short table last. Takes five minutes.
+# a part of them where it is installed, and the benches. Prints a short table last. Takes six minutes.
 #
 #   tools/gpu_check.sh OUT [BUILD]   full results go to the folder OUT; BUILD (default build/cuda) holds the
 #                                    programs: bin/fulgur, cuda_*_test, cuda_*_bench. What is missing is built there.
@@ -83,8 +83,10 @@ bench() { run "$1" 200 "$build/bin/fulgur" bench indexer --device cuda "${@:2}";
 bench bench_v32 --tokens "$tokens"
 if [[ $quick == 0 ]]; then
   bench bench_glm5 --model glm5 --tokens "$tokens"
-  bench bench_v32_32k --own --context 32768 --tokens 1,8,32
-  bench bench_v32_128k --own --context 131072 --tokens 1,32,128
+  for each in v32 glm5; do
+    bench "bench_${each}_32k" --own --model "$each" --context 32768 --tokens "$tokens"
+    bench "bench_${each}_128k" --own --model "$each" --context 131072 --tokens "$tokens"
+  done
   for each in 2 3 4; do  # tokens of a sequence, as when drafts are verified
     bench "bench_v32_by_$each" --own --tokens-per-sequence $each --tokens "$each,$((32 * each))"
   done
@@ -96,8 +98,10 @@ echo
 grep -h '^cuda' "$out/machine.txt"
 cat "$out/bench_v32.txt"
 if [[ $quick == 0 ]]; then
-  echo "128k:"
-  grep -hE '^(select|indexer) +own' "$out/bench_v32_128k.txt"
+  for each in v32_32k v32_128k glm5 glm5_32k glm5_128k; do
+    echo "$each:"
+    grep -hE '^(select|indexer) +own' "$out/bench_$each.txt"
+  done
   echo "the selection's kernels:"
   grep -hE '^(decode [0-9]+x8k, early|row scores, then topk (1|32)x128k, early|topk (1x8k|128x32k|32x128k) normal|prompt scores \+ topk 8192 )' "$out/bench_select.txt"
   echo "hard scores: us of normal ones, the largest ratio to them:"

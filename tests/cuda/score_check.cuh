@@ -51,7 +51,7 @@ struct Case {
   std::vector<int> contexts;  // of each sequence, its new tokens included
   std::vector<int> tokens;    // new tokens of each sequence
   std::vector<int> clusters;
-  int sampled = 1 << 30;  // positions of a row that the oracle looks at
+  int sampled = 1 << 30;  // positions of a row that the oracle looks at; Codes::kOnes: all
   NanIn nan_in = NanIn::kNothing;
   int nan_row = -1;  // kKeyScale: of the key at its own position
 };
@@ -76,6 +76,7 @@ class Check {
     }
     fill_keys<<<1024, kDim>>>(keys_.get(), num_pages_, c.codes);
     must(cudaDeviceSynchronize(), "fill_keys");
+    if (c.codes == Codes::kOnes) make_scores();
   }
 
   void run() {
@@ -105,7 +106,8 @@ class Check {
         {case_.topk, positions.get(), slots.get(), fault.get()},
         nullptr,
         stride};
-    std::vector<float> first;  // the first way's scores: all others must give the same bits
+    // The first way's scores, or those that were made: all others must give the same bits.
+    std::vector<float> first = made_scores(stride);
     if (case_.nan_in != NanIn::kNothing) {
       // Of rows that the NaN must not harm.
       dump.poison(0xFF);
@@ -185,6 +187,31 @@ class Check {
     return pages;
   }
 
+  /// Codes::kOnes: the scores of sequence s are of the kind s % kScoreKinds.
+  void make_scores() {
+    std::vector<float> scales(static_cast<size_t>(num_pages_) * 64, 1);
+    for (size_t s = 0; s < case_.contexts.size(); ++s) {
+      const int length = case_.contexts[s];
+      const auto kind = static_cast<Scores>(s % kScoreKinds);
+      std::vector<float>& made = made_.emplace_back(length);
+      for (int i = 0; i < length; ++i) {
+        made[i] = score_at(78, s << 32 | static_cast<uint32_t>(i), i, length, kind);
+        scales[static_cast<size_t>(pages_[s * page_stride_ + i / 64]) * 64 + i % 64] = made[i];
+      }
+    }
+    put_scales(keys_.get(), scales);
+  }
+  /// [rows, stride]; nothing where none were made.
+  [[nodiscard]] std::vector<float> made_scores(int64_t stride) const {
+    if (made_.empty()) return {};
+    std::vector<float> scores(position_.size() * stride);
+    for (size_t row = 0; row < position_.size(); ++row) {
+      const std::vector<float>& made = made_[sequence_[row]];
+      std::copy(made.begin(), made.end(), scores.begin() + static_cast<int64_t>(row) * stride);
+    }
+    return scores;
+  }
+
   void plant_nan(uint8_t* q, int q_bytes, float* weights) {
     const float nan = NAN;
     const uint8_t nan_code = 0x7F;
@@ -203,7 +230,13 @@ class Check {
   }
   /// The planted NaN is in one of the row's scores; rows that may read everything have none.
   [[nodiscard]] bool has_nan(size_t row) const {
-    if (case_.nan_in == NanIn::kNothing || position_[row] < case_.topk) return false;
+    if (position_[row] < case_.topk) return false;
+    if (!made_.empty()) {
+      const std::vector<float>& made = made_[sequence_[row]];
+      return std::any_of(made.begin(), made.begin() + position_[row] + 1,
+                         [](float x) { return std::isnan(x); });
+    }
+    if (case_.nan_in == NanIn::kNothing) return false;
     if (case_.nan_in != NanIn::kKeyScale) return static_cast<int>(row) == case_.nan_row;
     return sequence_[row] == sequence_[case_.nan_row] && position_[row] >= position_[case_.nan_row];
   }
@@ -244,7 +277,7 @@ class Check {
       for (size_t i = 0; i < q.size(); ++i)
         q[i] = e4m3_value(code_at(kQuerySeed, row * q.size() + i, case_.codes));
       for (int h = 0; h < case_.heads; ++h)
-        weights[h] = weight_at(kWeightSeed, row * case_.heads + h, case_.codes);
+        weights[h] = weight_at(kWeightSeed, row * case_.heads + h, case_.codes, case_.heads);
       const int length = position_[row] + 1;
       const int step = std::max(1, length / case_.sampled);
       for (int s = length - 1; s >= 0; s -= step) {
@@ -298,6 +331,7 @@ class Check {
   std::vector<int32_t> position_;
   std::vector<int32_t> sequence_;
   std::vector<int32_t> pages_;
+  std::vector<std::vector<float>> made_;  // of each sequence
   int page_stride_ = 0;
   int longest_ = 0;
   double largest_error_ = 0;

@@ -58,7 +58,7 @@ void check_topk(const std::vector<int>& lengths, int topk, const std::vector<Lau
     const auto faults = fault.download();
     for (int row = 0; row < rows; ++row) {
       const std::string what = "topk " + std::to_string(topk) + " of " + std::to_string(position[row] + 1) +
-                               ", kind " + std::to_string(row % kScoreKinds) + ", cluster " +
+                               ", " + kScoreNames[row % kScoreKinds] + ", cluster " +
                                std::to_string(way.cluster) + ", threads " + std::to_string(way.threads);
       same_selection(&got[static_cast<size_t>(row) * topk], &got_slots[static_cast<size_t>(row) * topk],
                      expected[row], topk, &pages[static_cast<size_t>(sequence[row]) * page_stride], what);
@@ -77,9 +77,29 @@ std::vector<int> few_long(std::vector<int> long_ones, size_t all) {
   return long_ones;
 }
 
+/// `context` for a sequence of each kind of scores, by turns.
+std::vector<int> each_kind(std::initializer_list<int> contexts) {
+  std::vector<int> all;
+  for (const int context : contexts) all.insert(all.end(), kScoreKinds, context);
+  return all;
+}
+
 std::vector<Case> cases(bool small) {
+  const auto kinds = [](const char* name, int heads, int topk, int tokens,
+                        std::initializer_list<int> contexts, std::vector<int> clusters) {
+    const std::vector<int> each = each_kind(contexts);
+    return Case{name,
+                heads,
+                Codes::kOnes,
+                topk,
+                tokens,
+                each,
+                std::vector<int>(each.size(), tokens),
+                std::move(clusters)};
+  };
   if (small) {
     return {
+        kinds("small kinds of scores", 32, 64, 1, {200}, {1, 2}),
         {"small", 64, Codes::kIntegers, 64, 1, {300, 64, 129}, {1, 1, 1}, {1, 2}},
         {"small refill", 32, Codes::kReal, 64, 1, {1100}, {1}, {1}},  // 18 pages, of which a ring holds 16
         {"small drafts", 32, Codes::kReal, 64, 2, {300, 200}, {2, 2}, {1, 2}},
@@ -116,6 +136,11 @@ std::vector<Case> cases(bool small) {
        50},
       {"27 rows of 256k", 64, Codes::kTies, 2048, 1, few_long({262144, 250001}, 27), ones(27), {16}, 50},
       {"128 rows of 128k", 32, Codes::kReal, 2048, 1, few_long({131072, 70001}, 128), ones(128), {16}, 50},
+      kinds("kinds of scores", 64, 2048, 1, {8192, 2049, 3001}, {0, 1, 2, 4, 8, 16}),
+      kinds("kinds of scores, 32 heads", 32, 2048, 1, {8129}, {1, 3, 16}),
+      kinds("kinds of scores of drafts", 64, 2048, 2, {8192, 2300}, {0, 2, 8, 16}),
+      kinds("kinds of scores of four drafts", 64, 512, 4, {3001}, {1, 4}),
+      kinds("kinds of long rows' scores", 64, 2048, 1, {32768}, {0, 2, 8, 16}),
       {"prompt", 64, Codes::kIntegers, 512, 1, {900, 1000}, {900, 150}, {1}, 20},
       {"real prompt", 64, Codes::kReal, 256, 1, {700}, {301}, {1}, 20},
       {"prompts behind one another", 64, Codes::kReal, 256, 4, {500, 333}, {500, 20}, {1}, 20},

@@ -16,6 +16,7 @@ enum class Codes {
   kReal,      // all signs and mantissas, eight binades
   kIntegers,  // -4 to 4: with power-of-two weights and scales every sum is exact
   kTies,      // -1, 0 or 1, mostly 0: few different scores
+  kOnes,      // with head weights that sum to 1 over the products, so that a score is its key's scale
 };
 
 constexpr uint32_t word_at(uint64_t seed, uint64_t index) {
@@ -29,6 +30,7 @@ constexpr uint32_t word_at(uint64_t seed, uint64_t index) {
 /// The e4m3 code of component `index`.
 constexpr uint8_t code_at(uint64_t seed, uint64_t index, Codes codes) {
   const uint32_t byte = word_at(seed, index / 4) >> (index % 4 * 8) & 0xFF;
+  if (codes == Codes::kOnes) return 0x38;
   if (codes == Codes::kReal) return static_cast<uint8_t>((byte & 0x87) | ((3 + (byte >> 3 & 7)) << 3));
   // 1 is 0x38, 2 0x40, 3 0x44, 4 0x48.
   if (codes == Codes::kTies) return byte < 200 ? 0 : byte % 2 == 0 ? 0x38 : 0xB8;
@@ -48,15 +50,18 @@ constexpr double e4m3_value(uint8_t code) {
   for (int e = exponent; e > 7; --e) value *= 2;
   return (code & 0x80) != 0 ? -value : value;
 }
-/// A key's scale: a power of two, or for real codes any number near 1/64.
+/// A key's scale: a power of two, or for real codes any number near 1/64. Of kOnes others are put there.
 constexpr float scale_at(uint64_t seed, uint64_t index, Codes codes) {
   const uint32_t word = word_at(seed, index);
+  if (codes == Codes::kOnes) return 1;
   if (codes == Codes::kTies) return 0.25F;
   if (codes == Codes::kIntegers) return word % 3 == 0 ? 0.125F : word % 3 == 1 ? 0.25F : 0.5F;
   return static_cast<float>(word % 4096 + 2048) / 262144.0F;
 }
-/// A head's weight, signed: quarters, or for real codes any number.
-constexpr float weight_at(uint64_t seed, uint64_t index, Codes codes) {
+/// The weight of one of `heads` heads, signed: quarters, or for real codes any number.
+constexpr float weight_at(uint64_t seed, uint64_t index, Codes codes, int heads) {
+  constexpr int kProducts = 128;
+  if (codes == Codes::kOnes) return 1.0F / static_cast<float>(heads * kProducts);
   const uint32_t word = word_at(seed, index);
   if (codes == Codes::kReal) return (static_cast<float>(word % 65536) - 24000.0F) / 65536.0F;
   return (static_cast<float>(word % 9) - 4.0F) / 4.0F;
@@ -64,7 +69,7 @@ constexpr float weight_at(uint64_t seed, uint64_t index, Codes codes) {
 
 enum class Scores {
   kNormal,
-  kConcentrated,
+  kConcentrated,  // 10 + 0.05 n
   kTies,
   kZeros,
   kAscending,
@@ -76,7 +81,11 @@ enum class Scores {
   kRun,         // the k-th of 2,048 in a run of 1,900 positions that share their first bits
   kNan
 };
+constexpr const char* kScoreNames[] = {"normal",    "10+0.05n",   "ties",       "zeros",
+                                       "ascending", "descending", "infinities", "few values",
+                                       "tiny",      "neighbours", "run",        "NaN"};
 constexpr int kScoreKinds = 12;
+constexpr const char* name_of(Scores kind) { return kScoreNames[static_cast<int>(kind)]; }
 
 /// The score of position s of `length`: what a kernel is given.
 inline float score_at(uint64_t seed, uint64_t index, int64_t s, int64_t length, Scores kind) {

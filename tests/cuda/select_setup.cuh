@@ -36,8 +36,15 @@ __global__ void fill_queries(uint8_t* q, float* weights, int rows, int heads, Co
   for (int64_t head = blockIdx.x; head < static_cast<int64_t>(rows) * heads; head += gridDim.x) {
     const int d = static_cast<int>(threadIdx.x);
     q[head * kDim + d] = code_at(kQuerySeed, static_cast<uint64_t>(head) * kDim + d, codes);
-    if (d == 0) weights[head] = weight_at(kWeightSeed, static_cast<uint64_t>(head), codes);
+    if (d == 0) weights[head] = weight_at(kWeightSeed, static_cast<uint64_t>(head), codes, heads);
   }
+}
+
+/// Scales of pages' keys, [num_pages][64], as a call's scores where all codes are ones.
+inline void put_scales(uint8_t* pages, const std::vector<float>& scales) {
+  must(cudaMemcpy2D(pages + 64 * kDim, cuda::kIndexPageBytes, scales.data(), 64 * sizeof(float),
+                    64 * sizeof(float), scales.size() / 64, cudaMemcpyHostToDevice),
+       "scales");
 }
 
 /// A permutation of 0 .. n-1 that scatters neighbours.

@@ -1,10 +1,9 @@
 #pragma once
 
-// What a block of the fused decode kernel holds in shared memory.
+// What a block of the fused decode kernel holds in shared memory, as functions that host tests call, too.
 
 #include "kernels/cuda/index_tile.h"
-#include "kernels/cuda/indexer_launch.h"
-#include "kernels/cuda/topk_exchange.cuh"
+#include "kernels/cuda/select_layout.h"
 
 namespace fulgur::cuda {
 
@@ -41,8 +40,7 @@ constexpr DecodeLayout decode_layout(int heads, int rows, int slice, int cluster
   layout.pages = layout.weights + rows * heads * 4;
   layout.barriers = round_up(layout.pages + slice / kPageKeys * 4, 16);
   layout.select = layout.barriers + kDecodeGroups * kMostStages * 16;
-  layout.keys =
-      round_up(layout.select + (select ? SelectScratch::size(kDecodeThreads, cluster) * 4 : 0), 128);
+  layout.keys = round_up(layout.select + (select ? SelectWords::all(kDecodeThreads, cluster) * 4 : 0), 128);
   layout.ring = layout.keys + (select ? rows * slice * 4 : 0);
   const int stage_bytes = kDecodeGroups * static_cast<int>(kIndexPageBytes);
   const int left = static_cast<int>(kMostSharedBytes) - 1024 - layout.ring;

@@ -9,12 +9,14 @@
 // (rows of 128 bytes, not swizzled): step i of four takes word i of each of a key's eight 16-byte chunks. The
 // queries are written to shared memory in that order, once a query.
 
+#include <cstddef>
 #include <cstdint>
 
 namespace fulgur::cuda {
 
 constexpr int kPageKeys = 64;
 constexpr int kKeyBytes = 128;  // of a key, or a head of a query: one swizzled row of B
+constexpr size_t kIndexPageBytes = kPageKeys * (kKeyBytes + sizeof(float));  // codes, then scales
 constexpr int kProductSteps = 4;
 constexpr int kKeyChunks = 8;  // of 16 bytes
 constexpr int kWordsPerChunk = 4;

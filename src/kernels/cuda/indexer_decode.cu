@@ -9,7 +9,9 @@
 // Bytes: 132 a cached key, once for all rows of a sequence. Shared memory: 4 bytes a score and row
 // of the slice, 128 bytes a head and row, 42 KiB and more for selecting, the rest pages on their way.
 
+#include "kernels/cuda/cluster_choice.h"
 #include "kernels/cuda/decode_scores.cuh"
+#include "kernels/cuda/indexer_launch.h"
 #include "kernels/cuda/topk_select.cuh"
 
 namespace fulgur::cuda {
@@ -197,18 +199,11 @@ int groups_of(const DecodeArguments& arguments) {
   return (arguments.scores.rows.num_rows + rows - 1) / rows;
 }
 
-/// The largest cluster of which one a group of rows runs at once, else the smallest that fits.
 int choose_cluster(const DecodeArguments& arguments) {
-  for (const int cluster : {16, 12, 10, 8, 6, 5, 4, 3, 2}) {
-    const DecodeLayout layout = layout_for(arguments, cluster, true);
-    if (fits(layout, true) && groups_of(arguments) * cluster <= kMultiprocessors &&
-        groups_of(arguments) <= decode_clusters_at_once(arguments, cluster)) {
-      return cluster;
-    }
-  }
-  int cluster = 1;
-  while (cluster < kMostCluster && !fits(layout_for(arguments, cluster, true), true)) ++cluster;
-  return cluster;
+  return choose_decode_cluster(
+      groups_of(arguments), num_multiprocessors(),
+      [&](int cluster) { return fits(layout_for(arguments, cluster, true), true); },
+      [&](int cluster) { return decode_clusters_at_once(arguments, cluster); });
 }
 
 template <typename Kernel>
@@ -231,7 +226,7 @@ int decode_clusters_at_once(const DecodeArguments& arguments, int cluster) {
 
 bool decode_fits_at_once(const DecodeArguments& arguments) {
   const int cluster = choose_cluster(arguments);
-  return decode_takes(arguments, cluster) &&
+  return cluster > 0 && decode_takes(arguments, cluster) &&
          (cluster == 1 || groups_of(arguments) <= decode_clusters_at_once(arguments, cluster));
 }
 
@@ -246,6 +241,7 @@ bool decode_takes(const DecodeArguments& arguments, int cluster) {
 
 cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions& options) {
   const int cluster = options.cluster > 0 ? options.cluster : choose_cluster(arguments);
+  if (cluster == 0) return cudaErrorInvalidValue;
   return launch(kernel_for<Sink::kSelect>(arguments), arguments, cluster, cluster, true, options);
 }
 
@@ -254,7 +250,7 @@ cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, i
   const int groups = groups_of(arguments);
   // A page a warpgroup at least, and all multiprocessors.
   const int pages = (arguments.scores.rows.max_context + kPageKeys - 1) / kPageKeys;
-  int blocks = kMultiprocessors / groups;
+  int blocks = num_multiprocessors() / groups;
   if (blocks > (pages + kDecodeGroups - 1) / kDecodeGroups)
     blocks = (pages + kDecodeGroups - 1) / kDecodeGroups;
   if (blocks < 1) blocks = 1;

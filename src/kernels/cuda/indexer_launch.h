@@ -10,14 +10,10 @@
 
 namespace fulgur::cuda {
 
-constexpr int kMultiprocessors = 132;        // of an H100 or H200 SXM
-constexpr size_t kMostSharedBytes = 232448;  // a block of compute capability 9.0
-constexpr uint32_t kNanFault = 1;            // kFaultNan of ops/token_batch.h
-
-constexpr int round_up(int value, int to) { return (value + to - 1) / to * to; }
+constexpr uint32_t kNanFault = 1;  // kFaultNan of ops/token_batch.h
 
 /// So many clusters run at once; throws `device`. Clusters lie within a GPC, so fewer may than there are
-/// multiprocessors for.
+/// multiprocessors for; none of a size that no GPC of the device has room for.
 template <typename... Params>
 int clusters_at_once(void (*kernel)(Params...), int cluster, int threads, size_t shared_bytes) {
   const auto* function = reinterpret_cast<const void*>(kernel);
@@ -34,13 +30,18 @@ int clusters_at_once(void (*kernel)(Params...), int cluster, int threads, size_t
   attribute.val.clusterDim.y = 1;
   attribute.val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(cluster * kMultiprocessors));
+  config.gridDim = dim3(static_cast<unsigned>(cluster * num_multiprocessors()));
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = shared_bytes;
   config.attrs = &attribute;
   config.numAttrs = 1;
   int count = 0;
-  check(cudaOccupancyMaxActiveClusters(&count, kernel, &config), "cudaOccupancyMaxActiveClusters");
+  const cudaError_t status = cudaOccupancyMaxActiveClusters(&count, kernel, &config);
+  if (status == cudaErrorInvalidClusterSize) {
+    static_cast<void>(cudaGetLastError());
+    return 0;
+  }
+  check(status, "cudaOccupancyMaxActiveClusters");
   return count;
 }
 

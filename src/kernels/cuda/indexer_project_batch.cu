@@ -219,17 +219,12 @@ cudaError_t launch_batch_projection(const ProjectArguments& args, const KeyArgum
 int batch_projection_blocks_at_once() {
   constexpr size_t kBytes = shared_bytes<DeepSeekProjection>(4);
   const auto kernel = batch_kernel<DeepSeekProjection, 4, true>;
-  int device = 0;
-  int multiprocessors = 0;
   int blocks = 0;  // of a multiprocessor
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "cudaDeviceGetAttribute");
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kBytes)),
         "cudaFuncSetAttribute");
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, kBytes),
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-  return multiprocessors * blocks;
+  return num_multiprocessors() * blocks;
 }
 
 }  // namespace fulgur::cuda

@@ -291,18 +291,12 @@ cudaError_t launch_prompt_queries(const QueryArguments& query, cudaStream_t stre
                                              .box = {kQueryGroup, 2, 4, 4, kRuns},
                                              .swizzled = true});
   if (status != cudaSuccess) return status;
-  int device = 0;
-  int multiprocessors = 0;
-  status = cudaGetDevice(&device);
-  if (status == cudaSuccess)
-    status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (status != cudaSuccess) return status;
   status = launch_kernel(prompt_latents_kernel,
                          {.blocks = dim3(static_cast<unsigned>(padded)), .threads = 256, .pdl = pdl}, stream,
                          query, query.scratch, scales);
   if (status != cudaSuccess) return status;
-  return query.q_rank == kDeepSeekRank ? launch_rank<kDeepSeekRank>(args, multiprocessors, stream, pdl)
-                                       : launch_rank<kGlmRank>(args, multiprocessors, stream, pdl);
+  return query.q_rank == kDeepSeekRank ? launch_rank<kDeepSeekRank>(args, num_multiprocessors(), stream, pdl)
+                                       : launch_rank<kGlmRank>(args, num_multiprocessors(), stream, pdl);
 }
 
 size_t prompt_query_scratch_bytes(int num_tokens, int q_rank) {

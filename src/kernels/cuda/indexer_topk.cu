@@ -5,24 +5,13 @@
 // selecting, so 43,776 scores (a third of 128k) at most; one block of 1,024 threads to a multiprocessor above
 // 8,192, else three of 512.
 
+#include "kernels/cuda/cluster_choice.h"
 #include "kernels/cuda/indexer_launch.h"
 #include "kernels/cuda/indexer_tuned.h"
 #include "kernels/cuda/topk_select.cuh"
 
 namespace fulgur::cuda {
 namespace {
-
-constexpr int kMostSlice = 43776;
-constexpr int kSliceStep = 128;  // slices are whole pages, and whole 16-byte reads of a warp
-
-constexpr int slice_length(int length, int cluster) {
-  return (length + cluster * kSliceStep - 1) / (cluster * kSliceStep) * kSliceStep;
-}
-
-constexpr size_t shared_bytes(int slice, int cluster, int threads) {
-  return size_t{4} *
-         static_cast<size_t>(SelectScratch::size(threads, cluster) + slice + round_up(slice / 64, 4));
-}
 
 template <int kThreads, int kBlocks>
 __global__ void __launch_bounds__(kThreads, kBlocks)
@@ -52,7 +41,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     if (rank == 0) write_all<kThreads>(length, out.topk, pages, positions, slots);
     return;
   }
-  const int slice = slice_length(length, static_cast<int>(cluster));
+  const int slice = topk_slice(length, static_cast<int>(cluster));
   const int begin = static_cast<int>(rank) * slice;
   const int n = max(min(length - begin, slice), 0);
   if (slots != nullptr) {
@@ -88,54 +77,40 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-/// Many rows: blocks small enough that others work while one waits.
-int threads_of(int rows, int slice, int cluster) {
-  return slice > 8192 && rows * cluster <= 2 * kMultiprocessors ? 1024 : 512;
+auto kernel_for(const TopkLayout& layout) {
+  return layout.threads == 1024 ? topk_kernel<1024, 1> : topk_kernel<512, 3>;
 }
 
-bool fits(int rows, int slice, int cluster) {
-  return slice <= kMostSlice &&
-         shared_bytes(slice, cluster, threads_of(rows, slice, cluster)) <= kMostSharedBytes;
-}
-
-bool run_at_once(int rows, int slice, int cluster) {
-  const int threads = threads_of(rows, slice, cluster);
-  return rows <= clusters_at_once(threads == 1024 ? topk_kernel<1024, 1> : topk_kernel<512, 3>, cluster,
-                                  threads, shared_bytes(slice, cluster, threads));
-}
-
-/// Measured: a block alone is fastest up to 16,384 scores, but for a few rows, which finish sooner shared
-/// out; clusters of which some wait for others are not worth it.
-int choose_cluster(int rows, int max_context) {
-  constexpr int kLongSlice = 16384;
-  constexpr int kFewBlocks = 16;
-  constexpr int kShortSlice = 1024;
-  int least = 1;
-  while (least < kMostCluster && !fits(rows, slice_length(max_context, least), least)) ++least;
-  int chosen = least;
-  for (const int cluster : {2, 4, 8, 16}) {
-    const int slice = slice_length(max_context, cluster);
-    if (cluster <= least) continue;
-    const bool few = rows * cluster <= kFewBlocks && slice >= kShortSlice;
-    const bool is_long = slice_length(max_context, chosen) > kLongSlice;
-    if (few || (is_long && rows * cluster <= kMultiprocessors && run_at_once(rows, slice, cluster)))
-      chosen = cluster;
-  }
-  return chosen;
+int topk_clusters_at_once(const TopkLayout& layout) {
+  return clusters_at_once(kernel_for(layout), layout.cluster, layout.threads, layout.shared_bytes());
 }
 
 }  // namespace
 
+bool topk_takes(int max_context) {
+  const int multiprocessors = num_multiprocessors();
+  return least_topk_cluster(max_context, [&](int cluster) {
+           return topk_clusters_at_once(topk_layout(1, max_context, cluster, multiprocessors));
+         }) > 0;
+}
+
 cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& options) {
   const RowMap& rows = arguments.rows;
-  const int cluster = options.cluster > 0 ? options.cluster : choose_cluster(rows.num_rows, rows.max_context);
-  const int slice = slice_length(rows.max_context, cluster);
-  if (slice > kMostSlice) return cudaErrorInvalidValue;
-  const int threads =
-      options.threads > 0 ? options.threads / 512 * 512 : threads_of(rows.num_rows, slice, cluster);
-  return launch_clusters(threads == 1024 ? topk_kernel<1024, 1> : topk_kernel<512, 3>,
-                         dim3(static_cast<unsigned>(rows.num_rows * cluster)), cluster, threads,
-                         shared_bytes(slice, cluster, threads), options, arguments, slice);
+  const int multiprocessors = num_multiprocessors();
+  const auto layout_for = [&](int cluster) {
+    return topk_layout(rows.num_rows, rows.max_context, cluster, multiprocessors);
+  };
+  int cluster = options.cluster;
+  if (cluster == 0) {
+    cluster = choose_topk_cluster(rows.num_rows, rows.max_context, multiprocessors,
+                                  [&](int each) { return topk_clusters_at_once(layout_for(each)); });
+  }
+  if (cluster == 0) return cudaErrorInvalidValue;
+  TopkLayout layout = layout_for(cluster);
+  if (layout.slice > kMostTopkSlice) return cudaErrorInvalidValue;
+  if (options.threads > 0) layout.threads = options.threads / 512 * 512;
+  return launch_clusters(kernel_for(layout), dim3(static_cast<unsigned>(rows.num_rows * cluster)), cluster,
+                         layout.threads, layout.shared_bytes(), options, arguments, layout.slice);
 }
 
 }  // namespace fulgur::cuda

@@ -14,6 +14,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/index_tile.h"
+
 namespace fulgur::cuda {
 
 /// Where the selections of a launch's rows go: positions ascending, -1 after the last; slots = page * 64 +
@@ -54,8 +56,6 @@ struct ScoreArguments {
   int32_t unscored;  // rows with no more candidates need no scores
 };
 
-constexpr size_t kIndexPageBytes = 64 * 132;
-
 struct LaunchOptions {
   cudaStream_t stream = nullptr;
   bool pdl = false;         // start while the predecessor ends
@@ -64,8 +64,10 @@ struct LaunchOptions {
   bool early_keys = false;  // see indexer_decode
 };
 
-/// Top-k over given scores; any topk >= 1, rows of at most 524,288 candidates, their scores aligned to 16
-/// bytes.
+/// Top-k over given scores; any topk >= 1, rows that topk_takes, their scores aligned to 16 bytes.
+/// The device has room for a cluster that holds rows of so many candidates: with clusters of 8, which Hopper
+/// GPUs run, 350,208, of 12 524,288. Throws `device`.
+bool topk_takes(int max_context);
 cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& options);
 
 /// Decode: scores and selection in one kernel, the scores in shared memory. Rows of one sequence are

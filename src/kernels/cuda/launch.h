@@ -8,6 +8,16 @@
 
 namespace fulgur::cuda {
 
+/// Of the current device; throws `device`.
+inline int num_multiprocessors() {
+  int device = 0;
+  int multiprocessors = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  return multiprocessors;
+}
+
 /// The geometry of a launch.
 struct Grid {
   dim3 blocks;

@@ -80,7 +80,7 @@ void launch_scores(const DecodeArguments& arguments, bool decode, void* prompt_s
 
 bool tuned_takes(const IndexerSelect& op) {
   return takes(op) && op.selected.stride == op.selected.cols &&
-         (op.slots.data == nullptr || op.slots.stride == op.slots.cols);
+         (op.slots.data == nullptr || op.slots.stride == op.slots.cols) && topk_takes(op.batch.max_context);
 }
 bool tuned_takes(const IndexerScores& op) { return takes(op); }
 

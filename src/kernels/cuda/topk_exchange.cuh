@@ -15,18 +15,13 @@
 
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/ordered_keys.cuh"
+#include "kernels/cuda/select_layout.h"
 
 namespace fulgur::cuda {
 
-constexpr int kMostCluster = 16;
-constexpr uint32_t kMostCandidates = 2048;  // of all blocks together
-constexpr uint32_t kMostSent = 4096;        // candidates of a block, times the blocks it sends them to
+constexpr uint32_t kMostSent = 4096;  // candidates of a block, times the blocks it sends them to
 
-struct CountMessage {
-  static constexpr uint32_t kGroupWords = kBinGroup / 2;  // two counts of 16 bits in a word
-  static constexpr uint32_t kGuessWord = 2 * kGroupWords;
-  static constexpr uint32_t kWords = kGuessWord + 4;  // whole vectors
-  static constexpr uint32_t kVectors = kWords / 4;
+struct CountMessage : CountWords {
   static constexpr uint32_t kNan = 0x80000000;  // beside the guess
 
   /// Groups and then bins.
@@ -35,47 +30,32 @@ struct CountMessage {
   }
 };
 
-/// A block's shared memory for a selection: what must be zero before it, then the rest.
+/// A block's shared memory for a selection.
 struct SelectScratch {
-  uint32_t* words;  // [words(threads, cluster)], 16-byte aligned
+  uint32_t* words;  // [SelectWords::all(threads, cluster)], 16-byte aligned
   uint32_t cluster;
-
-  // Counts of the passes' bins, and of groups of 64 of them.
-  static constexpr uint32_t kHistograms = pass_bins(0) + pass_bins(1) + pass_bins(2);
-  static constexpr uint32_t kGroups = 3 * kBinGroup;
-  static constexpr uint32_t kCounters = 4;
-  static constexpr uint32_t kCleared = kHistograms + kGroups + kCounters;
-  static constexpr uint32_t kSums = 2 * 2 * 2 * kBinGroup;
-
-  /// Places that a warp lists.
-  __host__ __device__ static constexpr uint32_t listed_places(uint32_t warps) {
-    return warps == 32 ? 184 : 3072 / warps;
-  }
-  static constexpr int size(int threads, int cluster) {
-    const auto blocks = static_cast<uint32_t>(cluster);
-    const auto warps = static_cast<uint32_t>(threads) / 32;
-    return static_cast<int>(kCleared + kMostCandidates + 32 + 64 + 4 + 8 + warps * listed_places(warps) / 2 +
-                            (cluster > 1 ? kSums + 2 * blocks * CountMessage::kWords : 0));
-  }
 
   __device__ uint32_t* histogram(int pass) const {
     return words + (pass > 0 ? pass_bins(0) : 0) + (pass > 1 ? pass_bins(1) : 0);
   }
-  __device__ uint32_t* groups(int pass) const { return words + kHistograms + pass * kBinGroup; }
-  __device__ uint32_t* counters() const { return words + kHistograms + kGroups; }
-  __device__ uint32_t* num_candidates() const { return counters(); }    // of this block
-  __device__ uint32_t* lower() const { return counters() + 1; }         // [2] of lower ranks: above, inside
-  __device__ uint32_t* candidates() const { return words + kCleared; }  // of all blocks, rank by rank
+  __device__ uint32_t* groups(int pass) const { return words + SelectWords::kHistograms + pass * kBinGroup; }
+  __device__ uint32_t* counters() const { return words + SelectWords::kHistograms + SelectWords::kGroups; }
+  __device__ uint32_t* num_candidates() const { return counters(); }  // of this block
+  __device__ uint32_t* lower() const { return counters() + 1; }       // [2] of lower ranks: above, inside
+  __device__ uint32_t* candidates() const {
+    return words + SelectWords::kCleared;
+  }  // of all blocks, rank by rank
   __device__ uint32_t* warp_sums() const { return candidates() + kMostCandidates; }           // [32]
   __device__ uint32_t* warp_counts() const { return warp_sums() + 32; }                       // [32][2]
   __device__ uint32_t* found() const { return warp_counts() + 64; }                           // [3]
   __device__ uint64_t* barriers() const { return reinterpret_cast<uint64_t*>(found() + 4); }  // [3]
   __device__ uint32_t* sums() const { return found() + 12; }                                  // CountSums
   __device__ uint32_t* messages(uint32_t turn) const {  // [cluster][kWords]
-    return sums() + kSums + turn * cluster * CountMessage::kWords;
+    return sums() + SelectWords::kSums + turn * cluster * CountMessage::kWords;
   }
   __device__ uint16_t* listed(uint32_t warp, uint32_t warps) const {
-    return reinterpret_cast<uint16_t*>(cluster > 1 ? messages(2) : sums()) + warp * listed_places(warps);
+    return reinterpret_cast<uint16_t*>(cluster > 1 ? messages(2) : sums()) +
+           warp * SelectWords::listed_places(warps);
   }
 };
 

@@ -24,7 +24,7 @@ template <int kThreads, bool kSmallShares>
 class TopkList {
  public:
   static constexpr int kWarps = kThreads / 32;
-  static constexpr uint32_t kListed = SelectScratch::listed_places(kWarps);
+  static constexpr uint32_t kListed = SelectWords::listed_places(kWarps);
 
   __device__ explicit TopkList(const SelectScratch& scratch)
       : scratch_(scratch), cluster_(scratch.cluster), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32) {}

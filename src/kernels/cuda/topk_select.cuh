@@ -55,7 +55,7 @@ class TopkSelect {
   /// Before a row's keys are counted, by all threads; the caller then synchronizes.
   __device__ void clear() const {
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < SelectScratch::kCleared / 4; i += kThreads) {
+    for (uint32_t i = threadIdx.x; i < SelectWords::kCleared / 4; i += kThreads) {
       reinterpret_cast<uint4*>(scratch_.words)[i] = make_uint4(0, 0, 0, 0);
     }
   }

@@ -1,0 +1,61 @@
+#pragma once
+
+// How many blocks share a row, as functions that both the launches and their host tests call. What the device
+// holds they ask of `at_once`: so many clusters of so many blocks run at once, none where it has no room for
+// such a cluster.
+
+#include <initializer_list>
+
+#include "kernels/cuda/decode_layout.h"
+
+namespace fulgur::cuda {
+
+/// Whether clusters for all groups of rows run at once, with a multiprocessor for each block.
+template <typename AtOnce>
+bool run_side_by_side(int groups, int cluster, int multiprocessors, const AtOnce& at_once) {
+  return groups * cluster <= multiprocessors && groups <= at_once(cluster);
+}
+
+/// The smallest cluster that holds a group of rows and that the device runs; 0: none.
+template <typename Holds, typename AtOnce>
+int least_cluster(const Holds& holds, const AtOnce& at_once) {
+  for (int cluster = 1; cluster <= kMostCluster; ++cluster)
+    if (holds(cluster) && (cluster == 1 || at_once(cluster) > 0)) return cluster;
+  return 0;
+}
+
+/// Decode: the largest cluster of which one a group runs side by side, else the least. `holds(cluster)`: the
+/// layout fits.
+template <typename Holds, typename AtOnce>
+int choose_decode_cluster(int groups, int multiprocessors, const Holds& holds, const AtOnce& at_once) {
+  for (const int cluster : {16, 12, 10, 8, 6, 5, 4, 3, 2})
+    if (holds(cluster) && run_side_by_side(groups, cluster, multiprocessors, at_once)) return cluster;
+  return least_cluster(holds, at_once);
+}
+
+/// The least cluster for rows of `length` scores; 0: none.
+template <typename AtOnce>
+int least_topk_cluster(int length, const AtOnce& at_once) {
+  return least_cluster([&](int cluster) { return topk_slice(length, cluster) <= kMostTopkSlice; }, at_once);
+}
+
+/// Top-k; 0: no cluster holds a row. Measured: a block alone is fastest up to 16,384 scores, but for a few
+/// rows, which finish sooner shared out; clusters of which some wait for others are not worth it.
+template <typename AtOnce>
+int choose_topk_cluster(int rows, int length, int multiprocessors, const AtOnce& at_once) {
+  constexpr int kLongSlice = 16384;
+  constexpr int kFewBlocks = 16;
+  constexpr int kShortSlice = 1024;
+  const int least = least_topk_cluster(length, at_once);
+  if (least == 0) return 0;
+  int chosen = least;
+  for (const int cluster : {2, 4, 8, 16}) {
+    if (cluster <= least) continue;
+    const bool few = rows * cluster <= kFewBlocks && topk_slice(length, cluster) >= kShortSlice;
+    const bool is_long = topk_slice(length, chosen) > kLongSlice;
+    if ((few || is_long) && run_side_by_side(rows, cluster, multiprocessors, at_once)) chosen = cluster;
+  }
+  return chosen;
+}
+
+}  // namespace fulgur::cuda
