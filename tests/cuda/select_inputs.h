@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 
 #include "base/counter_rng.h"
 
@@ -84,7 +85,7 @@ enum class Scores {
 constexpr const char* kScoreNames[] = {"normal",    "10+0.05n",   "ties",       "zeros",
                                        "ascending", "descending", "infinities", "few values",
                                        "tiny",      "neighbours", "run",        "NaN"};
-constexpr int kScoreKinds = 12;
+constexpr int kScoreKinds = std::size(kScoreNames);
 constexpr const char* name_of(Scores kind) { return kScoreNames[static_cast<int>(kind)]; }
 
 /// The score of position s of `length`: what a kernel is given.

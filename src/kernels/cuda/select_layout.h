@@ -60,7 +60,7 @@ constexpr int kMostTopkSlice = 43776;  // a third of 128k
 
 constexpr int topk_slice(int length, int cluster) {
   constexpr int kStep = 128;  // whole pages, and whole 16-byte reads of a warp
-  return round_up((length + cluster - 1) / cluster, kStep);
+  return (length + cluster * kStep - 1) / (cluster * kStep) * kStep;
 }
 
 /// Of `rows` rows of `length` scores. Many rows: blocks small enough that others work while one waits.

@@ -42,9 +42,8 @@ struct SelectScratch {
   __device__ uint32_t* counters() const { return words + SelectWords::kHistograms + SelectWords::kGroups; }
   __device__ uint32_t* num_candidates() const { return counters(); }  // of this block
   __device__ uint32_t* lower() const { return counters() + 1; }       // [2] of lower ranks: above, inside
-  __device__ uint32_t* candidates() const {
-    return words + SelectWords::kCleared;
-  }  // of all blocks, rank by rank
+  /// Of all blocks, rank by rank.
+  __device__ uint32_t* candidates() const { return words + SelectWords::kCleared; }
   __device__ uint32_t* warp_sums() const { return candidates() + kMostCandidates; }           // [32]
   __device__ uint32_t* warp_counts() const { return warp_sums() + 32; }                       // [32][2]
   __device__ uint32_t* found() const { return warp_counts() + 64; }                           // [3]
