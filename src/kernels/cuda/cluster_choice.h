@@ -40,13 +40,20 @@ int least_topk_cluster(int length, const AtOnce& at_once) {
 }
 
 /// Top-k; 0: no cluster holds a row. Measured: a block alone is fastest up to 16,384 scores, but for a few
-/// rows, which finish sooner shared out; clusters of which some wait for others are not worth it.
+/// rows, which finish sooner shared out; clusters of which some wait for others are not worth it; a block
+/// more is better than half the threads.
 template <typename AtOnce>
 int choose_topk_cluster(int rows, int length, int multiprocessors, const AtOnce& at_once) {
   constexpr int kLongSlice = 16384;
   constexpr int kFewBlocks = 16;
   constexpr int kShortSlice = 1024;
-  const int least = least_topk_cluster(length, at_once);
+  const auto keeps_threads = [&](int cluster) {
+    return topk_slice(length, cluster) <= kMostTopkSlice &&
+           topk_layout(rows, length, cluster, multiprocessors).threads ==
+               wanted_topk_threads(rows, length, cluster, multiprocessors);
+  };
+  int least = least_cluster(keeps_threads, at_once);
+  if (least == 0) least = least_topk_cluster(length, at_once);
   if (least == 0) return 0;
   int chosen = least;
   for (const int cluster : {2, 4, 8, 16}) {

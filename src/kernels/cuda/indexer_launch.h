@@ -36,12 +36,7 @@ int clusters_at_once(void (*kernel)(Params...), int cluster, int threads, size_t
   config.attrs = &attribute;
   config.numAttrs = 1;
   int count = 0;
-  const cudaError_t status = cudaOccupancyMaxActiveClusters(&count, kernel, &config);
-  if (status == cudaErrorInvalidClusterSize) {
-    static_cast<void>(cudaGetLastError());
-    return 0;
-  }
-  check(status, "cudaOccupancyMaxActiveClusters");
+  check(cudaOccupancyMaxActiveClusters(&count, kernel, &config), "cudaOccupancyMaxActiveClusters");
   return count;
 }
 

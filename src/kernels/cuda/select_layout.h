@@ -63,13 +63,17 @@ constexpr int topk_slice(int length, int cluster) {
   return (length + cluster * kStep - 1) / (cluster * kStep) * kStep;
 }
 
-/// Of `rows` rows of `length` scores. Many rows: blocks small enough that others work while one waits.
-constexpr TopkLayout topk_layout(int rows, int length, int cluster, int multiprocessors) {
+/// Threads that a block should have. Many rows: blocks small enough that others work while one waits.
+constexpr int wanted_topk_threads(int rows, int length, int cluster, int multiprocessors) {
   constexpr int kLongSlice = 8192;
-  const int slice = topk_slice(length, cluster);
-  const TopkLayout large{cluster, 1024, slice};
-  const bool wanted = slice > kLongSlice && rows * cluster <= 2 * multiprocessors;
-  return wanted && large.shared_bytes() <= kMostSharedBytes ? large : TopkLayout{cluster, 512, slice};
+  return topk_slice(length, cluster) > kLongSlice && rows * cluster <= 2 * multiprocessors ? 1024 : 512;
+}
+/// Of `rows` rows of `length` scores; 512 threads where scores leave no room for the lists of more.
+constexpr TopkLayout topk_layout(int rows, int length, int cluster, int multiprocessors) {
+  TopkLayout layout{cluster, wanted_topk_threads(rows, length, cluster, multiprocessors),
+                    topk_slice(length, cluster)};
+  if (layout.shared_bytes() > kMostSharedBytes) layout.threads = 512;
+  return layout;
 }
 static_assert(TopkLayout{kMostCluster, 512, kMostTopkSlice}.shared_bytes() <= kMostSharedBytes);
 
