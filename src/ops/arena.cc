@@ -18,7 +18,7 @@ Arena::~Arena() {
   for (const Block& block : blocks_) backend_.release(block.data);
 }
 
-void Arena::reserve(size_t bytes) {
+void Arena::reserve(size_t bytes, ThreadTeam& team) {
   assert(live_ == 0);
   if (!blocks_.empty() && blocks_.front().size >= bytes) return;
   for (const Block& block : blocks_) backend_.release(block.data);
@@ -26,6 +26,7 @@ void Arena::reserve(size_t bytes) {
   current_ = 0;
   blocks_.reserve(1);
   blocks_.push_back({static_cast<std::byte*>(backend_.allocate(bytes)), bytes, 0});
+  if (backend_.settle != nullptr) backend_.settle(team, blocks_.front().data, bytes);
 }
 
 void* Arena::allocate(size_t bytes) {

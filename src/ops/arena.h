@@ -12,6 +12,7 @@
 namespace fulgur {
 
 struct Backend;
+class ThreadTeam;
 
 /// A stack of back-end memory: allocations are freed by going back to a mark, never one by one. Grows in
 /// blocks, which it keeps until it is destroyed. Every allocation is 64-byte aligned and not initialized.
@@ -27,9 +28,9 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// Asks the back end for room so that the next `bytes` cost no allocation, in a captured step say. Only
-  /// while the arena is empty.
-  void reserve(size_t bytes);
+  /// Asks the back end for room so that the next `bytes` cost no allocation, in a captured step say, and
+  /// takes its memory from the system on the team's threads (Backend::settle). Only while the arena is empty.
+  void reserve(size_t bytes, ThreadTeam& team);
   void* allocate(size_t bytes);
   template <typename T>
   T* allocate_array(int64_t count) {

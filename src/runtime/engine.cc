@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/available_cpus.h"
+#include "base/thread_stack.h"
 #include "model/load.h"
 #include "runtime/choose_backend.h"
 #include "runtime/memory_need.h"
@@ -51,6 +52,7 @@ class Engine::Impl {
         scheduler_(scheduler),
         num_pages_(scheduler.num_pages),
         thread_(start_thread([this] {
+          settle_stack();
           while (receive()) {
             try {
               step();

@@ -10,6 +10,7 @@
 #include "base/available_memory.h"
 #include "base/error.h"
 #include "base/process_memory.h"
+#include "base/thread_stack.h"
 #include "ops/indexer_prepare.h"
 #include "ops/paged_cache.h"
 #include "runtime/cache_pool.h"
@@ -19,11 +20,10 @@
 namespace fulgur {
 namespace {
 
-/// What a process of any model takes besides, measured: code that runs only in steps, and of each thread the
-/// part of its stack that kernels use: between the few KiB of one that gets no rows and the hundred of one
-/// that computes for long.
+/// What a process of any model takes besides, measured: code that runs only in steps, and what a thread has
+/// on its stack before it computes.
 constexpr uint64_t kCodeToCome = 640 << 10;
-constexpr uint64_t kThreadBytes = 48 << 10;
+constexpr uint64_t kThreadBytes = kKernelStackBytes + (4 << 10);
 /// Of each request besides its tokens, from submit() to its end, measured.
 constexpr uint64_t kRequestBytes = 3 << 10;
 

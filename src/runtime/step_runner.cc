@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/thread_stack.h"
 #include "ops/linear.h"
 #include "runtime/choose_backend.h"
 #include "runtime/logits_rows.h"
@@ -41,7 +42,8 @@ StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
       rope_(model.config, int64_t{options.num_pages} * kPageTokens, backend_),
       decoder_(model.config, model.weights) {
   check_index_scratch(options.index_scratch_bytes, model.config, options.threads, backend_);
-  if (options.scratch_bytes > 0) arena_.reserve(options.scratch_bytes);
+  if (options.scratch_bytes > 0) arena_.reserve(options.scratch_bytes, team_);
+  team_.run([](int) { settle_stack(); });
   if (options.runs_mtp())
     drafter_.emplace(model, operand_dtype(options.precision), options.num_pages, options.num_drafts,
                      model_time_);

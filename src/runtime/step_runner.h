@@ -31,10 +31,10 @@ struct RunnerOptions {
   IndexerProjection projection = IndexerProjection::kFused;
   CacheForms cache_forms;
   int64_t index_scratch_bytes = kDefaultIndexScratchBytes;
-  size_t scratch_bytes = 0;  // of steps, asked for at once (runtime/memory_need.h); 0: as they come
-  int num_pages = 0;         // of the caches
-  bool mtp = false;          // run the MTP layer along; the model was loaded with it
-  int num_drafts = 0;        // guesses of that layer at a time; more than 0: it runs along
+  size_t scratch_bytes = 0;              // of steps, taken at once (runtime/memory_need.h); 0: as they come
+  int num_pages = 0;                     // of the caches
+  bool mtp = false;                      // run the MTP layer along; the model was loaded with it
+  int num_drafts = 0;                    // guesses of that layer at a time; more than 0: it runs along
   SelectionSource* selection = nullptr;  // outlives the runner
   StepObserver* observer = nullptr;      // outlives the runner
   bool profile = false;

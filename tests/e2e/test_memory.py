@@ -89,6 +89,7 @@ LOGITS = {
     "last": ([4000], {"last": True}),
     "many": ([500, 300, 400], {}),
     "mtp": ([700], {"mtp": True}),
+    "many_threads": ([100, 513, 7], {"threads": 128}),
     "dumps": ([700, 90], {"topk": True, "dump": "hidden,scores,router", "greedy": 3, "mtp": True}),
     "all": ([900], {"topk": True, "selection": "all", "chunk": 4096, "precision": "full"}),
 }
@@ -117,6 +118,7 @@ EVAL = {
     "two_pages": (400, 66, {"batch": 256}),
     "rows": (8, 700, {}),
     "one": (2, 700, {"batch": 1}),
+    "many_threads": pytest.param(8, 150, {"threads": 128}, marks=pytest.mark.long),
     "full": (6, 512, {"precision": "full", "index_topk": 700}),
     "few_long": (300, [4] * 299 + [3000], {"batch": 256}),
     "long_first": (300, [3000] + [4] * 299, {"batch": 64}),
@@ -136,6 +138,30 @@ def test_eval_takes_what_was_predicted(tmp_path, count, length, options):
 def test_answers_take_what_was_predicted(max_tokens):
     """Wherever they end: most before they have 400 tokens."""
     predicted, used = told(run("eval", MINI / "eval" / "arithmetic.jsonl", model=MINI, limit=32, max_tokens=max_tokens, verbose=True))
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+CHATS = {
+    "full": {"context": 512, "precision": "full"},
+    "small": {"context": 1024},
+    "fp8": {"kv_dtype": "fp8", "index_dtype": "fp8"},
+    "unhurried": pytest.param({"context": 2048, "precision": "full", "speculate": 0}, marks=pytest.mark.long),
+}
+
+
+@pytest.mark.parametrize("options", CHATS.values(), ids=CHATS)
+@pytest.mark.parametrize("says", ["Who was that?\n", pytest.param("In the beginning God. " * 50 + "\n", marks=pytest.mark.long)], ids=["little", "much"])
+def test_a_chat_takes_what_was_predicted_whatever_is_said(says, options):
+    """The scratch of the largest step too, which a short message doesn't run."""
+    predicted, used = told(run("chat", model=MINI, stdin=says, max_tokens=8, verbose=True, **options))
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+@pytest.mark.parametrize("threads", [64, 128, pytest.param(1024, marks=pytest.mark.long)])
+@pytest.mark.parametrize("prompt", [5, pytest.param(2000, marks=pytest.mark.long)])
+def test_many_threads_take_what_was_predicted(prompt, threads):
+    """Most find nothing to do where the prompt is short."""
+    predicted, used = measured(prompt=prompt, max_tokens=8, model=MINI, threads=threads)
     assert used == pytest.approx(predicted, rel=0.05)
 
 

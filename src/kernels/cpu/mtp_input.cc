@@ -22,11 +22,11 @@ void norm_row(const In* x, int64_t size, const Weight& gain, float eps, float* w
 void mtp_input(Context& context, const MtpInput& op) {
   const ArenaScope scope(*context.arena);
   const int64_t size = op.table.cols;
-  float* widened_of_all = context.arena->allocate_array<float>(size * context.team->size());
+  const int64_t members = std::min<int64_t>(context.team->size(), op.pair.rows);  // that get a row
+  const Matrix<float> widened_of_all = context.arena->matrix<float>(members, size);
   run_region(context, op.pair.rows * size * 16, [&](const Crew& crew) {
-    float* widened = widened_of_all + crew.member * size;
-    const Share tokens = crew.share(op.pair.rows);
-    for (int64_t t = tokens.begin; t < tokens.end; ++t) {
+    for (int64_t t = crew.member; t < op.pair.rows; t += crew.size) {
+      float* const widened = widened_of_all.row(crew.member);
       with_operand(op.pair.dtype, [&](auto out_element) {
         auto* out = op.pair.row<decltype(out_element)>(t);
         with_element(op.table.form, [&](auto element) {

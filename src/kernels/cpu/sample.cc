@@ -57,13 +57,13 @@ int32_t sample_row(const float* logits, int64_t vocab, const SamplingParams& par
 void sample(Context& context, const Sample& op) {
   const ArenaScope scope(*context.arena);
   const int64_t vocab = op.logits.cols;
-  const Matrix<float> weights = context.arena->matrix<float>(context.team->size(), vocab);
-  const Matrix<int32_t> orders = context.arena->matrix<int32_t>(context.team->size(), vocab);
+  const int64_t members = std::min<int64_t>(context.team->size(), op.logits.rows);  // that get a row
+  const Matrix<float> weights = context.arena->matrix<float>(members, vocab);
+  const Matrix<int32_t> orders = context.arena->matrix<int32_t>(members, vocab);
   run_region(context, op.logits.rows * vocab * 4, [&](const Crew& crew) {
-    const Share rows = crew.share(op.logits.rows);
-    const std::span row_weights(weights.row(crew.member), static_cast<size_t>(vocab));
-    const std::span row_order(orders.row(crew.member), static_cast<size_t>(vocab));
-    for (int64_t i = rows.begin; i < rows.end; ++i) {
+    for (int64_t i = crew.member; i < op.logits.rows; i += crew.size) {
+      const std::span row_weights(weights.row(crew.member), static_cast<size_t>(vocab));
+      const std::span row_order(orders.row(crew.member), static_cast<size_t>(vocab));
       op.token[i] = sample_row(op.logits.row(i), vocab, op.params[i], op.position[i], row_weights, row_order);
     }
   });

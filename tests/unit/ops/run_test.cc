@@ -109,7 +109,8 @@ TEST(Arena, AsksForNothingMoreWithinTheRoomItReserved) {
                             },
                         .release = std::free};
   Arena arena(backend);
-  arena.reserve(size_t{8} << 20);
+  ThreadTeam team(1);
+  arena.reserve(size_t{8} << 20, team);
   for (int step = 0; step < 2; ++step) {
     const ArenaScope scope(arena);
     arena.allocate(size_t{5} << 20);
@@ -117,7 +118,7 @@ TEST(Arena, AsksForNothingMoreWithinTheRoomItReserved) {
     arena.allocate(size_t{3} << 20);
   }
   EXPECT_EQ(allocations, 1);
-  arena.reserve(size_t{16} << 20);
+  arena.reserve(size_t{16} << 20, team);
   arena.allocate(size_t{16} << 20);
   EXPECT_EQ(allocations, 2);
 }
