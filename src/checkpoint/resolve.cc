@@ -64,6 +64,9 @@ std::vector<StepKind> scale_steps(ScaleRole role, const CatalogEntry& stored) {
   return {};
 }
 
+/// More than any release holds.
+constexpr size_t kMostUnexpected = 250'000;
+
 class Resolver {
  public:
   Resolver(const Catalog& catalog, const Fp8Scheme& fp8, std::span<const WeightForm> readable)
@@ -77,9 +80,11 @@ class Resolver {
       plan_.ignored.push_back({.entry = scale, .rule = kUnneededScales});
       plan_.activations.push_back(scale);
     }
+    std::vector<int> unexpected;
     for (int number = 0; number < ledger_.size(); ++number) {
-      if (!ledger_.consumed(number)) settle_leftover(number, ignore);
+      if (!ledger_.consumed(number) && !settles(number, ignore)) unexpected.push_back(number);
     }
+    complain_of_unexpected(unexpected);
     plan_.problems = std::move(ledger_).problems();
     return std::move(plan_);
   }
@@ -224,12 +229,13 @@ class Resolver {
     return result;
   }
 
-  void settle_leftover(int number, std::span<const IgnoreRule> ignore) {
+  /// Whether a tensor that nothing has used is ignored by a rule, or a scale, of which all is said then.
+  bool settles(int number, std::span<const IgnoreRule> ignore) {
     const CatalogEntry& e = ledger_.entry(number);
     for (const IgnoreRule& rule : ignore) {
       if (matches_pattern(e.name, rule.pattern)) {
         plan_.ignored.push_back({.entry = number, .rule = rule.name});
-        return;
+        return true;
       }
     }
     if (is_scale(e.name)) {
@@ -237,14 +243,24 @@ class Resolver {
       if (!modules_.belongs(number) && !modules_.may_be_unread(weight)) {
         modules_.complain_of_orphan(number, missing_.contains(weight));
       }
-      return;
+      return true;
     }
-    ledger_.complain(
-        number, {.kind = ErrorKind::kUnexpectedTensor,
-                 .message = fmt::format("{} is a tensor that this model has no use for.", printable(e.name)),
-                 .expected = "the tensors that this model is made of, and those that a rule ignores",
-                 .found = ledger_.described(number),
-                 .todo = "check its name, and that config.json belongs to this checkpoint"});
+    return false;
+  }
+
+  void complain_of_unexpected(const std::vector<int>& numbers) {
+    const bool too_many = numbers.size() > kMostUnexpected;
+    for (const int number : numbers) {
+      ledger_.complain(
+          number, {.kind = ErrorKind::kUnexpectedTensor,
+                   .message = fmt::format("{} is a tensor that this model has no use for{}.",
+                                          printable(ledger_.entry(number).name),
+                                          too_many ? fmt::format(", the first of {}", numbers.size()) : ""),
+                   .expected = "the tensors that this model is made of, and those that a rule ignores",
+                   .found = ledger_.described(number),
+                   .todo = "check its name, and that config.json belongs to this checkpoint"});
+      if (too_many) return;
+    }
   }
 
   Ledger ledger_;

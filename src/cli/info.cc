@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdint>
 #include <fstream>
 #include <initializer_list>
@@ -14,6 +13,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/available_memory.h"
+#include "base/number_field.h"
 #include "cli/command.h"
 #include "cli/streams.h"
 #include "cli/threads_option.h"
@@ -22,26 +23,20 @@
 namespace fulgur::cli {
 namespace {
 
-/// The value of the first line `key : value` of a /proc file; empty where there is none.
-std::string proc_value(const char* file, std::string_view key) {
-  std::ifstream in(file);
+/// As /proc/cpuinfo has it; empty where it doesn't say.
+std::string cpu_name() {
+  std::ifstream in("/proc/cpuinfo");
   for (std::string line; std::getline(in, line);) {
-    if (!line.starts_with(key)) continue;
-    const size_t colon = line.find(':');
-    if (colon == std::string::npos) continue;
-    const size_t begin = line.find_first_not_of(" \t", colon + 1);
+    if (!line.starts_with("model name")) continue;
+    const size_t begin = line.find_first_not_of(" \t:", std::string_view("model name").size());
     return begin == std::string::npos ? "" : line.substr(begin);
   }
   return "";
 }
 
-/// Of an amount as /proc has it ("24689764 kB"); nothing where it isn't one.
-std::optional<double> gibibytes(std::string_view amount) {
-  uint64_t kibibytes = 0;
-  const auto [rest, error] = std::from_chars(amount.data(), amount.data() + amount.size(), kibibytes);
-  if (error != std::errc() || std::string_view(rest, amount.data() + amount.size()) != " kB")
-    return std::nullopt;
-  return static_cast<double>(kibibytes) / (1 << 20);
+std::optional<double> gibibytes(std::optional<uint64_t> amount, uint64_t unit) {
+  if (!amount) return std::nullopt;
+  return static_cast<double>(*amount) * static_cast<double>(unit) / (1 << 30);
 }
 
 /// Where /proc doesn't say, neither do we.
@@ -64,12 +59,12 @@ std::vector<std::string> present(std::initializer_list<std::string> texts) {
 }
 
 struct Info {
-  std::string cpu = proc_value("/proc/cpuinfo", "model name");
+  std::string cpu = cpu_name();
   int threads = num_threads(0);  // what commands take by default
   InstructionSets isas = instruction_sets();
   Gpu gpu = fulgur::gpu();
-  std::optional<double> memory_gib = gibibytes(proc_value("/proc/meminfo", "MemTotal"));
-  std::optional<double> available_gib = gibibytes(proc_value("/proc/meminfo", "MemAvailable"));
+  std::optional<double> memory_gib = gibibytes(find_number("/proc/meminfo", "MemTotal:"), 1024);
+  std::optional<double> available_gib = gibibytes(available_memory_bytes(), 1);
 };
 
 int print_info(bool json) {

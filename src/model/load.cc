@@ -14,6 +14,8 @@
 #include "base/error.h"
 #include "base/printable.h"
 #include "checkpoint/ledger.h"
+#include "checkpoint/load_scales.h"
+#include "checkpoint/load_team.h"
 #include "model/excess_experts.h"
 
 namespace fulgur {
@@ -75,6 +77,15 @@ LoadPlan resolve_for(const Config& config, std::span<const Parameter> parameters
                  readable_forms);
 }
 
+/// The notice that the layer is left out for these problems, of which there is one at least.
+std::string left_out(const Config& config, const std::vector<Problem>& problems) {
+  const size_t others = problems.size() - 1;
+  return fmt::format(
+      "The layer for multi-token prediction (model.layers.{}) is damaged and left out: {}{}",
+      config.num_hidden_layers, problems.front().message,
+      others == 0 ? "" : fmt::format(" ({} more problem{} there.)", others, others == 1 ? "" : "s"));
+}
+
 /// Plans the layer only to say, in a notice, what is wrong with it.
 void notice_damage(ModelPlan& plan, const Config& config, Precision precision, const Catalog& catalog,
                    const std::string& prefix) {
@@ -85,11 +96,7 @@ void notice_damage(ModelPlan& plan, const Config& config, Precision precision, c
   std::erase_if(whole.load.problems,
                 [&](const Problem& problem) { return !problem.tensor.starts_with(prefix); });
   if (whole.load.problems.empty()) return;
-  const size_t others = whole.load.problems.size() - 1;
-  plan.notices.push_back(fmt::format(
-      "The layer for multi-token prediction (model.layers.{}) is damaged and left out: {}{}",
-      config.num_hidden_layers, whole.load.problems.front().message,
-      others == 0 ? "" : fmt::format(" ({} more problem{} there.)", others, others == 1 ? "" : "s")));
+  plan.notices.push_back(left_out(config, whole.load.problems));
 }
 
 /// The tensors of modules that are made into one matrix with others, and of which, in whatever form, there is
@@ -132,6 +139,27 @@ void erase_what_may_follow(std::vector<Problem>& problems, const ModelPlan& plan
                           (plain_form(weight->dtype) || weight->dtype == DType::kF8E4M3);
     return problem.kind != ErrorKind::kShapeMismatch || !unpacked;
   });
+}
+
+/// What is wrong with the values of the MTP layer's scales, which loading would refuse.
+std::vector<Problem> bad_mtp_scales(const Config& config, const ModelPlan& plan, const Catalog& catalog) {
+  if (!catalog.entries.empty() && catalog.entries.front().drawn) return {};  // none is ever bad
+  LoadPlan layer;
+  layer.parameters.assign(plan.load.parameters.begin() + static_cast<std::ptrdiff_t>(plan.num_main),
+                          plan.load.parameters.end());
+  const std::string prefix = fmt::format("model.layers.{}.", config.num_hidden_layers);
+  std::ranges::copy_if(plan.load.activations, std::back_inserter(layer.activations), [&](int entry) {
+    return catalog.entries[static_cast<size_t>(entry)].name.starts_with(prefix);
+  });
+  LoadedWeights memory;
+  LoadTeam team(/*num_threads=*/1, scale_bytes(layer, catalog), nullptr);
+  try {
+    load_scales(layer, catalog, team, memory);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kBadScale) throw;
+    return error.problems();
+  }
+  return {};
 }
 
 Problem without_mtp(const ModelFiles& files) {
@@ -226,10 +254,15 @@ std::optional<ModelPlan> plan_files(ModelFiles& files, Precision precision, bool
 PlannedModel plan_loading(ModelFiles files, const LoadOptions& options) {
   try {
     std::optional<ModelPlan> plan;
+    std::vector<Problem> bad_scales;
     if (options.mtp_if_intact && files.config && files.catalog) {
       plan = plan_model(*files.config, options.precision, *files.catalog, /*with_mtp=*/true);
+      if (plan->load.problems.empty()) bad_scales = bad_mtp_scales(*files.config, *plan, *files.catalog);
     }
-    if (!plan || !plan->load.problems.empty()) plan = plan_files(files, options.precision, options.mtp);
+    if (!plan || !plan->load.problems.empty() || !bad_scales.empty()) {
+      plan = plan_files(files, options.precision, options.mtp);
+      if (!bad_scales.empty()) plan->notices.push_back(left_out(*files.config, bad_scales));
+    }
     if (!files.problems.empty()) throw Error(std::move(files.problems));
     if (options.mtp && !plan->mtp) throw Error(without_mtp(files));
     return {.name = files.name,

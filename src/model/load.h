@@ -57,7 +57,7 @@ struct LoadedModel {
 struct LoadOptions {
   Precision precision = Precision::kNative;
   bool mtp = false;            // the MTP layer too; a model without one, or with a damaged one, is refused
-  bool mtp_if_intact = false;  // the MTP layer too, where there is one without problems
+  bool mtp_if_intact = false;  // the MTP layer too, where there is one without problems, also in its scales
 };
 
 /// A model that is about to be loaded.

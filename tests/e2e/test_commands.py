@@ -269,6 +269,29 @@ def test_without_being_asked_a_model_whose_mtp_layer_is_missing_or_damaged_runs_
     assert refused.returncode == 1 and "eh_proj" in refused.stderr
 
 
+@pytest.mark.parametrize("golden, scale", [("v3-fp8", "weight_scale_inv"), ("glm-nvfp4-ct", "weight_scale"), ("v3-nvfp4", "weight_scale_2"), ("v3-nvfp4", "input_scale")])
+def test_so_it_does_where_a_value_of_the_mtp_layers_scales_is_damaged(golden, scale, tmp_path):
+    options = {"ids": "1,2,3", "max_tokens": 4, "json": True}
+    shutil.copytree(GOLDEN / golden, tmp_path / "model")
+    last = json.loads((tmp_path / "model" / "config.json").read_text())["num_hidden_layers"]
+    damaged = []
+    for file in (tmp_path / "model").glob("model*.safetensors"):
+        data = bytearray(file.read_bytes())
+        length = int.from_bytes(data[:8], "little")
+        for name, of in json.loads(data[8:8 + length]).items():
+            if name.startswith(f"model.layers.{last}.") and name.endswith("." + scale) and not damaged:
+                begin, end = (8 + length + offset for offset in of["data_offsets"])
+                data[begin:end] = b"\xff" * (end - begin)  # NaN in every form
+                damaged.append(name)
+                file.write_bytes(data)
+    result = run("generate", model=tmp_path / "model", **options)
+    assert result.returncode == 0 and damaged[0] in result.stderr and "is damaged and left out" in result.stderr, result.stderr
+    whole = json.loads(output("generate", model=GOLDEN / golden, **options))
+    assert json.loads(result.stdout)["ids"] == whole["ids"] and "drafted" not in json.loads(result.stdout)["timings"]
+    refused = run("generate", model=tmp_path / "model", speculate=1, **options)
+    assert refused.returncode == 1 and damaged[0] in refused.stderr.splitlines()[0]
+
+
 def test_the_same_prompt_by_argument_file_standard_input_and_ids(tmp_path):
     text = "And God said, Let there be"
     (tmp_path / "prompt.txt").write_text(text)

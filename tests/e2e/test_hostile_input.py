@@ -135,6 +135,7 @@ def test_a_header_of_100_megabytes_needs_about_a_gibibyte_and_no_more(tmp_path):
     result, _, most_bytes = measured(command("generate", ids="1,2", model=tmp_path))
     assert result.returncode == 1
     assert "model.safetensors" in result.stderr or "missing" in result.stderr
+    assert "0000000 is a tensor that this model has no use for, the first of 1650000." in result.stderr
     assert most_bytes < 1.25 * (1 << 30)  # the mapped file is a tenth of it
 
 
