@@ -16,9 +16,13 @@ DType dtype_of(CacheForm form, Precision precision) {
     case CacheForm::kF32:
       return DType::kF32;
     case CacheForm::kByPrecision:
-      break;
+      return operand_dtype(precision);
   }
-  return operand_dtype(precision);
+  throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                      .message = "A form of the caches' entries is none of those there are.",
+                      .expected = "kByPrecision, kBf16, kFp8 or kF32",
+                      .found = fmt::format("CacheForm {}", static_cast<int>(form)),
+                      .todo = "leave it to the precision"});
 }
 
 [[noreturn]] void refuse(std::string_view entries, DType dtype, const Backend& backend) {

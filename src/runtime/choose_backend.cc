@@ -11,7 +11,7 @@ const Backend& choose_backend() { return *cpu_backend(choose_isa()); }
 
 InstructionSets instruction_sets() {
   InstructionSets sets{.chosen = name(choose_isa())};
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx}) {
+  for (const Isa isa : kAllIsas) {
     if (isa_supported(isa)) sets.supported.push_back(name(isa));
   }
   return sets;

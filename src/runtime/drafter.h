@@ -29,6 +29,8 @@ class Drafter {
   void draft(const Step& main, const Operand& hidden, const BatchPlan& plan, std::vector<ChunkRun>& runs);
   /// It begins anew, behind cached pages or none, or has ended.
   void forget(RequestId request) { texts_.erase(request); }
+  /// That have begun and were not forgotten.
+  [[nodiscard]] size_t num_texts() const { return texts_.size(); }
 
  private:
   /// What a text's next chunk needs of the one before.

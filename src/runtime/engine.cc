@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <exception>
 #include <filesystem>
 #include <map>
 #include <system_error>
@@ -73,6 +75,13 @@ class Engine::Impl {
   }
 
   ~Impl() {
+    if (std::this_thread::get_id() == thread_.get_id()) {
+      std::fputs(
+          "fulgur: an Engine was destroyed from one of its callbacks, which run on the thread that it waits "
+          "for.\n",
+          stderr);
+      std::terminate();
+    }
     {
       const std::lock_guard lock(mutex_);
       stopping_ = true;

@@ -80,6 +80,8 @@ class StepRunner {
   /// Before a request's first step, the first after it was set back too, and when it has ended: nothing of
   /// its text is kept for drafts.
   void forget(RequestId request);
+  /// Texts that something is kept of for drafts.
+  [[nodiscard]] size_t num_texts() const { return drafter_ ? drafter_->num_texts() : 0; }
   /// For the steps to come.
   void set_projection(IndexerProjection projection) { options_.projection = projection; }
   void set_observer(StepObserver* observer) { options_.observer = observer; }

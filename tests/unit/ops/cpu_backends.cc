@@ -7,7 +7,7 @@ namespace fulgur::test {
 
 std::vector<Tested> tested_backends() {
   std::vector<Tested> tested;
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx}) {
+  for (const Isa isa : kAllIsas) {
     if (isa_supported(isa)) tested.push_back({cpu_backend(isa)});
   }
   return tested;

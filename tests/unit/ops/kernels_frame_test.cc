@@ -1,8 +1,10 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "kernels_support.h"
@@ -37,7 +39,7 @@ class IsaVariable {
 };
 
 TEST(CpuBackend, EveryInstructionSetThatWasBuiltHasItsTable) {
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx}) {
+  for (const Isa isa : kAllIsas) {
     EXPECT_EQ(parse_isa(name(isa)), isa);
     if (cpu_backend(isa) == nullptr) {
       EXPECT_FALSE(isa_supported(isa)) << "built without it";
@@ -51,6 +53,38 @@ TEST(CpuBackend, TakesTheInstructionSetThatFulgurIsaNames) {
   for (const Isa isa : runnable_isas()) {
     const IsaVariable variable(std::string(name(isa)).c_str());
     EXPECT_EQ(choose_isa(), isa);
+  }
+}
+
+TEST(CpuBackend, TakesTheWidestThatIsBuiltOfThoseThatTheCpuRunsWhateverElseIsBuilt) {
+  struct Case {
+    std::vector<Isa> built;
+    Isa runs;  // with all before it
+    Isa chosen;
+  };
+  for (const auto& [built, runs, chosen] : {Case{{Isa::kAvx2}, Isa::kAvx512, Isa::kAvx2},
+                                            {{Isa::kAvx512}, Isa::kAvx512Bf16, Isa::kAvx512},
+                                            {{Isa::kAmx}, Isa::kAmx, Isa::kAmx},
+                                            {{Isa::kScalar, Isa::kAmx}, Isa::kAmx, Isa::kAmx},
+                                            {{Isa::kScalar, Isa::kAmx}, Isa::kAvx512, Isa::kScalar},
+                                            {{Isa::kAvx512, Isa::kAvx2}, Isa::kAvx2, Isa::kAvx2}}) {
+    const auto supported = [&](Isa isa) { return isa <= runs && std::ranges::count(built, isa) > 0; };
+    EXPECT_EQ(choose_isa(supported, nullptr), chosen);
+  }
+  EXPECT_THROW(choose_isa([](Isa) { return false; }, nullptr), Error);
+}
+
+/// A build for avx512 alone ran scalar: whether the CPU has it was said to depend on avx2's being built.
+TEST(CpuBackend, KnowsWhatTheCpuRunsWhateverIsBuilt) {
+  EXPECT_TRUE(cpu_runs(Isa::kScalar));
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  EXPECT_EQ(cpu_runs(Isa::kAvx2), avx2);
+  EXPECT_EQ(cpu_runs(Isa::kAvx512), avx2 && avx512);
+  for (const Isa isa : kAllIsas) {
+    EXPECT_EQ(isa_supported(isa), cpu_backend(isa) != nullptr && cpu_runs(isa)) << name(isa);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -123,6 +124,34 @@ TEST_P(EngineEdges, EndsThoseWhoWaitWhenItIsDestroyed) {
   }
   one.reset();
   for (std::thread& thread : waiting) thread.join();
+}
+
+TEST_P(EngineEdges, EndsTheProcessWithASentenceWhereItIsDestroyedFromItsCallback) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto destroy_from_callback = [&] {
+    auto one = engine();
+    Request r = request(5, 4);
+    r.on_token = [&](const GeneratedToken&) { one.reset(); };
+    one->submit(r).wait();
+  };
+  EXPECT_DEATH(destroy_from_callback(), "destroyed from one of its callbacks");
+}
+
+TEST_P(EngineEdges, KeepsNothingForDraftsOfTextsThatHaveEndedHoweverTheyDid) {
+  const auto one = engine();
+  one->submit(request(20, 4)).wait();
+  Request thrown = request(9, 4);
+  thrown.on_token = [](const GeneratedToken&) { throw std::runtime_error("enough"); };
+  EXPECT_THROW(one->submit(thrown).wait(), std::runtime_error);
+  Generation cancelled = one->submit(request(9, 500));
+  cancelled.next();
+  cancelled.cancel();
+  cancelled.wait();
+  Request last = request(20, 1);
+  std::optional<size_t> kept;  // on the engine's thread, where the others have gone by then
+  last.on_token = [&](const GeneratedToken&) { kept = one->runner().num_texts(); };
+  one->submit(last).wait();
+  EXPECT_EQ(kept, GetParam() > 0 ? 1U : 0U) << "its own";
 }
 
 TEST_P(EngineEdges, RunsBesideAnotherOverTheSameModel) {

@@ -335,7 +335,9 @@ TEST(EngineOptions, AreRefusedOutOfRange) {
        {EngineOptions{.threads = EngineLimits::kThreads + 1},
         EngineOptions{.cache_tokens = int64_t{64} << 32}, EngineOptions{.step_tokens = 0},
         EngineOptions{.step_tokens = INT64_MAX}, EngineOptions{.max_running = 0},
-        EngineOptions{.num_drafts = EngineLimits::kDrafts + 1}}) {
+        EngineOptions{.num_drafts = EngineLimits::kDrafts + 1},
+        EngineOptions{.cache_forms = {.latents = static_cast<CacheForm>(4)}},
+        EngineOptions{.cache_forms = {.index_keys = static_cast<CacheForm>(-1)}}}) {
     EXPECT_THROW(Engine(FULGUR_SOURCE_DIR "/models/mini-v32", options), Error);
   }
   EXPECT_THROW(Engine(FULGUR_SOURCE_DIR "/models/no-such-model"), Error);
