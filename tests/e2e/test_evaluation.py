@@ -14,6 +14,7 @@ from eval_mini import (
     long_finding,
     nats_finding,
     prose_rows,
+    replayed_drafts,
     retrieval,
     retrieval_findings,
     solution_findings,
@@ -67,11 +68,16 @@ def test_without_the_indexer_retrieval_collapses():
 
 
 def test_drafts_of_the_mtp_layer_are_accepted_as_often_as_the_reference():
-    accepted, drafted = accepted_drafts(rows_of("kjv")[::8], "full")
+    rows = rows_of("kjv")[::8]
+    accepted, drafted = accepted_drafts(rows, "full")
     assert drafted > 200
     # A seventh of the rows: three standard deviations of so many independent drafts.
     expected = MTP_ACCEPTED[0] / MTP_ACCEPTED[1]
     assert abs(accepted / drafted - expected) < 3 * (expected * (1 - expected) / drafted) ** 0.5
+    # The engine's drafts are those of the MTP layer's logits, but for the last of each row.
+    replayed = replayed_drafts(rows, "full")
+    assert 0 <= replayed[0] - accepted <= len(rows)
+    assert 0 <= replayed[1] - drafted <= len(rows)
 
 
 @pytest.mark.parametrize("length", [512, 4000])
