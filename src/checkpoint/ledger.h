@@ -27,9 +27,9 @@ class Ledger {
 
   void consume(int number) { state(number).consumed = true; }
   [[nodiscard]] bool consumed(int number) const { return state_[static_cast<size_t>(number)].consumed; }
-  /// A problem names it.
-  [[nodiscard]] bool faulty(int number) const { return at(number).damaged || at(number).said != 0; }
-  /// A problem of that kind does.
+  /// The catalog's reader said something of it.
+  [[nodiscard]] bool damaged(int number) const { return at(number).damaged; }
+  /// A problem of that kind names it.
   [[nodiscard]] bool said(int number, ErrorKind kind) const { return (at(number).said & bit(kind)) != 0; }
 
   void report(Problem problem) { problems_.push_back(std::move(problem)); }

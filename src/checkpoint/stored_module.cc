@@ -48,6 +48,14 @@ std::string any_of(const std::vector<ScaleShape>& shapes) {
   return fmt::format("{}", fmt::join(texts, " or "));
 }
 
+/// A weight's own shape, of values.
+std::vector<Dim> unpacked(const std::vector<int64_t>& stored, WeightForm form) {
+  std::vector<Dim> shape;
+  for (const int64_t size : stored) shape.push_back({size, ""});
+  if (form == WeightForm::kNvfp4 && !shape.empty()) shape.back().size *= kNvfp4CodesPerByte;
+  return shape;
+}
+
 /// The dtypes that a scale of `role` may have.
 std::vector<DType> scale_dtypes(ScaleRole role, const Fp8Scheme& scheme) {
   if (role == ScaleRole::kGroups) return {DType::kF8E4M3};
@@ -137,10 +145,16 @@ std::optional<PlannedSource> ModuleReader::read(const Part& part, int weight, bo
   const std::string_view name = ledger_.entry(weight).name;
   const StorageForm* form = form_of(weight, name == part.tensor ? "weight" : split_last(name).second);
   // Of two weights of one module, none is believed: the scales beside them are of either.
-  if (ledger_.said(weight, ErrorKind::kConflictingTensors)) return std::nullopt;
-  if (!form_fits(form, weight, quantizable)) return std::nullopt;
+  if (ledger_.said(weight, ErrorKind::kConflictingTensors)) {
+    check_rivals(part, quantizable);
+    return std::nullopt;
+  }
+  if (!form_fits(form, weight, quantizable)) {
+    weight_fits(nullptr, part, weight);
+    return std::nullopt;
+  }
   PlannedSource source{.entry = weight, .form = form};
-  const bool fits = weight_fits(*form, part, weight);
+  const bool fits = weight_fits(form, part, weight);
   if (!find_scales(*form, part, fits, source) || !fits) return std::nullopt;
   return source;
 }
@@ -161,36 +175,54 @@ bool ModuleReader::form_fits(const StorageForm* form, int weight, bool quantizab
   return false;
 }
 
-bool ModuleReader::weight_fits(const StorageForm& form, const Part& part, int weight) {
-  const CatalogEntry& e = ledger_.entry(weight);
-  std::vector<Dim> wanted = part.shape;
-  if (form.form == WeightForm::kNvfp4) {
-    if (const Dim& cols = part.shape.back(); cols.size % kNvfp4Group != 0) {
-      ledger_.complain(
-          weight, {.kind = ErrorKind::kShapeMismatch,
-                   .message = fmt::format("{} is stored as NVFP4, whose groups of {} columns don't fill its "
-                                          "rows.",
-                                          printable(e.name), kNvfp4Group),
-                   .expected = fmt::format("{}, a multiple of {}", cols.field, kNvfp4Group),
-                   .found = fmt::format("{} {}", cols.field, cols.size),
-                   .todo = "convert this module again, to bf16 or FP8"});
-      return false;
-    }
-    wanted.back() = divided(wanted.back(), kNvfp4CodesPerByte, "{} / {}");
+void ModuleReader::check_rivals(const Part& part, bool quantizable) {
+  const std::string_view module = split_last(part.tensor).first;
+  int last = -1;
+  for (const StorageForm& row : kStorageForms) {
+    const int weight = ledger_.find(fmt::format("{}.{}", module, row.weight));
+    if (weight < 0 || weight == std::exchange(last, weight)) continue;
+    const StorageForm* form = form_of(weight, row.weight);
+    weight_fits(form_fits(form, weight, quantizable) ? form : nullptr, part, weight);
   }
-  if (same_shape(e.shape, wanted)) return true;
-  const std::vector<std::string> fields = contradicted(e.shape, wanted);
-  const std::string reason =
-      fields.empty() ? "than this model needs" : fmt::format("than config.json's {} says", enumerate(fields));
+}
+
+bool ModuleReader::weight_fits(const StorageForm* form, const Part& part, int weight) {
+  const CatalogEntry& e = ledger_.entry(weight);
+  const Dim& cols = part.shape.back();
+  const bool packed = form != nullptr && form->form == WeightForm::kNvfp4;
+  if (packed && cols.size % kNvfp4Group != 0) {
+    ledger_.complain(weight, {.kind = ErrorKind::kShapeMismatch,
+                              .message = fmt::format(
+                                  "{} is stored as NVFP4, whose groups of {} columns don't fill its rows.",
+                                  printable(e.name), kNvfp4Group),
+                              .expected = fmt::format("{}, a multiple of {}", cols.field, kNvfp4Group),
+                              .found = fmt::format("{} {}", cols.field, cols.size),
+                              .todo = "convert this module again, to bf16 or FP8"});
+    return false;
+  }
+  std::vector<std::vector<Dim>> wanted;
+  if (!packed) wanted.push_back(part.shape);
+  if (packed || form == nullptr) {
+    wanted.push_back(part.shape);
+    wanted.back().back() = divided(cols, kNvfp4CodesPerByte, "{} / {}");
+  }
+  if (std::any_of(wanted.begin(), wanted.end(),
+                  [&](const std::vector<Dim>& shape) { return same_shape(e.shape, shape); }))
+    return true;
+  const std::vector<std::string> fields = contradicted(e.shape, wanted.front());
+  const std::string reason = fields.empty() ? "than this model needs"
+                                            : fmt::format("than config.json's {} {}", enumerate(fields),
+                                                          fields.size() == 1 ? "says" : "say");
+  std::vector<std::string> shapes;
+  for (const std::vector<Dim>& shape : wanted) shapes.push_back(shape_with_fields(shape));
   ledger_.complain(weight, {.kind = ErrorKind::kShapeMismatch,
                             .message = fmt::format("{} has another shape {}.", printable(e.name), reason),
-                            .expected = shape_with_fields(wanted),
+                            .expected = fmt::format("{}", fmt::join(shapes, ", or packed ")),
                             .found = shape_text(e.shape),
                             .todo = "check that config.json belongs to this checkpoint"});
   return false;
 }
 
-/// Shapes of scales are those of a weight that has the right one.
 bool ModuleReader::find_scales(const StorageForm& form, const Part& part, bool weight_fits,
                                PlannedSource& source) {
   const std::string_view module = split_last(part.tensor).first;
@@ -208,7 +240,7 @@ bool ModuleReader::find_scales(const StorageForm& form, const Part& part, bool w
     for (const int number : present) ledger_.consume(number);
     if (role == ScaleRole::kActivations) {
       for (const int number : present)
-        all_fit = scale_fits(part, {.entry = number, .role = role}, source) && all_fit;
+        all_fit = scale_fits(part, {.entry = number, .role = role}, weight_fits, source) && all_fit;
       unneeded_.insert(unneeded_.end(), present.begin(), present.end());
     } else if (present.empty() && std::any_of(names.begin(), names.end(), [&](const std::string& name) {
                  return ledger_.catalog().gaps.may_hold(name);
@@ -220,12 +252,11 @@ bool ModuleReader::find_scales(const StorageForm& form, const Part& part, bool w
                                    any_of(scale_shapes(role, part.shape, scheme_))));
     } else if (present.size() > 1) {
       ledger_.conflict(present);
+      for (const int number : present) scale_fits(part, {.entry = number, .role = role}, weight_fits, source);
       all_fit = false;
     } else {
       source.scales.push_back({.entry = present.front(), .role = role});
-      all_fit = (weight_fits ? scale_fits(part, source.scales.back(), source)
-                             : scale_dtype_fits(source.scales.back())) &&
-                all_fit;
+      all_fit = scale_fits(part, source.scales.back(), weight_fits, source) && all_fit;
     }
   }
   if (absent.empty()) return all_fit;
@@ -258,18 +289,25 @@ bool ModuleReader::scale_dtype_fits(const PlannedScale& scale) {
   return false;
 }
 
-bool ModuleReader::scale_fits(const Part& part, const PlannedScale& scale, PlannedSource& source) {
-  if (!scale_dtype_fits(scale)) return false;
+bool ModuleReader::scale_fits(const Part& part, const PlannedScale& scale, bool weight_fits,
+                              PlannedSource& source) {
+  const bool dtype_fits = scale_dtype_fits(scale);
   const CatalogEntry& e = ledger_.entry(scale.entry);
   const std::vector<ScaleShape> shapes = scale_shapes(scale.role, part.shape, scheme_);
-  const auto fit = std::find_if(shapes.begin(), shapes.end(),
-                                [&](const ScaleShape& shape) { return same_shape(e.shape, shape.dims); });
+  const auto is_stored = [&](const ScaleShape& shape) { return same_shape(e.shape, shape.dims); };
+  const auto fit = std::find_if(shapes.begin(), shapes.end(), is_stored);
   if (fit != shapes.end()) {
     if (scale.role == ScaleRole::kBlocks) {
       source.block_rows = fit->block_rows;
       source.block_cols = fit->block_cols;
     }
-    return true;
+    return dtype_fits;
+  }
+  // A scale that fits a weight of the wrong shape is no second fault.
+  const std::vector<Dim> weight = unpacked(ledger_.entry(source.entry).shape, source.form->form);
+  if (!weight_fits && weight.size() == part.shape.size()) {
+    const std::vector<ScaleShape> others = scale_shapes(scale.role, weight, scheme_);
+    if (std::any_of(others.begin(), others.end(), is_stored)) return dtype_fits;
   }
   ledger_.complain(scale.entry,
                    {.kind = ErrorKind::kShapeMismatch,
@@ -283,16 +321,19 @@ bool ModuleReader::scale_fits(const Part& part, const PlannedScale& scale, Plann
 
 bool ModuleReader::belongs(int scale) const {
   const auto [module, last] = split_last(ledger_.entry(scale).name);
-  for (const StorageForm& row : kStorageForms) {
-    const int weight = ledger_.find(fmt::format("{}.{}", module, row.weight));
-    if (weight < 0) continue;
-    if (ledger_.faulty(weight)) return true;
+  const auto has_scale = [&, name = last](const StorageForm& form) {
+    return std::any_of(form.scales.begin(), form.scales.end(),
+                       [&](const ScaleSpelling& spelling) { return spelling.name == name; });
+  };
+  return std::any_of(kStorageForms.begin(), kStorageForms.end(), [&, name = module](const StorageForm& row) {
+    if (!has_scale(row)) return false;
+    const int weight = ledger_.find(fmt::format("{}.{}", name, row.weight));
+    if (weight < 0) return false;
+    // What is wrong with a weight's type leaves open which of the forms under its name was meant.
     const StorageForm* form = form_of(weight, row.weight);
-    return form != nullptr &&
-           std::any_of(form->scales.begin(), form->scales.end(),
-                       [&, name = last](const ScaleSpelling& s) { return s.name == name; });
-  }
-  return false;
+    return form == nullptr || form == &row || ledger_.damaged(weight) ||
+           ledger_.said(weight, ErrorKind::kUnknownDType);
+  });
 }
 
 void ModuleReader::complain_of_orphan(int scale, bool weight_missing) {

@@ -27,8 +27,8 @@ class ModuleReader {
   /// be chosen. Empty, with every problem of it, where form, shape or scales are not what the part needs.
   std::optional<PlannedSource> read(const Part& part, int weight, bool quantizable);
 
-  /// Whether a scale is of the form of the weight beside it, so that what becomes of it is the weight's
-  /// affair.
+  /// Whether a scale is of the form of the weight beside it, or of one that may be meant where that can't be
+  /// told, so that what becomes of it is the weight's affair.
   [[nodiscard]] bool belongs(int scale) const;
   /// A scale that belongs to nothing; `weight_missing`: the model needs its weight, which no file holds.
   void complain_of_orphan(int scale, bool weight_missing);
@@ -40,9 +40,12 @@ class ModuleReader {
   /// By its dtype, and its name's last component where that is a weight's.
   [[nodiscard]] const StorageForm* form_of(int weight, std::string_view component) const;
   bool form_fits(const StorageForm* form, int weight, bool quantizable);
-  bool weight_fits(const StorageForm& form, const Part& part, int weight);
+  /// `form` null: it can't be told which is meant, and a shape of any will do.
+  bool weight_fits(const StorageForm* form, const Part& part, int weight);
+  /// Two weights of one module, whose scales can't be told apart: each by itself.
+  void check_rivals(const Part& part, bool quantizable);
   bool find_scales(const StorageForm& form, const Part& part, bool weight_fits, PlannedSource& source);
-  bool scale_fits(const Part& part, const PlannedScale& scale, PlannedSource& source);
+  bool scale_fits(const Part& part, const PlannedScale& scale, bool weight_fits, PlannedSource& source);
   bool scale_dtype_fits(const PlannedScale& scale);
 
   Ledger& ledger_;
