@@ -176,6 +176,7 @@ class Planner {
     if (source.form->form != WeightForm::kFp8) return true;
     const DType dtype = entry(source.scales.front().entry).dtype;
     if (!has_blocks(source, catalog_)) return false;
+    if (target_.recipe->keeps_scales) return true;
     if (target_.recipe->scales == BlockScales::kF32) return dtype == DType::kF32;
     return target_.recipe->scales == BlockScales::kE8m0 && (dtype == DType::kF8E8M0 || dtype == DType::kU8);
   }

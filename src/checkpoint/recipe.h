@@ -47,6 +47,7 @@ enum class Fp4Modules : uint8_t {
 struct Recipe {
   TargetForm form = TargetForm::kBf16;
   BlockScales scales = BlockScales::kF32;
+  bool keeps_scales = false;  // blocks that are stored keep theirs as they are, `scales` is for new ones
   Fp4Modules fp4 = Fp4Modules::kExperts;  // model/published_recipe.h knows which
 };
 

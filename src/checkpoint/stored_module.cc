@@ -77,6 +77,32 @@ bool same_shape(const std::vector<int64_t>& stored, const std::vector<Dim>& want
                     [](int64_t size, const Dim& dim) { return size == dim.size; });
 }
 
+bool has_one_of(const CatalogEntry& e, const std::vector<std::vector<Dim>>& shapes) {
+  return std::any_of(shapes.begin(), shapes.end(),
+                     [&](const std::vector<Dim>& shape) { return same_shape(e.shape, shape); });
+}
+
+/// The shapes that a part's weight may have in a form; `form` null: in any.
+std::vector<std::vector<Dim>> weight_shapes(const StorageForm* form, const Part& part) {
+  std::vector<std::vector<Dim>> shapes;
+  const bool packed = form != nullptr && form->form == WeightForm::kNvfp4;
+  if (!packed) shapes.push_back(part.shape);
+  if (packed || form == nullptr) {
+    shapes.push_back(part.shape);
+    shapes.back().back() = divided(part.shape.back(), kNvfp4CodesPerByte, "{} / {}");
+  }
+  return shapes;
+}
+
+/// Whether a tensor has type and shape of such a scale.
+bool is_scale_for(const CatalogEntry& e, ScaleRole role, const Part& part, const Fp8Scheme& scheme) {
+  const std::vector<DType> dtypes = scale_dtypes(role, scheme);
+  const std::vector<ScaleShape> shapes = scale_shapes(role, part.shape, scheme);
+  return e.dtype_known && std::find(dtypes.begin(), dtypes.end(), e.dtype) != dtypes.end() &&
+         std::any_of(shapes.begin(), shapes.end(),
+                     [&](const ScaleShape& shape) { return same_shape(e.shape, shape.dims); });
+}
+
 /// The config's fields that promise another size than is stored.
 std::vector<std::string> contradicted(const std::vector<int64_t>& stored, const std::vector<Dim>& wanted) {
   std::vector<std::string> fields;
@@ -177,13 +203,22 @@ bool ModuleReader::form_fits(const StorageForm* form, int weight, bool quantizab
 
 void ModuleReader::check_rivals(const Part& part, bool quantizable) {
   const std::string_view module = split_last(part.tensor).first;
-  int last = -1;
+  std::vector<std::pair<int, const StorageForm*>> rivals;
   for (const StorageForm& row : kStorageForms) {
     const int weight = ledger_.find(fmt::format("{}.{}", module, row.weight));
-    if (weight < 0 || weight == std::exchange(last, weight)) continue;
-    const StorageForm* form = form_of(weight, row.weight);
-    weight_fits(form_fits(form, weight, quantizable) ? form : nullptr, part, weight);
+    if (weight >= 0 && (rivals.empty() || rivals.back().first != weight))
+      rivals.emplace_back(weight, form_of(weight, row.weight));
   }
+  const auto can_stand = [&](const StorageForm* form) {
+    return form != nullptr && (form->scales.empty() || quantizable);
+  };
+  if (std::any_of(rivals.begin(), rivals.end(), [&](const auto& rival) {
+        return can_stand(rival.second) &&
+               has_one_of(ledger_.entry(rival.first), weight_shapes(rival.second, part));
+      }))
+    return;
+  for (const auto& [weight, form] : rivals)
+    weight_fits(form_fits(form, weight, quantizable) ? form : nullptr, part, weight);
 }
 
 bool ModuleReader::weight_fits(const StorageForm* form, const Part& part, int weight) {
@@ -200,15 +235,8 @@ bool ModuleReader::weight_fits(const StorageForm* form, const Part& part, int we
                               .todo = "convert this module again, to bf16 or FP8"});
     return false;
   }
-  std::vector<std::vector<Dim>> wanted;
-  if (!packed) wanted.push_back(part.shape);
-  if (packed || form == nullptr) {
-    wanted.push_back(part.shape);
-    wanted.back().back() = divided(cols, kNvfp4CodesPerByte, "{} / {}");
-  }
-  if (std::any_of(wanted.begin(), wanted.end(),
-                  [&](const std::vector<Dim>& shape) { return same_shape(e.shape, shape); }))
-    return true;
+  const std::vector<std::vector<Dim>> wanted = weight_shapes(form, part);
+  if (has_one_of(e, wanted)) return true;
   const std::vector<std::string> fields = contradicted(e.shape, wanted.front());
   const std::string reason = fields.empty() ? "than this model needs"
                                             : fmt::format("than config.json's {} {}", enumerate(fields),
@@ -252,8 +280,14 @@ bool ModuleReader::find_scales(const StorageForm& form, const Part& part, bool w
                                    any_of(scale_shapes(role, part.shape, scheme_))));
     } else if (present.size() > 1) {
       ledger_.conflict(present);
-      for (const int number : present) scale_fits(part, {.entry = number, .role = role}, weight_fits, source);
       all_fit = false;
+      // Where one is as it should be, the other is what is to go.
+      if (std::none_of(present.begin(), present.end(), [&](int number) {
+            return is_scale_for(ledger_.entry(number), role, part, scheme_);
+          })) {
+        for (const int number : present)
+          scale_fits(part, {.entry = number, .role = role}, weight_fits, source);
+      }
     } else {
       source.scales.push_back({.entry = present.front(), .role = role});
       all_fit = scale_fits(part, source.scales.back(), weight_fits, source) && all_fit;

@@ -42,7 +42,7 @@ class ModuleReader {
   bool form_fits(const StorageForm* form, int weight, bool quantizable);
   /// `form` null: it can't be told which is meant, and a shape of any will do.
   bool weight_fits(const StorageForm* form, const Part& part, int weight);
-  /// Two weights of one module, whose scales can't be told apart: each by itself.
+  /// Two weights of one module, whose scales can't be told apart: both by themselves, if neither fits.
   void check_rivals(const Part& part, bool quantizable);
   bool find_scales(const StorageForm& form, const Part& part, bool weight_fits, PlannedSource& source);
   bool scale_fits(const Part& part, const PlannedScale& scale, bool weight_fits, PlannedSource& source);

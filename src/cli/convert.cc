@@ -28,7 +28,7 @@ struct Options {
   std::string destination;
   RandomOptions random;
   std::string to;      // empty: forms as they are
-  std::string scales;  // empty: f32
+  std::string scales;  // empty: as the source declares
   std::string shard_size;
   bool fuse = false;
   bool unfuse = false;
@@ -38,11 +38,11 @@ struct Options {
 ConversionRequest request_of(const Options& options) {
   ConversionRequest request;
   for (const TargetForm form : kTargetForms) {
-    if (options.to == name(form)) request.target.recipe = Recipe{.form = form};
+    if (options.to == name(form)) request.form = form;
   }
-  if (!options.scales.empty()) request.target.recipe->scales = kScales.at(options.scales);
-  if (options.fuse) request.target.spelling = Spelling::kFused;
-  if (options.unfuse) request.target.spelling = Spelling::kSeparate;
+  if (!options.scales.empty()) request.scales = kScales.at(options.scales);
+  if (options.fuse) request.spelling = Spelling::kFused;
+  if (options.unfuse) request.spelling = Spelling::kSeparate;
   if (!options.shard_size.empty()) request.shard_bytes = *parse_byte_size(options.shard_size);
   request.num_threads = num_threads(options.threads);
   return request;
@@ -85,7 +85,8 @@ std::function<int()> declare_convert(Arguments& args) {
                   "Storage form; what stays bf16 in it does in the published releases (default: as stored)")
       .one_of(forms)
       .type_name("");
-  args.add_option("--scales", options->scales, "Scales of --to fp8-block (default: f32)")
+  args.add_option("--scales", options->scales,
+                  "Scales of --to fp8-block (default: what SRC's scale_fmt says, else f32)")
       .one_of({"f32", "f32-pow2", "e8m0"})
       .type_name("");
   args.add_option("--shard-size", options->shard_size, "Most bytes of a file (default: 5GB)")

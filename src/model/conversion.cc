@@ -119,6 +119,36 @@ Catalog read_back(const PendingFolder& folder, const fs::path& destination) {
   }
 }
 
+/// Whether FP8's scales are a byte each.
+bool has_byte_scales(const LoadPlan& plan, const Catalog& catalog) {
+  bool any = false;
+  for (const PlannedParameter& parameter : plan.parameters) {
+    for (const PlannedSource& source : parameter.sources) {
+      for (const PlannedScale& scale : source.scales) {
+        if (scale.role != ScaleRole::kBlocks) continue;
+        const DType dtype = catalog.entries[static_cast<size_t>(scale.entry)].dtype;
+        if (dtype != DType::kF8E8M0 && dtype != DType::kU8) return false;
+        any = true;
+      }
+    }
+  }
+  return any;
+}
+
+/// With the modules that the model's releases quantize. What scale_fmt declares holds for activations too: it
+/// is kept unless other scales are asked for.
+Recipe recipe_of(const ConversionRequest& request, const Config& config, const LoadPlan& plan,
+                 const Catalog& catalog) {
+  Recipe recipe = published_recipe(config.model_type, *request.form);
+  if (request.scales) {
+    recipe.scales = *request.scales;
+  } else if (*request.form == TargetForm::kFp8Block && config.power_of_two_scales()) {
+    recipe.scales = has_byte_scales(plan, catalog) ? BlockScales::kE8m0 : BlockScales::kF32Pow2;
+    recipe.keeps_scales = true;
+  }
+  return recipe;
+}
+
 /// A mistake of ours must not become a checkpoint: what was written is read again, from its headers.
 void check_written(const PendingFolder& folder, const fs::path& destination, Config config,
                    const std::string& config_text, const ConversionTarget& target) {
@@ -157,12 +187,10 @@ SideFiles side_files_of(const fs::path& folder, std::vector<std::string>& notice
 ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog, const SideFiles& side_files,
                                     const fs::path& destination, const ConversionRequest& request,
                                     const LoadProgress& progress) {
-  ConversionTarget target = request.target;
-  if (target.recipe) {
-    target.recipe = published_recipe(config.model_type, target.recipe->form, target.recipe->scales);
-  }
+  ConversionTarget target{.spelling = request.spelling};
   refuse_other_spelling(config, target.spelling);
   const ModelPlan plan = plan_model(config, Precision::kNative, catalog, /*with_mtp=*/true);
+  if (request.form) target.recipe = recipe_of(request, config, plan.load, catalog);
   const ConversionPlan conversion = plan_conversion(plan.parameters, plan.load, catalog, target);
   const std::vector<ConvertedModule>& modules = conversion.modules;
   const ModuleChanges changes = module_changes(modules, catalog);

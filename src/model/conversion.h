@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,9 @@ namespace fulgur {
 constexpr uint64_t kDefaultShardBytes = 5'000'000'000;
 
 struct ConversionRequest {
-  ConversionTarget target;  // its recipe with the modules that the model's releases quantize
+  std::optional<TargetForm> form;     // empty: each module in the form in which it is stored
+  std::optional<BlockScales> scales;  // of kFp8Block; empty: what the checkpoint's scale_fmt says, else f32
+  Spelling spelling = Spelling::kAsStored;
   uint64_t shard_bytes = kDefaultShardBytes;
   int num_threads = 1;
 };

@@ -225,6 +225,30 @@ def test_power_of_two_scales_are_chosen_and_stored_as_asked(name, scales, dtype,
             assert np.array_equal(stored.scales_of(kind, grid), wanted)
 
 
+@pytest.mark.parametrize("name, options", [("v32-fp8", {}), ("v32-fp8-fused", {}), ("v32-fp8", {"fuse": True})])
+def test_to_the_form_that_it_has_a_checkpoint_keeps_its_scale_fmt(name, options, tmp_path):
+    """Which says of activations too how they are quantized; and what is quantized anew has such scales."""
+    before, after = stored.read(GOLDEN / name), convert(GOLDEN / name, tmp_path / "out", to="fp8-block", **options)
+    assert config_of(tmp_path / "out")["quantization_config"]["scale_fmt"] == "ue8m0"
+    if not options:
+        assert before.keys() == after.keys() and all(stored.same(before[tensor], after[tensor]) for tensor in before)
+    fused = [tensor for tensor in after if tensor not in before and tensor.endswith("_scale_inv")]
+    assert bool(fused) == bool(options)
+    assert all((np.frexp(stored.scales_of(*after[tensor])[1:])[0] == 0.5).all() for tensor in fused)  # weights_proj's
+
+
+def test_where_all_scales_are_bytes_those_of_new_blocks_are_too(tmp_path):
+    before = convert(GOLDEN / "v32-bf16", tmp_path / "fp8", to="fp8-block", scales="e8m0")
+    after = convert(tmp_path / "fp8", tmp_path / "fused", to="fp8-block", fuse=True)
+    assert config_of(tmp_path / "fused")["quantization_config"]["scale_fmt"] == "ue8m0"
+    assert {kind for tensors in (before, after) for name, (kind, _) in tensors.items() if name.endswith("_scale_inv")} == {"F8_E8M0"}
+
+
+def test_scales_that_are_asked_for_decide_the_scale_fmt(tmp_path):
+    convert(GOLDEN / "v32-fp8", tmp_path / "out", to="fp8-block", scales="f32")
+    assert "scale_fmt" not in config_of(tmp_path / "out")["quantization_config"]
+
+
 def test_power_of_two_scales_in_f32_become_e8m0_without_loss(tmp_path):
     before = convert(GOLDEN / "v32-bf16", tmp_path / "f32", to="fp8-block", scales="f32-pow2")
     after = convert(tmp_path / "f32", tmp_path / "e8m0", to="fp8-block", scales="e8m0")

@@ -129,7 +129,6 @@ TEST_P(Golden, HasAllItsDefectsReportedTogether) {
   const std::string output = *c.first("model.layers.*.self_attn.o_proj.weight");
   c.add(module_of(output) + "weight_packed", "U8", {1, 1});
   expect(ErrorKind::kConflictingTensors, output);
-  expect(ErrorKind::kShapeMismatch, module_of(output) + "weight_packed");
   if (const auto scale = needed_scale(c)) {
     const std::string module = module_of(*scale);
     c.erase(*scale);

@@ -25,7 +25,7 @@ rc::Gen<Draw> any_draw() {
     draw.shards = draw_shards(pick);
     draw.other_shards = draw_shards(pick);
     draw.damage = draw_damage(pick);
-    draw.conversion = {.target = pick(0, 4), .scales = pick(0, 2), .spelling = pick(0, 2)};
+    draw.conversion = {.target = pick(0, 4), .scales = pick(0, 3), .spelling = pick(0, 2)};
     return draw;
   });
 }
@@ -35,7 +35,7 @@ rc::Gen<Draw> any_draw() {
 void showValue(const Draw& draw, std::ostream& out) {
   constexpr std::string_view kTargets[] = {"no other form", "bf16", "fp8-block", "nvfp4-modelopt",
                                            "nvfp4-ct"};
-  constexpr std::string_view kScales[] = {"f32", "f32-pow2", "e8m0"};
+  constexpr std::string_view kScales[] = {"f32", "f32-pow2", "e8m0", "as declared"};
   constexpr std::string_view kSpellings[] = {"as stored", "fused", "separate"};
   const ConversionDraw& to = draw.conversion;
   out << in_words(draw.model) << '\n'

@@ -13,7 +13,7 @@ namespace fulgur::property {
 /// How a checkpoint is converted.
 struct ConversionDraw {
   int64_t target = 0;    // none, bf16, fp8-block, nvfp4-modelopt, nvfp4-ct
-  int64_t scales = 0;    // of fp8-block: f32, f32-pow2, e8m0
+  int64_t scales = 0;    // of fp8-block: f32, f32-pow2, e8m0, as declared
   int64_t spelling = 0;  // of the indexer's projection: as stored, fused, separate
 };
 

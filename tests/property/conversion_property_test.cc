@@ -23,10 +23,11 @@ ConversionRequest request_of(const Draw& draw) {
   if (draw.conversion.target > 0) {
     const TargetForm form = kTargetForms[draw.conversion.target - 1];
     const bool fp8 = form == TargetForm::kFp8Block;
-    request.target.recipe = Recipe{form, fp8 ? kScales[draw.conversion.scales] : BlockScales::kF32};
+    request.form = form;
+    if (fp8 && draw.conversion.scales < 3) request.scales = kScales[draw.conversion.scales];
   }
   constexpr Spelling kSpellings[] = {Spelling::kAsStored, Spelling::kFused, Spelling::kSeparate};
-  if (draw.model.sparse()) request.target.spelling = kSpellings[draw.conversion.spelling];
+  if (draw.model.sparse()) request.spelling = kSpellings[draw.conversion.spelling];
   request.shard_bytes = draw.other_shards.num_shards == 1 ? kDefaultShardBytes : 100'000;
   return request;
 }
@@ -42,9 +43,9 @@ double largest_in(const Table& table, int64_t first, int64_t count) {
 class Tolerance {
  public:
   /// `stored`: what the parameter is made from, all of it.
-  Tolerance(const ConversionTarget& target, const Parameter& parameter, const Table& expected,
+  Tolerance(const ConversionRequest& request, const Parameter& parameter, const Table& expected,
             const Table& stored)
-      : target_(target),
+      : request_(request),
         expected_(expected),
         made_(parameter.spellings.size() == 2),
         vector_(parameter.spellings[0][0].shape.size() == 1),
@@ -54,8 +55,8 @@ class Tolerance {
     const reference::Real& e = expected_.data[static_cast<size_t>(i)];
     const double to_bf16 = std::abs(e.value) * 0x1p-8 + e.error;
     if (vector_) return e.error;
-    if (!target_.recipe) return made_ ? to_bf16 : e.error;  // made of other halves: in f32 or bf16
-    switch (target_.recipe->form) {
+    if (!request_.form) return made_ ? to_bf16 : e.error;  // made of other halves: in f32 or bf16
+    switch (*request_.form) {
       case TargetForm::kBf16:
         return to_bf16;
       case TargetForm::kFp8Block:
@@ -72,7 +73,7 @@ class Tolerance {
 
  private:
   static constexpr int64_t kGroup = 16;
-  const ConversionTarget& target_;
+  const ConversionRequest& request_;
   const Table& expected_;
   bool made_;  // the indexer's projection
   bool vector_;
@@ -91,7 +92,7 @@ TEST(AnyCheckpoint, KeepsItsValuesWhenItIsConverted) {
         stored, converted, kAllForms, [&](const Parameter& parameter, const Table& e, const Table& f) {
           const bool part = parameter.arrangement != Arrangement::kRows;  // of kv_b_proj
           const Table& whole = part ? stored.tables.at(parameter.spellings[0][0].tensor) : e;
-          const Tolerance tolerance(request.target, parameter, e, whole);
+          const Tolerance tolerance(request, parameter, e, whole);
           for (size_t i = 0; i < e.data.size(); ++i) {
             const double off = std::abs(f.data.at(i).value - e.data[i].value);
             if (off <= tolerance.at(static_cast<int64_t>(i))) continue;
