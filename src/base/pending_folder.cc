@@ -52,6 +52,8 @@ fs::path checked(const fs::path& given) {
     refuse(given, "it is there already, and not empty", first->path().filename().string() + " in it");
   }
   if (is_mount_point(given)) refuse(given, "a file system is mounted there", "a mount point");
+  if (fs::equivalent(given, ".", error))  // which would be replaced: who stands in it would stand in nothing
+    refuse(given, "it is the folder that this runs in", "the current folder");
   return fs::canonical(given, error);
 }
 

@@ -13,13 +13,15 @@ namespace fulgur {
 /// program (base/pending_name.h).
 class PendingFolder {
  public:
-  /// `path` is not there yet, or an empty folder. Throws io_error for anything else, and where no folder can
-  /// be made beside it.
+  /// `path` is not there yet, or an empty folder, and not the current one. Throws io_error for anything else,
+  /// and where no folder can be made beside it.
   explicit PendingFolder(const std::filesystem::path& path);
   ~PendingFolder();
   PendingFolder(const PendingFolder&) = delete;
   PendingFolder& operator=(const PendingFolder&) = delete;
 
+  /// The name that it will have, without links.
+  [[nodiscard]] const std::filesystem::path& destination() const { return path_; }
   /// Where its files are until then.
   [[nodiscard]] const std::filesystem::path& path() const { return pending_.path(); }
   /// A new file in it, to be finished before commit().

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/list_folder.h"
 #include "base/remedy.h"
 
 namespace fulgur {
@@ -103,7 +104,62 @@ int take_slot(std::string_view name) {
   return -1;
 }
 
+constexpr std::string_view kPartial = ".partial";
+
+/// So much of a path's last component that a temporary name that begins with it is no longer than names may
+/// be: cut between characters, where it is UTF-8.
+std::string beginning_of_name(const std::filesystem::path& path) {
+  constexpr size_t kMostOfSuffix = 40;  // two numbers and what stands around them
+  std::string name = path.filename().string();
+  if (name.size() + kMostOfSuffix <= NAME_MAX) return name;
+  size_t end = NAME_MAX - kMostOfSuffix;
+  while (end > 0 && (static_cast<unsigned char>(name[end]) & 0xc0U) == 0x80U) --end;
+  return name.substr(0, end);
+}
+
+/// Whether a temporary name may go on so behind its beginning and a dot: "<process>-<number>.partial".
+bool is_suffix(std::string_view text) {
+  if (!text.ends_with(kPartial)) return false;
+  text.remove_suffix(kPartial.size());
+  const size_t dash = text.find('-');
+  const auto is_number = [](std::string_view part) {
+    return !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos;
+  };
+  return dash != std::string_view::npos && is_number(text.substr(0, dash)) &&
+         is_number(text.substr(dash + 1));
+}
+
+/// Whether `reason`, for which a rename failed, is what has got this name since it was looked at.
+bool is_in_the_way(const std::filesystem::path& path, int reason) {
+  struct stat status = {};
+  return (reason == ENOTEMPTY || reason == EEXIST || reason == ENOTDIR || reason == EISDIR) &&
+         lstat(path.c_str(), &status) == 0;
+}
+
+[[noreturn]] void refuse_taken(const std::filesystem::path& path) {
+  throw Error(Problem{.kind = ErrorKind::kIoError,
+                      .file = path.string(),
+                      .message = "This can't be written: it has appeared meanwhile, made by someone else.",
+                      .expected = "a name that nobody takes while this works",
+                      .found = "something of that name, which is left as it is",
+                      .todo = "look at what is there; move it away, or name another place"});
+}
+
 }  // namespace
+
+std::vector<std::string> others_pending(const std::filesystem::path& path) try {
+  const std::string beginning = beginning_of_name(path) + ".";
+  std::vector<std::string> names;
+  for (const std::filesystem::path& other : list_folder(path.has_parent_path() ? path.parent_path() : ".")) {
+    std::string name = other.filename().string();
+    if (!name.starts_with(beginning)) continue;
+    const std::string_view rest = std::string_view(name).substr(beginning.size());
+    if (is_suffix(rest) && !rest.starts_with(fmt::format("{}-", getpid()))) names.push_back(std::move(name));
+  }
+  return names;
+} catch (const Error&) {
+  return {};  // a folder may be written to by who can't list it
+}
 
 void remove_pending_names() noexcept {
   for (const Slot& slot : slots) {
@@ -114,7 +170,8 @@ void remove_pending_names() noexcept {
 PendingName::PendingName(const std::filesystem::path& path) : name_(path) {
   install_handlers_once();
   static std::atomic<unsigned> next{0};
-  name_ += fmt::format(".{}-{}.partial", getpid(), next++);
+  if (path.filename().native().size() > NAME_MAX) refuse_to_write(path, "no name is so long", ENAMETOOLONG);
+  name_.replace_filename(beginning_of_name(path) + fmt::format(".{}-{}{}", getpid(), next++, kPartial));
   slot_ = take_slot(name_.native());
   if (slot_ < 0) {
     refuse_to_write(path, "no temporary file can be made",
@@ -123,7 +180,11 @@ PendingName::PendingName(const std::filesystem::path& path) : name_(path) {
 }
 
 void PendingName::rename_to(const std::filesystem::path& path) {
-  if (rename(name_.c_str(), path.c_str()) != 0) refuse_to_write(path, "renaming failed", errno);
+  if (rename(name_.c_str(), path.c_str()) != 0) {
+    const int reason = errno;
+    if (is_in_the_way(path, reason)) refuse_taken(path);
+    refuse_to_write(path, "renaming failed", reason);
+  }
   renamed_ = true;
   sync_folder(path.parent_path());
 }

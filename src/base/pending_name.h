@@ -1,7 +1,9 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 #include <string_view>
+#include <vector>
 
 namespace fulgur {
 
@@ -9,7 +11,8 @@ namespace fulgur {
 /// this lives; all but SIGKILL. Signals that the program ignores or handles stay as they are.
 class PendingName {
  public:
-  /// `<path>.<process>-<number>.partial`. Throws io_error, in the name of `path`, where there can be none.
+  /// `<path>.<process>-<number>.partial`, the end of `path` cut off where that is too long for a name. Throws
+  /// io_error, in the name of `path`, where there can be none.
   explicit PendingName(const std::filesystem::path& path);
   ~PendingName();
   PendingName(const PendingName&) = delete;
@@ -25,6 +28,10 @@ class PendingName {
   int slot_ = -1;  // of the names that the signal handler removes
   bool renamed_ = false;
 };
+
+/// The names, as those of a PendingName for `path`, that lie beside it and are of other processes: what is
+/// being made there, or was when a process was killed. Empty where that can't be looked at.
+std::vector<std::string> others_pending(const std::filesystem::path& path);
 
 /// Takes away what all names of the process stand for: for who ends it at once. A signal handler may call it.
 void remove_pending_names() noexcept;

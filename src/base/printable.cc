@@ -25,4 +25,9 @@ std::string printable(std::string_view text) {
   return shown;
 }
 
+std::string printable_name(std::string_view name) {
+  const bool plain = !name.empty() && name.find(' ') == std::string_view::npos;
+  return plain ? printable(name) : fmt::format("'{}'", printable(name));
+}
+
 }  // namespace fulgur

@@ -9,4 +9,7 @@ namespace fulgur {
 /// left out.
 std::string printable(std::string_view text);
 
+/// The same between quotes where it would not be taken for a name: nothing, or spaces in it.
+std::string printable_name(std::string_view name);
+
 }  // namespace fulgur

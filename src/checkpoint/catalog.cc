@@ -118,7 +118,7 @@ void notice_omissions(const ShardList& list, Catalog& catalog) {
   if (list.listed.empty() || omitted.count == 0) return;
   catalog.notices.push_back(
       fmt::format("{} leaves out {} of the tensors in its shards, the first being {}; they are used.",
-                  kIndexFile, omitted.count, printable(omitted.first->name)));
+                  kIndexFile, omitted.count, printable_name(omitted.first->name)));
 }
 
 /// What `problems` leave open. An index that omits nothing of the shards that are known is believed to omit

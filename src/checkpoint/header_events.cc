@@ -151,6 +151,13 @@ bool HeaderEvents::number_integer(int64_t value) {
   return unexpected(std::to_string(value));
 }
 
+// Which Python's writer makes of no metadata.
+bool HeaderEvents::null() {
+  if (place_ != Place::kMetadata) return unexpected("null");
+  place_ = Place::kTop;
+  return true;
+}
+
 bool HeaderEvents::stop_at(std::string_view fault) {
   stopped_at_ = tensors_.back().entry.name;
   return stop(fmt::format("its entry '{}' {}", printable(stopped_at_), fault));

@@ -30,6 +30,7 @@ class HeaderEvents final : public JsonEvents {
 
   bool start_object(size_t) override;
   bool end_object() override;
+  bool null() override;
   bool key(std::string& name) override;
   bool start_array(size_t) override;
   bool end_array() override;

@@ -44,7 +44,7 @@ std::string Ledger::file_of(int number) const { return catalog_.file_of(entry(nu
 
 std::string Ledger::described(int number) const {
   const CatalogEntry& e = entry(number);
-  return fmt::format("{} ({} {})", printable(e.name), printable(e.dtype_name), shape_text(e.shape));
+  return fmt::format("{} ({} {})", printable_name(e.name), printable(e.dtype_name), shape_text(e.shape));
 }
 
 void Ledger::complain(int number, Problem problem) {

@@ -1,7 +1,9 @@
 #include <charconv>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string_view>
+#include <system_error>
 
 #include "checkpoint/parameter.h"
 
@@ -19,10 +21,12 @@ void take_component(Components& rest) {
   rest = dot == std::string_view::npos ? std::nullopt : Components(rest->substr(dot + 1));
 }
 
+/// A number that is too large for the type is the largest: a file may call its layers anything.
 std::optional<uint64_t> parse_number(std::string_view text) {
   uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  if (error == std::errc::result_out_of_range) value = std::numeric_limits<uint64_t>::max();
+  if (error == std::errc::invalid_argument || end != text.data() + text.size()) return std::nullopt;
   return value;
 }
 

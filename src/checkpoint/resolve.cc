@@ -254,7 +254,7 @@ class Resolver {
       ledger_.complain(
           number, {.kind = ErrorKind::kUnexpectedTensor,
                    .message = fmt::format("{} is a tensor that this model has no use for{}.",
-                                          printable(ledger_.entry(number).name),
+                                          printable_name(ledger_.entry(number).name),
                                           too_many ? fmt::format(", the first of {}", numbers.size()) : ""),
                    .expected = "the tensors that this model is made of, and those that a rule ignores",
                    .found = ledger_.described(number),

@@ -101,6 +101,9 @@ std::optional<Quantization> read_quantization(ConfigFields& config) {
   read_choice(fields, "fmt", {"e4m3"});
   read_choice(fields, "activation_scheme", {"dynamic", "static"});
   quantization.format = read_choice(fields, "format", {"nvfp4-pack-quantized", "float-quantized"});
+  if (quantization.method != "fp8" && quantization.algorithm != "FP8" &&
+      quantization.format != "float-quantized")
+    check_integer(fields, "group_size", {kNvfp4Group});
   for (const std::string_view hints : {"modules_to_not_convert", "ignore", "exclude_modules"})
     (void)fields.nullable_strings(hints);
 

@@ -98,6 +98,14 @@ std::string larger_files_text(const WrittenShards& shards, uint64_t shard_bytes)
       shards.largest_bytes);
 }
 
+std::string others_text(const fs::path& destination, const std::vector<std::string>& others) {
+  return fmt::format(
+      "Beside {} {} {}{}, of a conversion to the same place that was killed, or runs: where none runs, it "
+      "can be deleted.",
+      destination.string(), others.size() == 1 ? "lies" : "lie", printable_name(others.front()),
+      others.size() == 1 ? "" : fmt::format(" and {} more", others.size() - 1));
+}
+
 std::string rounded_text(const std::vector<std::string>& rounded) {
   return fmt::format(
       "{} of the indexers' matrices {} products of codes and scales that bf16 and f32 can't hold exactly: "
@@ -204,6 +212,8 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
   if (!conversion.rounded.empty()) report.notices.push_back(rounded_text(conversion.rounded));
   check_shard_size(modules, request.shard_bytes);
   PendingFolder folder(destination);
+  if (const auto others = others_pending(folder.destination()); !others.empty())
+    report.notices.push_back(others_text(destination, others));
   check_room(folder, destination, report.bytes);
   ModuleConverter converter(catalog, request.num_threads);
   const WrittenShards shards = write_shards(folder, modules, request.shard_bytes, converter, progress);

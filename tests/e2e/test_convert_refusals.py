@@ -64,6 +64,19 @@ def test_a_destination_that_is_in_the_way_stays_as_it_is(tmp_path):
     assert (full / "precious").read_text() == file.read_text() == "mine"
 
 
+def test_the_folder_that_one_stands_in_is_refused(tmp_path):
+    result = subprocess.run(command("convert", SOURCE, "."), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1 and "the folder that this runs in" in result.stderr.splitlines()[0], result.stderr
+    assert list(tmp_path.iterdir()) == [] and tmp_path.exists()
+
+
+def test_what_a_killed_conversion_left_is_told_by_the_next(tmp_path):
+    (tmp_path / "out.1-0.partial").mkdir()
+    result = run("convert", SOURCE, tmp_path / "out")
+    assert result.returncode == 0 and "out.1-0.partial" in result.stderr and "deleted" in result.stderr
+    assert (tmp_path / "out.1-0.partial").exists()
+
+
 @pytest.mark.parametrize("mount", ["-t tmpfs none", "--bind {}"], ids=["another file system", "a folder of the same"])
 def test_a_mount_point_is_refused_before_the_work(mount, tmp_path):
     """Only a rename makes the folder appear whole, and a mount point keeps its name."""

@@ -54,6 +54,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"listed in another order than stored", two("[4,8]", "[0,4]"), kEight, ""},
         Case{"metadata", R"({"__metadata__":{"format":"pt"},"a":)" + entry("U8", "[4]", "[0,4]") + "}", kFour,
              ""},
+        Case{"no metadata", R"({"__metadata__":null,"a":)" + entry("U8", "[4]", "[0,4]") + "}", kFour, ""},
         Case{"a dtype nobody knows, of whatever size", one("F4", "[4]", "[0,4]"), kFour, ""},
         Case{"an escaped name", R"({"\u0061":)" + entry("U8", "[4]", "[0,4]") + "}", kFour, ""}));
 
@@ -76,24 +77,25 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     Duplicates, SafetensorsHeader,
-    ::testing::Values(Case{"of a tensor",
-                           fmt::format(R"({{"a":{0},"b":{1},"a":{0}}})", entry("U8", "[4]", "[0,4]"),
-                                       entry("U8", "[4]", "[4,8]")),
-                           kEight, "bad_header a"},
-                      Case{"of a tensor, one escaped",
-                           fmt::format(R"({{"a":{},"\u0061":{}}})", entry("U8", "[4]", "[0,4]"),
-                                       entry("U8", "[4]", "[4,8]")),
-                           kEight, "bad_header a"},
-                      Case{"of dtype",
-                           R"({"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}})", kFour,
-                           "bad_header a"},
-                      Case{"of shape", R"({"a":{"dtype":"U8","shape":[4],"shape":[4],"data_offsets":[0,4]}})",
-                           kFour, "bad_header a"},
-                      Case{"of data_offsets",
-                           R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"data_offsets":[0,4]}})",
-                           kFour, "bad_header a"},
-                      Case{"of __metadata__", R"({"__metadata__":{},"__metadata__":{}})", "", "bad_header"},
-                      Case{"in __metadata__", R"({"__metadata__":{"x":"1","x":"2"}})", "", "bad_header"}));
+    ::testing::Values(
+        Case{"of a tensor",
+             fmt::format(R"({{"a":{0},"b":{1},"a":{0}}})", entry("U8", "[4]", "[0,4]"),
+                         entry("U8", "[4]", "[4,8]")),
+             kEight, "bad_header a"},
+        Case{"of a tensor, one escaped",
+             fmt::format(R"({{"a":{},"\u0061":{}}})", entry("U8", "[4]", "[0,4]"),
+                         entry("U8", "[4]", "[4,8]")),
+             kEight, "bad_header a"},
+        Case{"of dtype", R"({"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}})", kFour,
+             "bad_header a"},
+        Case{"of shape", R"({"a":{"dtype":"U8","shape":[4],"shape":[4],"data_offsets":[0,4]}})", kFour,
+             "bad_header a"},
+        Case{"of data_offsets",
+             R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"data_offsets":[0,4]}})", kFour,
+             "bad_header a"},
+        Case{"of __metadata__", R"({"__metadata__":{},"__metadata__":{}})", "", "bad_header"},
+        Case{"of __metadata__ that is null", R"({"__metadata__":null,"__metadata__":{}})", "", "bad_header"},
+        Case{"in __metadata__", R"({"__metadata__":{"x":"1","x":"2"}})", "", "bad_header"}));
 
 INSTANTIATE_TEST_SUITE_P(
     Fields, SafetensorsHeader,
@@ -115,6 +117,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"one offset", one("U8", "[4]", "[4]"), kFour, "bad_header a"},
                       Case{"three offsets", one("U8", "[4]", "[0,4,4]"), kFour, "bad_header a"},
                       Case{"offsets that are an object", one("U8", "[4]", "{}"), kFour, "bad_header a"},
+                      Case{"metadata of nulls", R"({"__metadata__":{"x":null}})", "", "bad_header"},
+                      Case{"metadata that is a list", R"({"__metadata__":[]})", "", "bad_header"},
                       Case{"metadata of numbers", R"({"__metadata__":{"x":1}})", "", "bad_header"},
                       Case{"metadata that is a string", R"({"__metadata__":"x"})", "", "bad_header"}));
 
