@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "base/thread_team.h"
 #include "checkpoint/load_plan.h"
@@ -13,8 +14,8 @@ namespace fulgur {
 /// The threads of one load and its progress. `total_bytes` are all that its tasks will read.
 class LoadTeam {
  public:
-  LoadTeam(int num_threads, uint64_t total_bytes, const LoadProgress& progress)
-      : team_(std::max(1, num_threads)), total_bytes_(total_bytes), progress_(progress) {
+  LoadTeam(int num_threads, uint64_t total_bytes, LoadProgress progress)
+      : team_(std::max(1, num_threads)), total_bytes_(total_bytes), progress_(std::move(progress)) {
     report();
   }
 
@@ -45,7 +46,7 @@ class LoadTeam {
   ThreadTeam team_;
   std::atomic<uint64_t> done_bytes_{0};
   const uint64_t total_bytes_;
-  const LoadProgress& progress_;
+  const LoadProgress progress_;
 };
 
 }  // namespace fulgur
