@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <fnmatch.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "checkpoint/verify.h"
 #include "cli/command.h"
 #include "cli/inspect_report.h"
@@ -26,10 +29,12 @@
 namespace fulgur::cli {
 namespace {
 
+constexpr const char* kEvery = "*";
+
 struct Options {
   std::string folder;
   RandomOptions random;  // instead of the folder
-  std::string parameter = "*";
+  std::string parameter = kEvery;
   Precision precision = Precision::kNative;
   CacheForms cache_forms;
   int64_t context = 0;  // 0: all that the model has positions for
@@ -77,6 +82,31 @@ std::optional<Tokenizer> read_tokenizer(const Options& options, std::vector<Prob
   }
 }
 
+bool matches(const std::string& glob, const std::string& name) {
+  return fnmatch(glob.c_str(), name.c_str(), 0) == 0;
+}
+
+/// Those of the parameters that are shown, then those of no tensor, then how many there are of others.
+void print_narrowed(std::vector<Problem> problems, const InspectReport& report, const std::string& glob) {
+  std::vector<const Parameter*> shown;
+  for (const ParameterLine& line : report.lines) shown.push_back(line.parameter);
+  const auto modules = modules_of(shown);
+  const auto is_shown = [&](const Problem& problem) {
+    if (!is_of_tensor(problem)) return false;
+    const std::string module = problem.tensor.substr(0, problem.tensor.rfind('.'));
+    return modules.contains(module) || matches(glob, problem.tensor) || matches(glob, module);
+  };
+  const auto others = std::stable_partition(problems.begin(), problems.end(), is_shown);
+  const auto hidden = std::stable_partition(others, problems.end(),
+                                            [](const Problem& problem) { return !is_of_tensor(problem); });
+  const auto count = std::distance(hidden, problems.end());
+  problems.erase(hidden, problems.end());
+  if (!problems.empty()) print_log("{}\n", Error(std::move(problems)).what());
+  if (count > 0)
+    log_notice(fmt::format("{} error{} of other tensors than those of '{}' {} not shown here.", count,
+                           count == 1 ? "" : "s", glob, count == 1 ? "is" : "are"));
+}
+
 int inspect(const Options& options) {
   if (options.folder.empty() && !options.random.chosen()) usage_required("DIR or --random-weights");
   Inspection inspection =
@@ -97,8 +127,10 @@ int inspect(const Options& options) {
   } else {
     print_table(report);
   }
-  if (!inspection.problems.empty()) throw Error(std::move(inspection.problems));
-  return kExitDone;
+  if (inspection.problems.empty()) return kExitDone;
+  if (options.parameter == kEvery) throw Error(std::move(inspection.problems));
+  print_narrowed(std::move(inspection.problems), report, options.parameter);
+  return kExitFailed;
 }
 
 }  // namespace
@@ -109,7 +141,7 @@ std::vector<ParameterLine> parameter_lines(const Inspection& inspection, const s
   std::vector<ParameterLine> lines;
   for (size_t i = 0; i < plan.load.parameters.size(); ++i) {
     ParameterLine line{.parameter = &plan.parameters[i], .planned = &plan.load.parameters[i]};
-    if (fnmatch(glob.c_str(), line.parameter->name.c_str(), 0) != 0) continue;
+    if (!matches(glob, line.parameter->name)) continue;
     const auto name_of = [&](int entry) { return catalog.entries[static_cast<size_t>(entry)].name; };
     for (const PlannedSource& source : line.planned->sources) {
       line.sources.push_back(name_of(source.entry));

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "checkpoint/ledger.h"
 #include "checkpoint/load_scales.h"
 
 namespace fulgur {
@@ -14,6 +15,29 @@ Inspection inspect_model(ModelFiles files, Precision precision) {
           .catalog = std::move(files.catalog),
           .plan = std::move(plan),
           .problems = std::move(files.problems)};
+}
+
+std::set<std::string, std::less<>> modules_of(std::span<const Parameter* const> parameters) {
+  std::set<std::string, std::less<>> modules;
+  for (const Parameter* parameter : parameters) {
+    for (const std::vector<Part>& parts : parameter->spellings) {
+      for (const Part& part : parts) modules.emplace(split_last(part.tensor).first);
+    }
+    for (const std::string& rival : parameter->rivals) modules.emplace(split_last(rival).first);
+  }
+  return modules;
+}
+
+bool is_of_tensor(const Problem& problem) {
+  switch (problem.kind) {
+    case ErrorKind::kBadConfig:  // whose fields stand in the place of a tensor's name
+    case ErrorKind::kUnsupported:
+    case ErrorKind::kBadTokenizer:
+    case ErrorKind::kBadRequest:
+      return false;
+    default:
+      return !problem.tensor.empty();
+  }
 }
 
 std::map<std::string, uint64_t> stored_bytes(const LoadPlan& plan, const Catalog& catalog) {

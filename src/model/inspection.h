@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,6 +25,11 @@ struct Inspection {
 
 /// Never throws for what the files hold: that is a problem.
 Inspection inspect_model(ModelFiles files, Precision precision);
+
+/// The tensors that parameters are made from in any spelling, and those that stand beside them, by module.
+std::set<std::string, std::less<>> modules_of(std::span<const Parameter* const> parameters);
+/// Whether a problem is of one tensor; else of a file, the config, the tokenizer or a request.
+bool is_of_tensor(const Problem& problem);
 
 /// Bytes of a checkpoint as it is stored, by storage form ("fp8-block 128x128", its scales included); what is
 /// ignored is not among them.

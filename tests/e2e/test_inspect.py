@@ -112,6 +112,27 @@ def test_all_structural_defects_are_in_one_report(broken):
     assert [error["kind"] for error in both] == [error["kind"] for error in report["errors"]] + ["bad_request"]
 
 
+def test_with_a_glob_the_errors_of_its_parameters_are_shown(broken):
+    def drop(header, _):
+        for layer in range(2):
+            for name in [name for name in header if name.startswith(f"model.layers.{layer}.")]:
+                header[name + ".old"] = header.pop(name)
+
+    rewrite(broken, drop)
+    missing = "model.layers.1.self_attn.o_proj"
+    plain = run("inspect", broken)
+    assert plain.returncode == 1 and f"{missing}.weight is missing" not in plain.stderr  # beyond the 20 that are shown
+    count = len(inspect(broken)["errors"])
+    narrow = run("inspect", broken, parameter=missing)
+    assert narrow.returncode == 1 and "see the errors" in narrow.stdout and f"{missing}.weight is missing" in narrow.stderr
+    assert f"{count - 1} errors of other tensors" in narrow.stderr and narrow.stderr.count("expected") == 1
+    good = run("inspect", broken, parameter="model.norm")
+    assert good.returncode == 1 and f"{count} errors of other tensors" in good.stderr and "expected" not in good.stderr
+    assert len(inspect(broken, "--parameter", missing)["errors"]) == count
+    (broken / "tokenizer.json").write_text("{")
+    assert "tokenizer.json" in run("inspect", broken, parameter="model.norm").stderr  # of no tensor: shown always
+
+
 def test_tensors_behind_the_mtp_layer_are_ignored_as_loading_ignores_them(tmp_path):
     shutil.copytree(GOLDEN / "v3-fp8", tmp_path / "model")
     broken = tmp_path / "model"
