@@ -121,6 +121,26 @@ void notice_omissions(const ShardList& list, Catalog& catalog) {
                   kIndexFile, omitted.count, printable_name(omitted.first->name)));
 }
 
+/// What the folder's other shards hold. They are no part of the checkpoint, whatever is wrong with them.
+std::map<std::string, std::string, std::less<>> unlisted_tensors(const std::filesystem::path& folder,
+                                                                 const ShardList& list,
+                                                                 const Catalog& catalog) {
+  std::map<std::string, std::string, std::less<>> tensors;
+  for (const std::string& file : list.unlisted) {
+    Catalog other;
+    std::vector<Problem> ignored;
+    try {
+      add_file(folder / file, other, ignored);
+    } catch (const Error&) {
+      continue;
+    }
+    for (const CatalogEntry& entry : other.entries) {
+      if (catalog.find(entry.name) == nullptr) tensors.emplace(entry.name, file);
+    }
+  }
+  return tensors;
+}
+
 /// What `problems` leave open. An index that omits nothing of the shards that are known is believed to omit
 /// nothing of the others.
 CatalogGaps gaps_of(const ShardList& list, const std::vector<bool>& known, const Catalog& catalog,
@@ -231,6 +251,7 @@ CatalogSurvey survey_catalog(const std::filesystem::path& folder) {
   check_unique(catalog, problems);
   check_listed(list, known, catalog, problems);
   catalog.gaps = gaps_of(list, known, catalog, problems);
+  catalog.gaps.unlisted = unlisted_tensors(folder, list, catalog);
   notice_omissions(list, catalog);
   return survey;
 }

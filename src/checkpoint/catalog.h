@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -38,11 +39,15 @@ struct CatalogGaps {
   std::set<std::string, std::less<>> named;   // by a problem
   std::set<std::string, std::less<>> unread;  // in files that could not be read, as the index has it
   bool anything = false;                      // files could not be read, and no index says all that they hold
+  /// Tensors of files that lie in the folder but aren't in its index, with the file: no fault, unless the
+  /// model needs one.
+  std::map<std::string, std::string, std::less<>> unlisted;
 
   /// Whether its absence may be the fault of what is said already.
   [[nodiscard]] bool may_hold(std::string_view tensor) const {
     return anything || named.contains(tensor) || unread.contains(tensor);
   }
+  /// No fault leaves anything open.
   [[nodiscard]] bool empty() const { return !anything && named.empty() && unread.empty(); }
 };
 

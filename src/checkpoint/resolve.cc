@@ -85,6 +85,7 @@ class Resolver {
       if (!ledger_.consumed(number) && !settles(number, ignore)) unexpected.push_back(number);
     }
     complain_of_unexpected(unexpected);
+    modules_.complain_of_index();
     plan_.problems = std::move(ledger_).problems();
     return std::move(plan_);
   }
@@ -151,7 +152,7 @@ class Resolver {
   }
 
   /// Whether a part that is not there may lie in a file that could not be read.
-  [[nodiscard]] bool may_be_unread(const Parameter& parameter, const Spelling* half) const {
+  [[nodiscard]] bool may_be_unread(const Parameter& parameter, const Spelling* half) {
     return std::any_of(parameter.spellings.begin(), parameter.spellings.end(), [&](const auto& parts) {
       if (half != nullptr && half->parts != &parts) return false;
       for (size_t i = 0; i < parts.size(); ++i) {

@@ -315,6 +315,20 @@ std::vector<std::string> likely_files(const std::filesystem::path& folder) try {
   return {};  // the index is what is told, and a folder may well keep its list to itself
 }
 
+/// `listed` is sorted.
+std::vector<std::string> unlisted_files(const std::filesystem::path& folder,
+                                        const std::vector<std::string>& listed) try {
+  auto [single, set] = named_files(folder);
+  if (single) set.emplace(kSingleFile, SetNumber{});
+  std::vector<std::string> files;
+  for (const auto& [name, number] : set) {
+    if (!std::binary_search(listed.begin(), listed.end(), name)) files.push_back(name);
+  }
+  return files;
+} catch (const Error&) {
+  return {};  // nothing depends on them
+}
+
 ShardList shards_by_name(const std::filesystem::path& folder, std::vector<Problem>& problems) {
   const auto [single, set] = named_files(folder);
   if (single && !set.empty()) {
@@ -362,6 +376,8 @@ ShardList list_shards(const std::filesystem::path& folder, std::vector<Problem>&
   if (list.files.empty()) {
     list.files = likely_files(folder);
     list.complete = false;
+  } else {
+    list.unlisted = unlisted_files(folder, list.files);
   }
   return list;
 }

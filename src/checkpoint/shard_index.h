@@ -18,6 +18,8 @@ struct ShardList {
   std::vector<std::string> files;  // plain names in the folder, sorted
   /// What the index says lies where: {tensor, index into files}, sorted. Empty where there is no index.
   std::vector<std::pair<std::string, int>> listed;
+  /// Files of the folder that are called as shards are, and that the index doesn't list.
+  std::vector<std::string> unlisted;
   bool complete = true;  // false: files that should be there are not among these
 };
 

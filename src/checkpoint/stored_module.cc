@@ -147,15 +147,39 @@ int ModuleReader::find(std::string_view tensor) {
   return found;
 }
 
-bool ModuleReader::may_be_unread(std::string_view tensor) const {
+bool ModuleReader::lies_unread(std::string_view tensor) {
   const CatalogGaps& gaps = ledger_.catalog().gaps;
-  if (gaps.empty()) return false;
+  const auto at = gaps.unlisted.find(tensor);
+  if (at != gaps.unlisted.end()) unlisted_[at->second].insert(at->first);
+  return at != gaps.unlisted.end() || gaps.may_hold(tensor);
+}
+
+bool ModuleReader::may_be_unread(std::string_view tensor) {
+  const CatalogGaps& gaps = ledger_.catalog().gaps;
+  if (gaps.empty() && gaps.unlisted.empty()) return false;
   const auto [module, last] = split_last(tensor);
-  return gaps.may_hold(tensor) ||
+  return lies_unread(tensor) ||
          (last == "weight" && std::any_of(kStorageForms.begin(), kStorageForms.end(),
                                           [&, name = module](const StorageForm& form) {
-                                            return gaps.may_hold(fmt::format("{}.{}", name, form.weight));
+                                            return lies_unread(fmt::format("{}.{}", name, form.weight));
                                           }));
+}
+
+void ModuleReader::complain_of_index() {
+  for (const auto& [file, tensors] : unlisted_) {
+    const size_t more = tensors.size() - 1;
+    ledger_.report(
+        {.kind = ErrorKind::kBadIndex,
+         .file = file,
+         .message = fmt::format("The index doesn't list this shard, in which {}{} lie{}: the model needs {}.",
+                                printable_name(*tensors.begin()),
+                                more == 0 ? "" : fmt::format(" and {} more tensors", more),
+                                more == 0 ? "s" : "", more == 0 ? "it" : "them"),
+         .expected = fmt::format("{} in the weight_map of {}", file, ledger_.catalog().source),
+         .found = "a shard that it doesn't name, and no other that holds " +
+                  std::string(more == 0 ? "the tensor" : "the tensors"),
+         .todo = fmt::format("fetch {} again, or write it anew for these shards", ledger_.catalog().source)});
+  }
 }
 
 const StorageForm* ModuleReader::form_of(int weight, std::string_view component) const {
@@ -270,9 +294,8 @@ bool ModuleReader::find_scales(const StorageForm& form, const Part& part, bool w
       for (const int number : present)
         all_fit = scale_fits(part, {.entry = number, .role = role}, weight_fits, source) && all_fit;
       unneeded_.insert(unneeded_.end(), present.begin(), present.end());
-    } else if (present.empty() && std::any_of(names.begin(), names.end(), [&](const std::string& name) {
-                 return ledger_.catalog().gaps.may_hold(name);
-               })) {
+    } else if (present.empty() && std::any_of(names.begin(), names.end(),
+                                              [&](const std::string& name) { return lies_unread(name); })) {
       all_fit = false;  // what is wrong with its file is said already
     } else if (present.empty()) {
       absent.push_back(fmt::format("{}", fmt::join(names, " or ")));

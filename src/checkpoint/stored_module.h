@@ -1,6 +1,9 @@
 #pragma once
 
+#include <map>
 #include <optional>
+#include <set>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -20,8 +23,9 @@ class ModuleReader {
   /// conflict); any other tensor by its own name. -1 where there is none.
   int find(std::string_view tensor);
 
-  /// Whether that tensor's absence may be the fault of a file that could not be read, which is said already.
-  [[nodiscard]] bool may_be_unread(std::string_view tensor) const;
+  /// Whether that tensor's absence may be the fault of a file that could not be read, which is said already,
+  /// or of the index, which complain_of_index() says then.
+  [[nodiscard]] bool may_be_unread(std::string_view tensor);
 
   /// The module whose weight is tensor `weight`, with the scales of its form, consumed. The steps are left to
   /// be chosen. Empty, with every problem of it, where form, shape or scales are not what the part needs.
@@ -32,6 +36,9 @@ class ModuleReader {
   [[nodiscard]] bool belongs(int scale) const;
   /// A scale that belongs to nothing; `weight_missing`: the model needs its weight, which no file holds.
   void complain_of_orphan(int scale, bool weight_missing);
+
+  /// Of every shard in which something was looked for that the index doesn't list.
+  void complain_of_index();
 
   /// Input scales that were found, in order: nothing needs them.
   [[nodiscard]] const std::vector<int>& unneeded() const { return unneeded_; }
@@ -48,9 +55,13 @@ class ModuleReader {
   bool scale_fits(const Part& part, const PlannedScale& scale, bool weight_fits, PlannedSource& source);
   bool scale_dtype_fits(const PlannedScale& scale);
 
+  /// The same of a tensor by its own name.
+  bool lies_unread(std::string_view tensor);
+
   Ledger& ledger_;
   const Fp8Scheme& scheme_;
   std::vector<int> unneeded_;
+  std::map<std::string, std::set<std::string>> unlisted_;  // what was looked for, by the shard that holds it
 };
 
 /// Whether a name's last component is that of a scale of any form.

@@ -61,7 +61,7 @@ std::optional<ExcessExperts> excess_experts(const Config& config, const Catalog&
          .found = fmt::format("{} rows", entry->shape.front()),
          .todo = "check that config.json belongs to this checkpoint"});
   }
-  if (!catalog.gaps.empty()) return excess;
+  if (!catalog.gaps.empty() || !catalog.gaps.unlisted.empty()) return excess;
   const std::string tensor = first_missing(config, catalog);
   excess.problems.push_back(
       {.kind = ErrorKind::kMissingTensor,

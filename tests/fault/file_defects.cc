@@ -170,6 +170,15 @@ Result stale_index(Checkpoint& c, bool moved) {
   return refused(kIndex, tensor, {tensor});
 }
 
+/// Left over from a download that was broken off, or written for fewer shards.
+Result shard_unlisted(Checkpoint& c) {
+  c.divide();
+  const std::string file = c.files().back();
+  c.freeze_index();
+  c.unlist(file);
+  return refused(kIndex, std::string(), {file, kIndexFile, "doesn't list this shard", "the model needs"});
+}
+
 Result shard_missing(Checkpoint& c, bool indexed) {
   c.divide();
   if (!indexed) c.remove_index();
@@ -226,6 +235,7 @@ std::vector<Defect> file_defects() {
             [](std::string& entry, uint64_t, uint64_t) { set_shape(entry, "4"); }),
       entry("no shape", kHeader,
             [](std::string& entry, uint64_t, uint64_t) { replace(entry, "\"shape\"", "\"__shape__\""); }),
+      {"an index that leaves out a shard", shard_unlisted},
       {"a listed shard that is not there", [](Checkpoint& c) { return shard_missing(c, true); }},
       {"a shard of a set that is not there", [](Checkpoint& c) { return shard_missing(c, false); }},
       {"a shard name that leaves the folder",

@@ -66,6 +66,9 @@ class GoldenCheckpoint {
   /// What the index says from now on, whatever the shards hold.
   void freeze_index() { listed_ = listing(); }
   void list(const std::string& tensor, const std::string& file) { (*listed_)[tensor] = file; }
+  void unlist(const std::string& file) {
+    std::erase_if(*listed_, [&](const auto& entry) { return entry.second == file; });
+  }
   void remove_index() { listed_.reset(), indexed_ = false; }
   /// One field of config.json, given as JSON; nothing: taken away. "a.b" is a field of a field.
   void set(const std::string& field, std::optional<std::string> json);

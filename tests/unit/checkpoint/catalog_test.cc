@@ -50,6 +50,18 @@ class FolderTest : public ::testing::Test {
   TemporaryFolder folder_;
 };
 
+TEST_F(FolderTest, OfShardsThatTheIndexLeavesOutTheNamesAreKeptAndNoFaultTold) {
+  shard("model-00001-of-00003.safetensors", {a_});
+  shard("model-00002-of-00003.safetensors", {a_, b_});
+  write_bytes(folder_ / "model-00003-of-00003.safetensors", "no header");
+  weight_map(R"("a":"model-00001-of-00003.safetensors")");
+  const Catalog catalog = read();
+  EXPECT_EQ(catalog.entries.size(), 1U);
+  EXPECT_TRUE(catalog.gaps.empty());
+  ASSERT_EQ(catalog.gaps.unlisted.size(), 1U);
+  EXPECT_EQ(catalog.gaps.unlisted.at("b"), "model-00002-of-00003.safetensors");
+}
+
 TEST_F(FolderTest, TheIndexSaysWhichFilesAreRead) {
   shard("one.safetensors", {a_});
   shard("two.safetensors", {b_});
