@@ -144,8 +144,8 @@ class Engine {
   /// Over a model and tokenizer (or null) that outlive it: for those who see Fulgur's inside.
   Engine(const LoadedModel& model, const Tokenizer* tokenizer, const RunnerOptions& runner,
          const SchedulerOptions& scheduler);
-  /// Cancels what is on its way, and waits for the engine's thread: from a callback, which runs there, it ends
-  /// the process, with a sentence on stderr.
+  /// Cancels what is on its way, and waits for the engine's thread: from a callback, which runs there, it
+  /// ends the process, with a sentence on stderr.
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
