@@ -225,11 +225,11 @@ TEST_F(IndexerPlanTest, AScaleBesideAnUnquantizedWeightIsAnOrphan) {
 
 TEST_F(PlanTest, ATensorWithoutANameIsShownBetweenQuotes) {
   const std::vector<Parameter> parameters = {whole("norm", 1, 4)};
-  const auto found =
-      resolve(
-          parameters, {},
-          catalog({counting("norm.weight", DType::kF32, {1, 4}), {"", "U8", {1}, "x"}, {"a b", "U8", {1}, "x"}}))
-          .problems;
+  const auto found = resolve(parameters, {},
+                             catalog({counting("norm.weight", DType::kF32, {1, 4}),
+                                      {"", "U8", {1}, "x"},
+                                      {"a b", "U8", {1}, "x"}}))
+                         .problems;
   ASSERT_EQ(found.size(), 2U);
   EXPECT_TRUE(found[0].message.starts_with("'' is a tensor")) << found[0].message;
   EXPECT_TRUE(found[0].found.starts_with("'' (U8")) << found[0].found;
