@@ -16,14 +16,7 @@ constexpr uint32_t kNanFault = 1;  // kFaultNan of ops/token_batch.h
 /// multiprocessors for; none of a size that no GPC of the device has room for.
 template <typename... Params>
 int clusters_at_once(void (*kernel)(Params...), int cluster, int threads, size_t shared_bytes) {
-  const auto* function = reinterpret_cast<const void*>(kernel);
-  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes)),
-        "cudaFuncSetAttribute");
-  if (cluster > 8) {
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-          "cudaFuncSetAttribute");
-  }
+  check(allow_launch(reinterpret_cast<const void*>(kernel), shared_bytes, cluster), "cudaFuncSetAttribute");
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim.x = static_cast<unsigned>(cluster);

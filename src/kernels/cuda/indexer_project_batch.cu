@@ -220,8 +220,7 @@ int batch_projection_blocks_at_once() {
   constexpr size_t kBytes = shared_bytes<DeepSeekProjection>(4);
   const auto kernel = batch_kernel<DeepSeekProjection, 4, true>;
   int blocks = 0;  // of a multiprocessor
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kBytes)),
-        "cudaFuncSetAttribute");
+  check(allow_launch(reinterpret_cast<const void*>(kernel), kBytes, /*cluster=*/1), "cudaFuncSetAttribute");
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, kBytes),
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
   return num_multiprocessors() * blocks;

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <utility>
 
 #include "kernels/cuda/cuda_check.h"
@@ -27,17 +28,15 @@ struct Grid {
   bool pdl = true;          // false for what follows another stream's event
 };
 
+/// Lets a kernel have so many bytes of dynamic shared memory, and clusters of that size. Never less than it
+/// was let have before: another thread may be about to launch it.
+cudaError_t allow_launch(const void* kernel, size_t shared_bytes, int cluster);
+
 /// Queues a kernel of CTAs that lie in clusters if grid.cluster says so.
 template <typename... Params, typename... Args>
 cudaError_t launch_kernel(void (*kernel)(Params...), const Grid& grid, cudaStream_t on, Args&&... args) {
-  const auto* function = reinterpret_cast<const void*>(kernel);
-  cudaError_t status = cudaSuccess;
-  if (grid.shared_bytes > 0) {
-    status = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(grid.shared_bytes));
-  }
-  if (status == cudaSuccess && grid.cluster > 8)
-    status = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  const cudaError_t status =
+      allow_launch(reinterpret_cast<const void*>(kernel), grid.shared_bytes, grid.cluster);
   if (status != cudaSuccess) return status;
   cudaLaunchAttribute attributes[2];
   unsigned count = 0;

@@ -17,11 +17,20 @@ namespace {
 
 constexpr int kWithPdl = 2;  // the context's variant, cuda_backends.cc
 
-class LateInputs : public testing::TestWithParam<std::tuple<Tested, TableRow>> {};
+class LateInputs : public testing::TestWithParam<std::tuple<Tested, TableRow>> {
+ protected:
+  /// Runs the line with its inputs there, and then behind late copies of them; `between` them an op of its
+  /// own buffers, if any.
+  void give_the_same_bits(const TableRow* between) const;
+};
 
-TEST_P(LateInputs, GiveTheSameBits) {
+void LateInputs::give_the_same_bits(const TableRow* between) const {
   const auto& [tested, row] = GetParam();
   const Backend& backend = *tested.backend;
+  Machine aside(backend);
+  Random other(41);
+  const std::unique_ptr<Case> op_between = between != nullptr ? between->make(aside, other, 0) : nullptr;
+  aside.upload();
   Machine machine(backend);
   Random random(40);
   const std::unique_ptr<Case> c = row.make(machine, random, 0);
@@ -51,9 +60,17 @@ TEST_P(LateInputs, GiveTheSameBits) {
     queue_late_copy(machine.context(kWithPdl), late[i].to, static_cast<const std::byte*>(staged[i].data()),
                     late[i].bytes);
   }
+  if (op_between) op_between->run(machine.context(kWithPdl), 0, op_between->num_rows());
   c->run(machine.context(kWithPdl), 0, c->num_rows());
   machine.download();
   EXPECT_TRUE(machine.snapshot() == in_time);
+}
+
+TEST_P(LateInputs, GiveTheSameBits) { give_the_same_bits(nullptr); }
+
+/// Kernels of rows that need no scores have nothing to wait for but what their successors need.
+TEST_P(LateInputs, GiveTheSameBitsBehindKernelsThatLeaveEarly) {
+  for (const TableRow& between : selection_rows_that_leave_early()) give_the_same_bits(&between);
 }
 
 std::vector<std::tuple<Tested, TableRow>> late_lines() {

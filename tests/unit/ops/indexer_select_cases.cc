@@ -179,6 +179,22 @@ TableRow long_selection_row() {
   return fp8_selection(kDims, 0, true);
 }
 
+std::vector<TableRow> selection_rows_that_leave_early() {
+  static const Dims kFused = {.name = "published_short",
+                              .rope = 64,
+                              .index_heads = 32,
+                              .index_dim = 128,
+                              .topk = 160,
+                              .batch = {{100, 1}, {159, 1}}};
+  static const Dims kPrompt = {.name = "published_prompt",
+                               .rope = 64,
+                               .index_heads = 32,
+                               .index_dim = 128,
+                               .topk = 160,
+                               .batch = {{0, 150}}};
+  return {fp8_selection(kFused, 0, true), fp8_selection(kPrompt, 0, true)};
+}
+
 std::vector<TableRow> indexer_select_rows() {
   std::vector<TableRow> rows;
   for (const Dims& dims : all_dims()) {

@@ -71,6 +71,8 @@ std::vector<TableRow> indexer_prepare_rows();
 std::vector<TableRow> indexer_select_rows();
 /// A context so long that a GPU scores its row and selects in two kernels; for an oracle it is too long.
 TableRow long_selection_row();
+/// In one kernel and in two, without a row longer than what is selected: none is scored.
+std::vector<TableRow> selection_rows_that_leave_early();
 std::vector<TableRow> mla_attention_rows();
 std::vector<TableRow> ffn_rows();
 std::vector<TableRow> moe_rows();
