@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "checkpoint/ledger.h"
 #include "checkpoint/verify.h"
 #include "cli/command.h"
 #include "cli/inspect_report.h"
@@ -93,7 +94,7 @@ void print_narrowed(std::vector<Problem> problems, const InspectReport& report, 
   const auto modules = modules_of(shown);
   const auto is_shown = [&](const Problem& problem) {
     if (!is_of_tensor(problem)) return false;
-    const std::string module = problem.tensor.substr(0, problem.tensor.rfind('.'));
+    const std::string module(split_last(problem.tensor).first);
     return modules.contains(module) || matches(glob, problem.tensor) || matches(glob, module);
   };
   const auto others = std::stable_partition(problems.begin(), problems.end(), is_shown);

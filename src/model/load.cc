@@ -86,6 +86,11 @@ std::string left_out(const Config& config, const std::vector<Problem>& problems)
       others == 0 ? "" : fmt::format(" ({} more problem{} there.)", others, others == 1 ? "" : "s"));
 }
 
+/// How the names of the MTP layer's tensors begin.
+std::string mtp_prefix(const Config& config) {
+  return fmt::format("model.layers.{}.", config.num_hidden_layers);
+}
+
 /// Plans the layer only to say, in a notice, what is wrong with it.
 void notice_damage(ModelPlan& plan, const Config& config, Precision precision, const Catalog& catalog,
                    const std::string& prefix) {
@@ -147,7 +152,7 @@ std::vector<Problem> bad_mtp_scales(const Config& config, const ModelPlan& plan,
   LoadPlan layer;
   layer.parameters.assign(plan.load.parameters.begin() + static_cast<std::ptrdiff_t>(plan.num_main),
                           plan.load.parameters.end());
-  const std::string prefix = fmt::format("model.layers.{}.", config.num_hidden_layers);
+  const std::string prefix = mtp_prefix(config);
   std::ranges::copy_if(plan.load.activations, std::back_inserter(layer.activations), [&](int entry) {
     return catalog.entries[static_cast<size_t>(entry)].name.starts_with(prefix);
   });
@@ -189,19 +194,19 @@ ModelPlan plan_model(const Config& config, Precision precision, const Catalog& c
   ModelPlan plan{.weights = std::make_unique<ModelWeights>(), .notices = catalog.notices};
   append(plan, main_slots(config, precision, *plan.weights));
   plan.num_main = plan.parameters.size();
-  const std::string mtp_prefix = fmt::format("model.layers.{}.", config.num_hidden_layers);
+  const std::string prefix = mtp_prefix(config);
   if (config.num_nextn_predict_layers > 0) {
-    if (!holds_layer(catalog, mtp_prefix, ignore_rules(config, /*with_mtp=*/true))) {
-      if (!catalog.gaps.may_hold(mtp_prefix + "enorm.weight")) {
+    if (!holds_layer(catalog, prefix, ignore_rules(config, /*with_mtp=*/true))) {
+      if (!catalog.gaps.may_hold(prefix + "enorm.weight")) {
         plan.notices.push_back(fmt::format(
             "The checkpoint has no tensor of model.layers.{}: multi-token prediction is not available.",
             config.num_hidden_layers));
       }
     } else if (with_mtp) {
       plan.mtp = true;
-      append_mtp(plan, config, precision, catalog, mtp_prefix);
+      append_mtp(plan, config, precision, catalog, prefix);
     } else {
-      notice_damage(plan, config, precision, catalog, mtp_prefix);
+      notice_damage(plan, config, precision, catalog, prefix);
     }
   }
   std::vector<IgnoreRule> rules = ignore_rules(config, plan.mtp);

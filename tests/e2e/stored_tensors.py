@@ -27,9 +27,9 @@ def read(folder):
     return found
 
 
-def rewrite(folder, change):
-    """Applies `change` to the header (a dict) and the data (a bytearray) of a one-file checkpoint."""
-    file = folder / "model.safetensors"
+def rewrite(folder, change, file="model.safetensors"):
+    """Applies `change` to the header (a dict) and the data (a bytearray) of a one-file checkpoint, or of one of its files."""
+    file = folder / file
     blob = file.read_bytes()
     size = int.from_bytes(blob[:8], "little")
     header, data = json.loads(blob[8:8 + size]), bytearray(blob[8 + size:])

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from fulgur_cli import BINARY, MINI, ROOT, command, output, run
+from stored_tensors import rewrite
 
 COMMANDS = ["generate", "chat", "tokenize", "eval", "logits", "inspect", "demo", "info"]
 GOLDEN = ROOT / "tests" / "golden" / "data"
@@ -275,15 +276,16 @@ def test_so_it_does_where_a_value_of_the_mtp_layers_scales_is_damaged(golden, sc
     shutil.copytree(GOLDEN / golden, tmp_path / "model")
     last = json.loads((tmp_path / "model" / "config.json").read_text())["num_hidden_layers"]
     damaged = []
-    for file in (tmp_path / "model").glob("model*.safetensors"):
-        data = bytearray(file.read_bytes())
-        length = int.from_bytes(data[:8], "little")
-        for name, of in json.loads(data[8:8 + length]).items():
+
+    def poison(header, data):
+        for name in header:
             if name.startswith(f"model.layers.{last}.") and name.endswith("." + scale) and not damaged:
-                begin, end = (8 + length + offset for offset in of["data_offsets"])
+                begin, end = header[name]["data_offsets"]
                 data[begin:end] = b"\xff" * (end - begin)  # NaN in every form
                 damaged.append(name)
-                file.write_bytes(data)
+
+    for file in (tmp_path / "model").glob("model*.safetensors"):
+        rewrite(tmp_path / "model", poison, file.name)
     result = run("generate", model=tmp_path / "model", **options)
     assert result.returncode == 0 and damaged[0] in result.stderr and "is damaged and left out" in result.stderr, result.stderr
     whole = json.loads(output("generate", model=GOLDEN / golden, **options))
