@@ -56,7 +56,18 @@ void refuse_other_spelling(const Config& config, Spelling spelling) {
       .todo = "leave --fuse and --unfuse away"});
 }
 
-void check_room(const PendingFolder& folder, const fs::path& destination, uint64_t bytes) {
+std::string others_text(const fs::path& destination, const std::vector<std::string>& others) {
+  if (others.empty()) return {};
+  return fmt::format(
+      "Beside {} {} {}{}, of a conversion to the same place that was killed, or runs: where none runs, it "
+      "can be deleted.",
+      destination.string(), others.size() == 1 ? "lies" : "lie", printable_name(others.front()),
+      others.size() == 1 ? "" : fmt::format(" and {} more", others.size() - 1));
+}
+
+/// `leftovers`, if not empty, says what lies beside the destination.
+void check_room(const PendingFolder& folder, const fs::path& destination, uint64_t bytes,
+                const std::string& leftovers) {
   std::error_code error;
   const fs::space_info room = fs::space(folder.path(), error);
   if (error || room.available >= bytes) return;
@@ -66,7 +77,8 @@ void check_room(const PendingFolder& folder, const fs::path& destination, uint64
       .message = fmt::format("'{}' can't be written: its disk has too little room.", destination.string()),
       .expected = fmt::format("{} bytes for the tensors", bytes),
       .found = fmt::format("{} bytes free", room.available),
-      .todo = "make room on the disk, or name a folder on another"});
+      .todo = "make room on the disk, or name a folder on another" +
+              (leftovers.empty() ? std::string() : ". " + leftovers)});
 }
 
 void copy_file(const PendingFolder& folder, const fs::path& source) {
@@ -96,14 +108,6 @@ std::string larger_files_text(const WrittenShards& shards, uint64_t shard_bytes)
       "The largest has {} bytes.",
       shards.num_larger, shards.num_files, shards.num_larger == 1 ? "is" : "are", shard_bytes,
       shards.largest_bytes);
-}
-
-std::string others_text(const fs::path& destination, const std::vector<std::string>& others) {
-  return fmt::format(
-      "Beside {} {} {}{}, of a conversion to the same place that was killed, or runs: where none runs, it "
-      "can be deleted.",
-      destination.string(), others.size() == 1 ? "lies" : "lie", printable_name(others.front()),
-      others.size() == 1 ? "" : fmt::format(" and {} more", others.size() - 1));
 }
 
 std::string rounded_text(const std::vector<std::string>& rounded) {
@@ -212,9 +216,9 @@ ConversionReport convert_checkpoint(const Config& config, const Catalog& catalog
   if (!conversion.rounded.empty()) report.notices.push_back(rounded_text(conversion.rounded));
   check_shard_size(modules, request.shard_bytes);
   PendingFolder folder(destination);
-  if (const auto others = others_pending(folder.destination()); !others.empty())
-    report.notices.push_back(others_text(destination, others));
-  check_room(folder, destination, report.bytes);
+  const std::string leftovers = others_text(destination, others_pending(folder.destination()));
+  check_room(folder, destination, report.bytes, leftovers);
+  if (!leftovers.empty()) report.notices.push_back(leftovers);
   ModuleConverter converter(catalog, request.num_threads);
   const WrittenShards shards = write_shards(folder, modules, request.shard_bytes, converter, progress);
   report.num_files = shards.num_files;

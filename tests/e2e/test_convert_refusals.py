@@ -258,6 +258,17 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(room, reason, tmp_path):
     assert reason in result.stderr.splitlines()[0] + result.stderr
 
 
+def test_a_disk_that_a_killed_conversion_fills_is_told_so(tmp_path):
+    convert = shlex.join(command("convert", SOURCE, tmp_path / "out"))
+    left = f"mkdir {tmp_path}/out.1-0.partial && head -c 1M /dev/zero > {tmp_path}/out.1-0.partial/model.safetensors"
+    result = shell(f"unshare -m bash -c {shlex.quote(f'mount -t tmpfs -o size=1500k none {tmp_path} && {left} && {convert}; echo $?')}")
+    if "mount" in result.stderr:
+        pytest.skip("no disk can be mounted here")
+    assert result.stdout == "1\n" and "too little room" in result.stderr.splitlines()[0]
+    todo = next(line for line in result.stderr.splitlines() if line.startswith("  to do"))
+    assert "out.1-0.partial" in todo and "can be deleted" in todo
+
+
 uses_large = pytest.mark.xdist_group("large")  # made once
 
 
