@@ -116,14 +116,16 @@ void bench_decode(const Pool& pool, int heads, int batch, int tokens, int contex
   }
 }
 
-/// Row scores, then top-k; or the scores alone.
+/// Row scores, then top-k; or one of the two.
 void report_two_kernels(const std::string& name, const Batch& data, DeviceArray<float>& scores,
-                        bool with_topk) {
+                        bool with_scores = true, bool with_topk = true) {
   report(
       name + ", early keys", data.bytes(), data.calls,
       [&](int call, const LaunchOptions& options) {
-        const auto arguments = data.arguments(call);
-        const cudaError_t status = cuda::launch_row_scores(arguments, scores.get(), data.context, options);
+        auto arguments = data.arguments(call);
+        arguments.scores.unscored = arguments.out.topk;
+        cudaError_t status = cudaSuccess;
+        if (with_scores) status = cuda::launch_row_scores(arguments, scores.get(), data.context, options);
         if (status != cudaSuccess || !with_topk) return status;
         return cuda::launch_topk({scores.get(), data.context, arguments.scores.rows, arguments.out}, options);
       },
@@ -133,8 +135,64 @@ void report_two_kernels(const std::string& name, const Batch& data, DeviceArray<
 void bench_two_kernels(const Pool& pool, int batch, int context, bool scores_alone = false) {
   const Batch data(pool, 64, batch, 1, context);
   DeviceArray<float> scores(static_cast<size_t>(batch) * context);
-  if (scores_alone) report_two_kernels(label("row scores", batch, 1, context, ""), data, scores, false);
-  report_two_kernels(label("row scores, then topk", batch, 1, context, ""), data, scores, true);
+  if (scores_alone) report_two_kernels(label("row scores", batch, 1, context, ""), data, scores, true, false);
+  report_two_kernels(label("row scores, then topk", batch, 1, context, ""), data, scores);
+}
+
+/// Rows of lengths that are not alike, or below the launch's bound.
+void bench_ragged(const Pool& pool) {
+  constexpr int k = 1024;
+  struct Part {
+    int rows;
+    int context;
+  };
+  struct Ragged {
+    std::vector<Part> parts;
+    int bound;
+  };
+  const Ragged all[] = {{{{1, 128 * k}, {127, 1 * k}}, 128 * k},
+                        {{{1, 128 * k}, {127, 8 * k}}, 128 * k},
+                        {{{1, 128 * k}, {31, 8 * k}}, 128 * k},
+                        {{{1, 128 * k}, {7, 8 * k}}, 128 * k},
+                        {{{4, 128 * k}, {124, 4 * k}}, 128 * k},
+                        {{{16, 128 * k}, {112, 8 * k}}, 128 * k},
+                        {{{1, 32 * k}, {127, 1 * k}}, 32 * k},
+                        {{{1, 32 * k}, {127, 8 * k}}, 32 * k},
+                        {{{64, 1 * k}, {64, 32 * k}}, 32 * k},
+                        {{{1, 16 * k}, {127, 1 * k}}, 16 * k},
+                        {{{1, 8 * k}, {127, 1 * k}}, 8 * k},
+                        {{{1, 8 * k}}, 128 * k},
+                        {{{8, 8 * k}}, 128 * k},
+                        {{{32, 8 * k}}, 128 * k},
+                        {{{128, 8 * k}}, 128 * k},
+                        {{{128, 8 * k}}, 512 * k},
+                        {{{128, 8 * k}}, 32 * k},
+                        {{{128, 32 * k}}, 128 * k},
+                        {{{32, 32 * k}}, 128 * k},
+                        {{{1, 32 * k}}, 128 * k}};
+  for (const Ragged& ragged : all) {
+    std::vector<int> contexts;
+    std::string name;
+    for (const Part& part : ragged.parts) {
+      contexts.insert(contexts.end(), part.rows, part.context);
+      name += (name.empty() ? "" : " + ") + std::to_string(part.rows) + "x" +
+              std::to_string(part.context / k) + "k";
+    }
+    name += " under " + std::to_string(ragged.bound / k) + "k, ";
+    const Batch data(pool, 64, contexts, 1, ragged.bound);
+    DeviceArray<float> scores(static_cast<size_t>(data.rows) * ragged.bound);
+    if (ragged.bound <= 32 * k) {
+      report(
+          name + "decode", data.bytes(), data.calls,
+          [&](int call, const LaunchOptions& options) {
+            return cuda::launch_decode(data.arguments(call), options);
+          },
+          way(0, 0, true));
+    }
+    report_two_kernels(name + "row scores", data, scores, true, false);
+    report_two_kernels(name + "topk", data, scores, false, true);
+    report_two_kernels(name + "row scores, then topk", data, scores);
+  }
 }
 
 void bench_prompt(const Pool& pool, int heads, int length) {
@@ -162,11 +220,14 @@ void bench_decode(const Pool& pool) {
   for (const int batch : {1, 2, 8, 32, 128})
     bench_decode(pool, 64, batch, 1, 8192, {way(0), way(0, 0, true)});
   // What select_tuned.cc chooses between.
-  const std::pair<int, std::vector<int>> long_contexts[] = {{16384, {1, 8, 32, 128}},
-                                                            {32768, {1, 4, 8, 16, 32, 64, 128}},
-                                                            {65536, {1, 4, 8, 16, 32}},
-                                                            {131072, {4, 8, 12, 16}}};
-  for (const auto& [context, batches] : long_contexts) {
+  const std::pair<int, std::vector<int>> contexts[] = {
+      {4096, {67, 128, 132}},
+      {8192, {1, 8, 16, 24, 32, 40, 45, 48, 60, 66, 67, 80, 96, 112, 128, 132, 133, 200}},
+      {16384, {1, 4, 8, 16, 32, 48, 66, 67, 96, 128, 132, 133, 200}},
+      {32768, {1, 4, 8, 16, 32, 48, 64, 66, 67, 96, 128, 132, 133, 200}},
+      {65536, {1, 4, 8, 16, 32, 67, 128}},
+      {131072, {1, 4, 8, 12, 16, 64, 128}}};
+  for (const auto& [context, batches] : contexts) {
     for (const int batch : batches) {
       bench_decode(pool, 64, batch, 1, context, {way(0, 0, true)});
       bench_two_kernels(pool, batch, context);
@@ -189,6 +250,7 @@ void bench_all() {
   }
   Pool pool(36 * 2048);  // sequences of 128k
   bench_limits(pool);
+  bench_ragged(pool);
   bench_decode(pool);
   bench_prompt(pool, 64, 8192);
   bench_prompt(pool, 32, 8192);

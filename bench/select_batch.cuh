@@ -3,6 +3,7 @@
 // What the selection's benches run over: a pool of pages larger than the L2 cache, and batches of sequences
 // whose page tables rotate through it.
 
+#include <numeric>
 #include <vector>
 
 #include "cuda/select_setup.cuh"
@@ -52,10 +53,14 @@ class Pool {
     put_scales(keys.get(), scales);
   }
 
-  /// [calls][sequences][pages of a sequence]
-  [[nodiscard]] std::vector<int32_t> tables(int calls, int sequences, int pages) const {
-    std::vector<int32_t> tables(static_cast<size_t>(calls) * sequences * pages);
-    for (size_t i = 0; i < tables.size(); ++i) tables[i] = order_[i % num_pages_];
+  /// [calls][sequences][stride], of each sequence as many as its context has pages.
+  [[nodiscard]] std::vector<int32_t> tables(int calls, const std::vector<int>& contexts, int stride) const {
+    std::vector<int32_t> tables(static_cast<size_t>(calls) * contexts.size() * stride);
+    size_t used = 0;
+    for (size_t i = 0; i < calls * contexts.size(); ++i) {
+      const int pages = (contexts[i % contexts.size()] + 63) / 64;
+      for (int page = 0; page < pages; ++page) tables[i * stride + page] = order_[used++ % num_pages_];
+    }
     return tables;
   }
 
@@ -105,31 +110,35 @@ struct GivenScores {
   DeviceArray<uint32_t> fault;
 };
 
-/// `sequences` sequences of `context` keys with `tokens` new tokens each.
+/// Sequences of `contexts` keys with `tokens` new tokens each.
 struct Batch {
   Batch(const Pool& pool, int heads, int sequences, int tokens, int context)
+      : Batch(pool, heads, std::vector<int>(sequences, context), tokens, context) {}
+  /// `bound`: what the launch knows of the contexts.
+  Batch(const Pool& pool, int heads, const std::vector<int>& contexts, int tokens, int bound)
       : pool(pool),
         heads(heads),
-        rows(sequences * tokens),
+        rows(static_cast<int>(contexts.size()) * tokens),
         tokens(tokens),
-        context(context),
-        pages((context + 63) / 64),
-        calls(calls_over(static_cast<double>(sequences) * pages * cuda::kIndexPageBytes)),
+        context(bound),
+        keys(std::accumulate(contexts.begin(), contexts.end(), int64_t{0})),
+        pages((bound + 63) / 64),
+        calls(calls_over(bytes())),
         q_bytes(heads * kDim),
         q(static_cast<size_t>(rows) * q_bytes),
         weights(static_cast<size_t>(rows) * heads),
         position(rows),
         sequence(rows),
-        tables(pool.tables(calls, sequences, pages)),
+        tables(pool.tables(calls, contexts, pages)),
         positions(static_cast<size_t>(rows) * 2048),
         slots(static_cast<size_t>(rows) * 2048),
-        fault(sequences),
-        sequences(sequences) {
+        fault(contexts.size()),
+        sequences(static_cast<int>(contexts.size())) {
     fill(Codes::kReal);
     std::vector<int32_t> host_position(rows);
     std::vector<int32_t> host_sequence(rows);
     for (int row = 0; row < rows; ++row) {
-      host_position[row] = context - tokens + row % tokens;
+      host_position[row] = contexts[row / tokens] - tokens + row % tokens;
       host_sequence[row] = row / tokens;
     }
     position.upload(host_position);
@@ -151,7 +160,7 @@ struct Batch {
             0};
   }
   [[nodiscard]] double bytes() const {
-    return static_cast<double>(sequences) * context * static_cast<double>(cuda::kIndexPageBytes) / 64;
+    return static_cast<double>(keys) * static_cast<double>(cuda::kIndexPageBytes) / 64;
   }
 
   void fill(Codes codes) {
@@ -163,9 +172,10 @@ struct Batch {
   int heads;
   int rows;
   int tokens;
-  int context;
-  int pages;
-  int calls;  // with page tables of their own
+  int context;   // a bound
+  int64_t keys;  // of all sequences
+  int pages;     // of a row of the page table
+  int calls;     // with page tables of their own
   int q_bytes;
   DeviceArray<uint8_t> q;
   DeviceArray<float> weights;

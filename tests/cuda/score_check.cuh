@@ -54,6 +54,7 @@ struct Case {
   int sampled = 1 << 30;  // positions of a row that the oracle looks at; Codes::kOnes: all
   NanIn nan_in = NanIn::kNothing;
   int nan_row = -1;  // kKeyScale: of the key at its own position
+  int bound = 0;     // what the launch knows of the contexts; 0: the longest
 };
 
 class Check {
@@ -67,7 +68,8 @@ class Check {
       }
       longest_ = std::max(longest_, c.contexts[s]);
     }
-    page_stride_ = (longest_ + 63) / 64;
+    bound_ = std::max(c.bound, longest_);
+    page_stride_ = (bound_ + 63) / 64;
     pages_.assign(c.contexts.size() * page_stride_, 0);
     const auto order = scattered(num_pages_, 3);
     int used = 0;
@@ -100,7 +102,7 @@ class Check {
          weights.get(),
          case_.heads,
          keys_.get(),
-         {position.get(), sequence.get(), pages.get(), page_stride_, rows, longest_}},
+         {position.get(), sequence.get(), pages.get(), page_stride_, rows, bound_}},
         case_.heads,
         case_.tokens_per_sequence,
         {case_.topk, positions.get(), slots.get(), fault.get()},
@@ -153,14 +155,25 @@ class Check {
     }
     arguments.scores.unscored = case_.topk;
     DeviceArray<uint8_t> scratch(cuda::prompt_scratch_bytes(case_.heads, rows));
-    for (const bool prompt : {false, true}) {
+    struct Way {
+      const char* name;
+      bool prompt;
+      bool early;
+    };
+    for (const auto& [name, prompt, early] :
+         {Way{"row scores", false, false}, Way{"early row scores", false, true},
+          Way{"prompt scores", true, false}}) {
+      LaunchOptions options;
+      options.early_keys = early;
+      options.pdl = early;
       dump.poison(0xFF);
-      const cudaError_t status = prompt ? cuda::launch_prompt_scores(arguments.scores, case_.heads,
-                                                                     scratch.get(), dump.get(), stride, {})
-                                        : cuda::launch_row_scores(arguments, dump.get(), stride, {});
-      must(status, prompt ? "launch_prompt_scores" : "launch_row_scores");
-      must(cudaDeviceSynchronize(), prompt ? "prompt scores" : "row scores");
-      const std::string what = std::string(case_.name) + (prompt ? ", prompt scores" : ", row scores");
+      const cudaError_t status = prompt
+                                     ? cuda::launch_prompt_scores(arguments.scores, case_.heads,
+                                                                  scratch.get(), dump.get(), stride, options)
+                                     : cuda::launch_row_scores(arguments, dump.get(), stride, options);
+      must(status, name);
+      must(cudaDeviceSynchronize(), name);
+      const std::string what = std::string(case_.name) + ", " + name;
       const auto scores = dump.download();
       if (first.empty()) {
         first = scores;
@@ -170,7 +183,7 @@ class Check {
       }
       check_unscored(scores, stride, prompt, what);
       select(what, [&] {
-        must(cuda::launch_topk({dump.get(), stride, arguments.scores.rows, arguments.out}, {}),
+        must(cuda::launch_topk({dump.get(), stride, arguments.scores.rows, arguments.out}, options),
              "launch_topk");
       });
       check_selection(positions.download(), slots.download(), fault.download(), first, stride, what);
@@ -334,6 +347,7 @@ class Check {
   std::vector<std::vector<float>> made_;  // of each sequence
   int page_stride_ = 0;
   int longest_ = 0;
+  int bound_ = 0;
   double largest_error_ = 0;
 };
 

@@ -77,6 +77,15 @@ std::vector<int> few_long(std::vector<int> long_ones, size_t all) {
   return long_ones;
 }
 
+/// `others` in any order, and then those of `contexts` among them, `all` in total.
+std::vector<int> among(const std::vector<int>& contexts, std::vector<int> others, size_t all) {
+  const size_t different = others.size();
+  for (size_t i = different; i + contexts.size() < all; ++i) others.push_back(others[i % different]);
+  for (size_t i = 0; i < contexts.size(); ++i)
+    others.insert(others.begin() + static_cast<int64_t>(word_at(6, i) % others.size()), contexts[i]);
+  return others;
+}
+
 /// `context` for a sequence of each kind of scores, by turns.
 std::vector<int> each_kind(std::initializer_list<int> contexts) {
   std::vector<int> all;
@@ -97,12 +106,18 @@ std::vector<Case> cases(bool small) {
                 std::vector<int>(each.size(), tokens),
                 std::move(clusters)};
   };
+  const auto loose = [](Case c, int bound) {
+    c.bound = bound;
+    return c;
+  };
   if (small) {
     return {
         kinds("small kinds of scores", 32, 64, 1, {200}, {1, 2}),
         {"small", 64, Codes::kIntegers, 64, 1, {300, 64, 129}, {1, 1, 1}, {1, 2}},
         {"small refill", 32, Codes::kReal, 64, 1, {1100}, {1}, {1}},  // 18 pages, of which a ring holds 16
         {"small drafts", 32, Codes::kReal, 64, 2, {300, 200}, {2, 2}, {1, 2}},
+        loose({"small, far below the bound", 32, Codes::kReal, 64, 1, {300, 64, 1100, 70}, {1, 1, 1, 1}, {2}},
+              9000),
         {"small NaN", 32, Codes::kReal, 64, 1, {200, 150}, {1, 1}, {2}, 1 << 30, NanIn::kQuery, 1}};
   }
   std::vector<Case> all{
@@ -141,6 +156,59 @@ std::vector<Case> cases(bool small) {
       kinds("kinds of scores of drafts", 64, 2048, 2, {8192, 2300}, {0, 2, 8, 16}),
       kinds("kinds of scores of four drafts", 64, 512, 4, {3001}, {1, 4}),
       kinds("kinds of long rows' scores", 64, 2048, 1, {32768}, {0, 2, 8, 16}),
+      // Of whatever lengths, under launch bounds that say little.
+      loose({"one long row among short ones",
+             64,
+             Codes::kIntegers,
+             2048,
+             1,
+             among({120001}, {1, 8192, 2048, 2049, 64, 7000, 3333, 2112}, 128),
+             ones(128),
+             {16},
+             50},
+            131072),
+      loose({"one short row among long ones",
+             32,
+             Codes::kTies,
+             2048,
+             1,
+             among({70}, {50000, 43777, 32769, 32768}, 67),
+             ones(67),
+             {16},
+             20},
+            131072),
+      loose({"300 rows",
+             64,
+             Codes::kReal,
+             2048,
+             1,
+             among({40000, 66000}, {2049, 2111, 2500, 100, 3000}, 300),
+             ones(300),
+             {16},
+             20},
+            131072),
+      loose({"nothing to score", 64, Codes::kReal, 2048, 1, {2048, 64, 1}, {1, 1, 1}, {16}}, 131072),
+      loose({"a row far below the bound", 64, Codes::kTies, 2048, 1, {8192}, {1}, {}, 300}, 524288),
+      loose({"drafts far below the bound",
+             64,
+             Codes::kReal,
+             512,
+             4,
+             among({30000, 20001}, {700, 5000, 300, 900, 3000}, 40),
+             among({1, 4}, {4, 1, 3, 2}, 40),
+             {16},
+             30},
+            131072),
+      loose({"groups of several sequences",
+             32,
+             Codes::kIntegers,
+             512,
+             3,
+             among({20000}, {1000, 1111, 515, 4000}, 30),
+             ones(30),
+             {8},
+             50},
+            65536),
       {"prompt", 64, Codes::kIntegers, 512, 1, {900, 1000}, {900, 150}, {1}, 20},
       {"real prompt", 64, Codes::kReal, 256, 1, {700}, {301}, {1}, 20},
       {"prompts behind one another", 64, Codes::kReal, 256, 4, {500, 333}, {500, 20}, {1}, 20},
@@ -185,6 +253,7 @@ int main_of(bool small) {
     check_topk({1, 2047, 2048, 2049, 2050, 4097, 8191, 8192}, 2048, all);
     check_topk({5, 100, 1000, 12345}, 5, all);
     check_topk({32768, 30001}, 2048, all);
+    check_topk({131072, 2049, 32768, 32769, 8192, 100000}, 2048, {way(0, 0)});  // dealt
     check_topk({131072, 120005}, 2048, {way(0, 0), way(4, 1024), way(8, 512), way(16, 1024)});
     check_topk({524288, 400001}, 2048, {way(0, 0), way(16, 1024)});  // chosen for so many rows: 12
   }

@@ -65,4 +65,34 @@ int choose_topk_cluster(int rows, int length, int multiprocessors, const AtOnce&
   return chosen;
 }
 
+/// Top-k of rows that would wait for others' clusters, of whatever lengths up to `length`. Measured: larger
+/// clusters take as long for one long row among short ones, and longer for many. 0: no cluster holds a row.
+template <typename AtOnce>
+int choose_dealt_topk_cluster(int length, const AtOnce& at_once) {
+  constexpr int kLongSlice = 32768;
+  int chosen = least_topk_cluster(length, at_once);
+  for (const int cluster : {2, 4, 8, 16}) {
+    if (chosen > 0 && cluster > chosen && topk_slice(length, chosen) > kLongSlice && at_once(cluster) > 0)
+      chosen = cluster;
+  }
+  return chosen;
+}
+
+/// Whether scores and selection of groups of rows go in one kernel, by clusters of `cluster` blocks, of which
+/// `at_once` run at once, rather than in two that deal the rows out. Measured: one is faster for rows of
+/// equal length while a block's share is short; where it is long, two are about as fast, and many times
+/// faster where lengths differ. Few rows of more than 16,384 miss the bandwidth of the multiprocessors that
+/// clusters leave idle, and so do the last of more groups than run at once.
+constexpr bool decode_is_fused(int groups, int cluster, int at_once, int max_context) {
+  constexpr int kMostShare = 8192 / kPageKeys;  // pages
+  constexpr int kMostContext = 32768;
+  constexpr int kMostContextOfFew = 16384;
+  constexpr int kFewGroups = 2;
+  if (max_context > (groups > kFewGroups ? kMostContext : kMostContextOfFew)) return false;
+  if (slice_pages(max_context, cluster) > kMostShare) return false;
+  if (groups <= at_once) return true;
+  const int rounds = (groups + at_once - 1) / at_once;
+  return cluster == 1 && groups * 4 >= rounds * at_once * 3;
+}
+
 }  // namespace fulgur::cuda

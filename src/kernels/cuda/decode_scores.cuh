@@ -1,6 +1,7 @@
 #pragma once
 
-// The scores of a few query rows of one sequence against a block's slice of its pages (decode).
+// The scores of a few query rows of one sequence against a block's slice of its pages (decode), or of one
+// group of rows after another against theirs, whose pages stand in one list.
 //
 // Four warpgroups take the pages in turn, each through a ring of its own in shared memory that bulk copies
 // fill; a page leaves its place for the next as soon as its keys are in registers. One row: two sets of sums,
@@ -56,6 +57,8 @@ class DecodeScores {
     if (mine < num_pages_) pages()[mine] = page;
     for (int i = mine + kThreads; i < num_pages_; i += kThreads) pages()[i] = table[first_page_ + i];
   }
+  /// Instead: the caller writes the list pages() [num].
+  __device__ void take_list(int num) { num_pages_ = num; }
   [[nodiscard]] __device__ int first_position() const { return first_position_; }
   [[nodiscard]] __device__ int first_page() const { return first_page_; }
   [[nodiscard]] __device__ int num_pages() const { return num_pages_; }
@@ -63,52 +66,61 @@ class DecodeScores {
     return reinterpret_cast<int32_t*>(shared_ + layout_.pages);
   }
 
-  /// Begins the copies of the first pages of each warpgroup, of at most `stages`, that hold no key of
-  /// position `before` or a later one.
-  __device__ void fill_ring_early(int before, int stages) {
-    early_pages_ = before / kPageKeys;
-    early_stages_ = stages;
-    fill_ring(true);
+  /// Begins the copies of the first pages of each warpgroup, of at most `stages`, that `is_early(page)`.
+  template <typename IsEarly>
+  __device__ void fill_ring_early(int stages, IsEarly is_early) {
+    const int page = ring_page();
+    copied_ = own_stage() < min(stages, layout_.stages) && page < num_pages_ && is_early(page);
+    if (copied_) begin_copy(page, own_stage());
+  }
+  /// Begins the copies of the other first pages.
+  __device__ void fill_ring() {
+    if (!copied_ && own_stage() < layout_.stages && ring_page() < num_pages_)
+      begin_copy(ring_page(), own_stage());
+    copied_ = false;
+    stage_ = 0;
   }
 
-  /// Begins the copies of the other first pages, too: `pages_first` or behind the queries.
-  __device__ void load_queries(int first, int count, bool pages_first) {
-    if (pages_first) fill_ring(false);
-    static_assert(kMostDecodeRows * kHeads <= kThreads);
+  /// The queries of rows row_at(0), row_at(1), ... (-1: none) to as many places. Does `more` while they are
+  /// on their way; synchronizes.
+  template <int kPlaces, typename RowAt, typename More>
+  __device__ void load_queries(RowAt row_at, More more) {
+    static_assert(kPlaces * kHeads <= kThreads && kRowChunks <= kThreads);
     const int mine = static_cast<int>(threadIdx.x);
-    const auto chunk_at = [&](int i) {
-      const auto* q =
-          static_cast<const uint8_t*>(arguments_.q) + (first + i / kRowChunks) * arguments_.q_stride_bytes;
-      return *reinterpret_cast<const uint4*>(q + i % kRowChunks * 16);
-    };
     // All is asked for before any of it is waited for.
+    const int weight_row = mine < kPlaces * kHeads ? row_at(mine / kHeads) : -1;
     float weight = 0;
-    if (mine < count * kHeads) {
-      weight = arguments_.head_weights[(first + mine / kHeads) * arguments_.weight_stride + mine % kHeads];
+    if (weight_row >= 0)
+      weight = arguments_.head_weights[weight_row * arguments_.weight_stride + mine % kHeads];
+    uint4 chunks[kPlaces];
+#pragma unroll
+    for (int place = 0; place < kPlaces; ++place) {
+      const int row = mine < kRowChunks ? row_at(place) : -1;
+      const auto* q = static_cast<const uint8_t*>(arguments_.q) + row * arguments_.q_stride_bytes;
+      chunks[place] = row >= 0 ? reinterpret_cast<const uint4*>(q)[mine] : make_uint4(0, 0, 0, 0);
     }
-    uint4 next = make_uint4(0, 0, 0, 0);
-    if (mine < count * kRowChunks) next = chunk_at(mine);
-    if (!pages_first) fill_ring(false);
-    for (int i = mine; i < count * kRowChunks; i += kThreads) {
-      const uint4 chunk = next;
-      if (i + kThreads < count * kRowChunks) next = chunk_at(i + kThreads);
-      store_query_chunk(queries() + i / kRowChunks * kQueryBytes, i % kRowChunks / kKeyChunks, i % kKeyChunks,
-                        chunk);
+    more();
+#pragma unroll
+    for (int place = 0; place < kPlaces; ++place) {
+      if (mine < kRowChunks && row_at(place) >= 0) {
+        store_query_chunk(queries() + place * kQueryBytes, mine / kKeyChunks, mine % kKeyChunks,
+                          chunks[place]);
+      }
     }
-    if (mine < count * kHeads) weights()[mine] = weight;
+    if (weight_row >= 0) weights()[mine] = weight;
     fence_async_proxy();
     __syncthreads();
-    early_pages_ = 0;
   }
 
-  /// Calls put(row, place in the slice, score) for each score, of places behind the rows' positions too.
+  /// Pages [begin, end) of the list, in order from call to call, all of them, against the `count` queries
+  /// from `place` on: calls put(row, place in the list, score) for each score, of places behind the rows'
+  /// positions too.
   template <typename Put>
-  __device__ void run(int count, Put put) {
-    stage_ = 0;
+  __device__ void run(int place, int count, int begin, int end, Put put) {
     if constexpr (kOneRow) {
-      run_one_row(put);
+      run_one_row(place, begin, end, put);
     } else {
-      run_rows(count, put);
+      run_rows(place, count, begin, end, put);
     }
   }
 
@@ -117,12 +129,11 @@ class DecodeScores {
   // Worked out where they are used: registers are scarce.
   __device__ uint8_t* queries() const { return shared_ + layout_.queries; }
   __device__ float* weights() const { return reinterpret_cast<float*>(shared_ + layout_.weights); }
-  __device__ void fill_ring(bool early) const {
-    const int stage = static_cast<int>(threadIdx.x % 128);
-    const int page = group() + stage * kGroups;
-    if (stage >= layout_.stages || page >= num_pages_) return;
-    if (early == (stage < early_stages_ && first_page_ + page < early_pages_)) begin_copy(page, stage);
-  }
+  /// The place in its warpgroup's ring that a thread fills first, and the page.
+  __device__ static int own_stage() { return static_cast<int>(threadIdx.x % 128); }
+  __device__ static int ring_page() { return group() + own_stage() * kGroups; }
+  /// The warpgroup's first page of those from `begin` on.
+  __device__ static int first_of_group(int begin) { return begin + ((group() - begin) & (kGroups - 1)); }
   /// The warpgroup's.
   __device__ uint64_t* full(int stage) const {
     return reinterpret_cast<uint64_t*>(shared_ + layout_.barriers) + (group() * kMostStages + stage) * 2;
@@ -157,16 +168,16 @@ class DecodeScores {
   }
 
   template <typename Put>
-  __device__ void run_one_row(Put put) {
+  __device__ void run_one_row(int first, int begin, int end, Put put) {
     // Each of the four threads that share keys ends up with one of them: which row of which page of two.
     const int quad = static_cast<int>(threadIdx.x % 4);
     const int own_row = key_row() + 8 * (quad % 2);
     const bool owns_second = quad >= 2;
     const uint32_t place = key_place();
-    const uint64_t query = swizzled_operand(shared_address(queries()));
-    const HeadWeights<kHeads> head_weights = load_head_weights<kHeads>(weights());
+    const uint64_t query = swizzled_operand(shared_address(queries() + first * kQueryBytes));
+    const HeadWeights<kHeads> head_weights = load_head_weights<kHeads>(weights() + first * kHeads);
 #pragma unroll 1
-    for (int page = group(); page < num_pages_; page += 2 * kGroups) {
+    for (int page = first_of_group(begin); page < end; page += 2 * kGroups) {
       KeyFragment keys;
       float sums[2][kHeads / 2];
       float scale = take_page(page, place, own_row, keys);
@@ -174,16 +185,16 @@ class DecodeScores {
       wgmma_wait<0>();
       // The second page, or where there is none the first once more: products under a condition are not
       // overlapped.
-      const bool both = page + kGroups < num_pages_;
+      const bool both = page + kGroups < end;
       if (both) {
         const float second_scale = take_page(page + kGroups, place, own_row, keys);
         if (owns_second) scale = second_scale;
       }
       begin_products<kHeads>(keys, query, sums[1]);
-      const float first = pair_sum(weigh_heads<kHeads>(sums[0], head_weights));
+      const float first_sum = pair_sum(weigh_heads<kHeads>(sums[0], head_weights));
       __syncwarp();  // keeps ptxas from weighing after the wait
       wgmma_wait<0>();
-      const float sum = share_sum(first, pair_sum(weigh_heads<kHeads>(sums[1], head_weights)));
+      const float sum = share_sum(first_sum, pair_sum(weigh_heads<kHeads>(sums[1], head_weights)));
       if (both || !owns_second) {
         put(0, (page + (owns_second ? kGroups : 0)) * kPageKeys + own_row, __fmul_rn(sum, scale));
       }
@@ -191,13 +202,14 @@ class DecodeScores {
   }
 
   template <typename Put>
-  __device__ void run_rows(int count, Put put) {
+  __device__ void run_rows(int first, int count, int begin, int end, Put put) {
     const int quad = static_cast<int>(threadIdx.x % 4);
     const int own_row = key_row() + 8 * (quad % 2);
     const uint32_t place = key_place();
-    const uint64_t query = swizzled_operand(shared_address(queries()));
+    const uint64_t query = swizzled_operand(shared_address(queries() + first * kQueryBytes));
+    const float* head_weights = weights() + first * kHeads;
 #pragma unroll 1
-    for (int page = group(); page < num_pages_; page += kGroups) {
+    for (int page = first_of_group(begin); page < end; page += kGroups) {
       KeyFragment keys;
       const float scale = take_page(page, place, own_row, keys);
 #pragma unroll 1
@@ -207,13 +219,13 @@ class DecodeScores {
         begin_products<kHeads>(keys, query + i * (kQueryBytes / 16), sums[0]);
         begin_products<kHeads>(keys, query + second * (kQueryBytes / 16), sums[1]);
         wgmma_wait<1>();
-        const float first =
-            pair_sum(weigh_heads<kHeads>(sums[0], load_head_weights<kHeads>(weights() + i * kHeads)));
+        const float first_sum =
+            pair_sum(weigh_heads<kHeads>(sums[0], load_head_weights<kHeads>(head_weights + i * kHeads)));
         wgmma_wait<0>();
-        const float last =
-            pair_sum(weigh_heads<kHeads>(sums[1], load_head_weights<kHeads>(weights() + second * kHeads)));
+        const float last_sum =
+            pair_sum(weigh_heads<kHeads>(sums[1], load_head_weights<kHeads>(head_weights + second * kHeads)));
         // Of which row each of the four ends up with the sum.
-        const float sum = share_sum(first, last);
+        const float sum = share_sum(first_sum, last_sum);
         const int row = i + quad / 2;
         if (row < count) put(row, page * kPageKeys + own_row, __fmul_rn(sum, scale));
       }
@@ -226,8 +238,7 @@ class DecodeScores {
   int first_position_ = 0;
   int first_page_ = 0;
   int num_pages_ = 0;
-  int early_pages_ = 0;  // copied, or being copied
-  int early_stages_ = 0;
+  bool copied_ = false;  // the page that this thread begins with, already
   int stage_ = 0;
   uint32_t phases_ = 0;  // a bit a stage: what its barrier's next phase is
 };

@@ -1,5 +1,5 @@
 // Decode: scores of a step's few query rows against their sequences' cached keys, and the exact top-k of each
-// row, in one kernel; or the scores alone.
+// row, in one kernel.
 //
 // A cluster of up to 16 blocks takes up to four consecutive rows of one sequence (a token and its drafts).
 // Each block has a contiguous slice of the pages and scores it (decode_scores.cuh). Scores become ordered
@@ -19,13 +19,9 @@ namespace {
 
 constexpr int kThreads = kDecodeThreads;
 
-enum class Sink { kSelect, kStore };
-
-template <int kHeads, bool kOneRow, Sink kSink>
+/// kOneRow: a row's keys are counted as they are made.
+template <int kHeads, bool kOneRow>
 class Decode {
-  static constexpr bool kSelects = kSink == Sink::kSelect;
-  static constexpr bool kCountsOnTheWay = kSelects && kOneRow;
-
  public:
   __device__ Decode(const DecodeArguments& arguments, const DecodeLayout& layout, uint8_t* shared, int blocks,
                     int rank, bool early_keys)
@@ -67,11 +63,11 @@ class Decode {
  private:
   __device__ void open() {
     scores_.open();
-    if constexpr (kSelects) select_.open();
+    select_.open();
     opened_ = true;
   }
   __device__ void wait() {
-    if constexpr (kSelects) select_.await_cluster();
+    select_.await_cluster();
     wait_for_predecessor();
     allow_successor();
     waited_ = true;
@@ -82,45 +78,43 @@ class Decode {
     const RowMap& rows = arguments_.scores.rows;
     scores_.take_slice(first, count, blocks_, rank_, [&] {
       if (!opened_) open();
-      if constexpr (kCountsOnTheWay) select_.clear();
+      if constexpr (kOneRow) select_.clear();
     });
     __syncthreads();
     const int longest = scores_.first_position() + count;
-    const bool scored = longest > (kSelects ? arguments_.out.topk : arguments_.scores.unscored);
+    const bool scored = longest > arguments_.out.topk;
     if (!waited_) {
       // Pages that hold no key of this launch's rows.
       const bool begins = first == 0 || rows.sequence[first - 1] != rows.sequence[first];
       // Where all read at once, queries would wait behind a whole ring.
-      const int stages = kSelects && is_small(blocks_) ? kClusterStages / 2 : kMostStages;
-      if (scored && begins) scores_.fill_ring_early(scores_.first_position(), stages);
+      const int stages = is_small(blocks_) ? kClusterStages / 2 : kMostStages;
+      const int before = scores_.first_position() / kPageKeys - scores_.first_page();
+      if (scored && begins) scores_.fill_ring_early(stages, [&](int page) { return page < before; });
       wait();
     }
     if (scored) {
-      scores_.load_queries(first, count, !kSelects);  // measured: long slices want pages first
+      scores_.template load_queries<kOneRow ? 1 : kMostDecodeRows>(
+          [&](int i) { return i < count ? first + i : -1; }, [&] { scores_.fill_ring(); });
       const int begin = scores_.first_page() * kPageKeys;
-      scores_.run(count, [&](int i, int place, float score) {
+      scores_.run(0, count, 0, scores_.num_pages(), [&](int i, int place, float score) {
         take(score, first + i, keys(i) + place, begin + place, scores_.first_position() + i);
       });
       __syncthreads();
     }
-    if constexpr (kSelects) {
 #pragma unroll 1
-      for (int i = 0; i < count; ++i) select_row(first + i, i);
-    }
+    for (int i = 0; i < count; ++i) select_row(first + i, i);
   }
 
   /// The score of position `position` of a row whose own is `last`.
   __device__ void take(float score, int row, uint32_t* to, int position, int last) const {
     const bool valid = position <= last;
-    if (valid && (!kSelects || arguments_.dump != nullptr)) {
+    if (valid && arguments_.dump != nullptr) {
       arguments_.dump[row * arguments_.dump_stride + position] = score;
     }
-    if constexpr (kSelects) {
-      const uint32_t key = valid ? ordered_key_of(score) : kAbsentKey;
-      *to = key;
-      if constexpr (kCountsOnTheWay) {
-        if (valid) select_.count_first(key);
-      }
+    const uint32_t key = valid ? ordered_key_of(score) : kAbsentKey;
+    *to = key;
+    if constexpr (kOneRow) {
+      if (valid) select_.count_first(key);
     }
   }
 
@@ -140,7 +134,7 @@ class Decode {
     }
     const int begin = scores_.first_page() * kPageKeys;
     const int n = max(min(length - begin, scores_.num_pages() * kPageKeys), 0);
-    if constexpr (!kCountsOnTheWay) {
+    if constexpr (!kOneRow) {
       select_.clear();
       __syncthreads();
       for (int k = static_cast<int>(threadIdx.x); k < n; k += kThreads) select_.count_first(keys(i)[k]);
@@ -168,7 +162,7 @@ class Decode {
   bool waited_ = false;
 };
 
-template <int kHeads, bool kOneRow, Sink kSink>
+template <int kHeads, bool kOneRow>
 __global__ void __launch_bounds__(kThreads, 1)
     decode_kernel(const __grid_constant__ DecodeArguments arguments,
                   const __grid_constant__ DecodeLayout layout, int blocks, int rows, bool early_keys) {
@@ -176,22 +170,20 @@ __global__ void __launch_bounds__(kThreads, 1)
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   const int group_of_rows = static_cast<int>(blockIdx.x) / blocks;
   const int rank = static_cast<int>(blockIdx.x) % blocks;
-  Decode<kHeads, kOneRow, kSink> decode(arguments, layout, shared, blocks, rank, early_keys);
+  Decode<kHeads, kOneRow> decode(arguments, layout, shared, blocks, rank, early_keys);
   const int first = group_of_rows * rows;
   decode.run(first, min(first + rows, arguments.scores.rows.num_rows));
 }
 
-template <Sink kSink>
 auto kernel_for(const DecodeArguments& arguments) {
   const bool one = arguments.tokens_per_sequence == 1;
-  if (arguments.num_heads == 64)
-    return one ? decode_kernel<64, true, kSink> : decode_kernel<64, false, kSink>;
-  return one ? decode_kernel<32, true, kSink> : decode_kernel<32, false, kSink>;
+  if (arguments.num_heads == 64) return one ? decode_kernel<64, true> : decode_kernel<64, false>;
+  return one ? decode_kernel<32, true> : decode_kernel<32, false>;
 }
 
-DecodeLayout layout_for(const DecodeArguments& arguments, int blocks, bool select) {
+DecodeLayout layout_for(const DecodeArguments& arguments, int blocks) {
   const int slice = slice_pages(arguments.scores.rows.max_context, blocks) * kPageKeys;
-  return decode_layout(arguments.num_heads, arguments.tokens_per_sequence, slice, blocks, select);
+  return decode_layout(arguments.num_heads, arguments.tokens_per_sequence, slice, blocks, true);
 }
 
 int groups_of(const DecodeArguments& arguments) {
@@ -202,32 +194,22 @@ int groups_of(const DecodeArguments& arguments) {
 int choose_cluster(const DecodeArguments& arguments) {
   return choose_decode_cluster(
       groups_of(arguments), num_multiprocessors(),
-      [&](int cluster) { return fits(layout_for(arguments, cluster, true), true); },
+      [&](int cluster) { return fits(layout_for(arguments, cluster), true); },
       [&](int cluster) { return decode_clusters_at_once(arguments, cluster); });
-}
-
-template <typename Kernel>
-cudaError_t launch(Kernel kernel, const DecodeArguments& arguments, int blocks, int cluster, bool select,
-                   const LaunchOptions& options) {
-  const DecodeLayout layout = layout_for(arguments, blocks, select);
-  if (!fits(layout, select)) return cudaErrorInvalidValue;
-  const int groups = groups_of(arguments);
-  return launch_clusters(kernel, dim3(static_cast<unsigned>(groups * blocks)), cluster, kThreads,
-                         static_cast<size_t>(layout.total), options, arguments, layout, blocks,
-                         arguments.tokens_per_sequence, options.early_keys);
 }
 
 }  // namespace
 
 int decode_clusters_at_once(const DecodeArguments& arguments, int cluster) {
-  return clusters_at_once(kernel_for<Sink::kSelect>(arguments), cluster, kThreads,
-                          static_cast<size_t>(layout_for(arguments, cluster, true).total));
+  return clusters_at_once(kernel_for(arguments), cluster, kThreads,
+                          static_cast<size_t>(layout_for(arguments, cluster).total));
 }
 
-bool decode_fits_at_once(const DecodeArguments& arguments) {
+bool decode_is_fastest(const DecodeArguments& arguments) {
   const int cluster = choose_cluster(arguments);
   return cluster > 0 && decode_takes(arguments, cluster) &&
-         (cluster == 1 || groups_of(arguments) <= decode_clusters_at_once(arguments, cluster));
+         decode_is_fused(groups_of(arguments), cluster, decode_clusters_at_once(arguments, cluster),
+                         arguments.scores.rows.max_context);
 }
 
 bool decode_takes(const DecodeArguments& arguments, int cluster) {
@@ -236,28 +218,17 @@ bool decode_takes(const DecodeArguments& arguments, int cluster) {
                       arguments.tokens_per_sequence >= 1 && arguments.tokens_per_sequence <= 4 &&
                       scores.q_stride_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(scores.q) % 16 == 0 &&
                       reinterpret_cast<uintptr_t>(scores.keys) % 16 == 0;
-  return shapes && fits(layout_for(arguments, cluster > 0 ? cluster : kMostCluster, true), true);
+  return shapes && fits(layout_for(arguments, cluster > 0 ? cluster : kMostCluster), true);
 }
 
 cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions& options) {
   const int cluster = options.cluster > 0 ? options.cluster : choose_cluster(arguments);
   if (cluster == 0) return cudaErrorInvalidValue;
-  return launch(kernel_for<Sink::kSelect>(arguments), arguments, cluster, cluster, true, options);
-}
-
-cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, int64_t score_stride,
-                              const LaunchOptions& options) {
-  const int groups = groups_of(arguments);
-  // A page a warpgroup at least, and all multiprocessors.
-  const int pages = (arguments.scores.rows.max_context + kPageKeys - 1) / kPageKeys;
-  int blocks = num_multiprocessors() / groups;
-  if (blocks > (pages + kDecodeGroups - 1) / kDecodeGroups)
-    blocks = (pages + kDecodeGroups - 1) / kDecodeGroups;
-  if (blocks < 1) blocks = 1;
-  DecodeArguments store = arguments;
-  store.dump = scores;
-  store.dump_stride = score_stride;
-  return launch(kernel_for<Sink::kStore>(store), store, blocks, 1, false, options);
+  const DecodeLayout layout = layout_for(arguments, cluster);
+  if (!fits(layout, true)) return cudaErrorInvalidValue;
+  return launch_clusters(kernel_for(arguments), dim3(static_cast<unsigned>(groups_of(arguments) * cluster)),
+                         cluster, kThreads, static_cast<size_t>(layout.total), options, arguments, layout,
+                         cluster, arguments.tokens_per_sequence, options.early_keys);
 }
 
 }  // namespace fulgur::cuda

@@ -66,7 +66,8 @@ struct LaunchOptions {
 
 /// Top-k over given scores; any topk >= 1, rows that topk_takes, their scores aligned to 16 bytes.
 /// The device has room for a cluster that holds rows of so many candidates: with clusters of 8, which Hopper
-/// GPUs run, 350,208, of 12 524,288. Throws `device`.
+/// GPUs run, 350,208, of 12 524,288. Throws `device`. With options.early_keys, positions and the page table
+/// are read before the predecessor has ended: they must have been complete before it started.
 bool topk_takes(int max_context);
 cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& options);
 
@@ -98,15 +99,15 @@ inline DecodeArguments rows_of(DecodeArguments arguments, int64_t first, int64_t
 }
 
 bool decode_takes(const DecodeArguments& arguments, int cluster);
-/// All clusters of the launch run at once, with the cluster that launch_decode chooses.
-bool decode_fits_at_once(const DecodeArguments& arguments);
+/// Rather than launch_row_scores and launch_topk (cluster_choice.h), with the cluster that it chooses.
+bool decode_is_fastest(const DecodeArguments& arguments);
 /// So many clusters of launch_decode run at once; throws `device`, and so does launch_topk's choice.
 int decode_clusters_at_once(const DecodeArguments& arguments, int cluster);
 cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions& options);
 
 /// Scores alone into [rows, score_stride] (columns past a row's position keep what they held, as do rows of a
-/// sequence that need none), for few rows of long contexts: the pages of a row are dealt to all
-/// multiprocessors. Takes what launch_decode takes.
+/// sequence that need none): the pages of all rows, of whatever lengths, are dealt to all multiprocessors.
+/// Takes what launch_decode takes, of any context.
 cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, int64_t score_stride,
                               const LaunchOptions& options);
 

@@ -46,9 +46,10 @@ struct SelectWords {
 
 /// How a launch of the top-k kernel shares a row out.
 struct TopkLayout {
-  int cluster;  // blocks of a row
-  int threads;  // of a block, 512 or 1024
-  int slice;    // scores of a block
+  int cluster;            // blocks of a row
+  int threads;            // of a block, 512 or 1024
+  int slice;              // scores that a block has room for
+  bool is_dealt = false;  // clusters take all rows by turns, blocks those that fit one
 
   [[nodiscard]] constexpr size_t shared_bytes() const {
     return sizeof(uint32_t) *
@@ -57,6 +58,7 @@ struct TopkLayout {
 };
 
 constexpr int kMostTopkSlice = 43776;  // a third of 128k
+constexpr int kDealtListBytes = 512;   // beside shared_bytes(): which rows there are
 
 constexpr int topk_slice(int length, int cluster) {
   constexpr int kStep = 128;  // whole pages, and whole 16-byte reads of a warp
@@ -75,6 +77,13 @@ constexpr TopkLayout topk_layout(int rows, int length, int cluster, int multipro
   if (layout.shared_bytes() > kMostSharedBytes) layout.threads = 512;
   return layout;
 }
-static_assert(TopkLayout{kMostCluster, 512, kMostTopkSlice}.shared_bytes() <= kMostSharedBytes);
+/// For rows of up to `length` scores, dealt.
+constexpr TopkLayout dealt_topk_layout(int length, int cluster) {
+  TopkLayout layout{cluster, 1024, topk_slice(length, cluster), true};
+  if (layout.shared_bytes() > kMostSharedBytes - kDealtListBytes) layout.threads = 512;
+  return layout;
+}
+static_assert(TopkLayout{kMostCluster, 512, kMostTopkSlice}.shared_bytes() <=
+              kMostSharedBytes - kDealtListBytes);
 
 }  // namespace fulgur::cuda

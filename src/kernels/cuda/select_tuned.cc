@@ -1,6 +1,5 @@
-// Which of the tuned kernels take a call: the fused one where a launch has about a token a sequence, contexts
-// are not long and its scores fit the clusters that run at once, else scores in chunks of scratch and then
-// the top-k of each.
+// Which of the tuned kernels take a call: the fused one where a launch has about a token a sequence and
+// decode_is_fastest, else scores in chunks of scratch and then the top-k of each.
 
 #include "kernels/cuda/select_tuned.h"
 
@@ -16,10 +15,6 @@ namespace {
 
 constexpr int64_t kAlignment = 128;  // of each of two arrays of scratch
 constexpr int kMostDrafts = 4;       // rows of a sequence that share what is read of the cache
-// Measured (docs/performance.md): clusters leave multiprocessors idle, whose bandwidth long rows miss.
-constexpr int kFusedContext = 16384;      // fused for any number of rows
-constexpr int kMostFusedContext = 32768;  // up to here for all but a few
-constexpr int kFewGroups = 2;             // of rows that share a sequence
 
 template <typename Op>
 bool takes(const Op& op) {
@@ -99,10 +94,7 @@ void select_tuned(Context& context, const IndexerSelect& op) {
                    .slots = op.slots.data,
                    .fault = op.batch.fault};
   const bool decode = is_decode(op.batch);
-  const int groups =
-      (op.batch.num_tokens + arguments.tokens_per_sequence - 1) / arguments.tokens_per_sequence;
-  const int most_fused = groups > kFewGroups ? kMostFusedContext : kFusedContext;
-  if (decode && op.batch.max_context <= most_fused && decode_fits_at_once(arguments)) {
+  if (decode && decode_is_fastest(arguments)) {
     check(launch_decode(arguments, options), "the kernel indexer_decode");
     return;
   }

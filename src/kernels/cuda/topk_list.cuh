@@ -29,6 +29,8 @@ class TopkList {
   __device__ explicit TopkList(const SelectScratch& scratch)
       : scratch_(scratch), cluster_(scratch.cluster), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32) {}
 
+  __device__ void leave_cluster() { cluster_ = 1; }
+
   /// The places of those in or above the window, ascending, if they have room and not `all` shall be taken;
   /// else, and where it has a key a lane, all keys of a share are taken for listed. Copies the window's keys
   /// to `candidates`, in all blocks, behind those of lower ranks, if it isn't null.

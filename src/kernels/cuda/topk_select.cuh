@@ -52,6 +52,13 @@ class TopkSelect {
     if (cluster_ > 1) cluster_wait();
   }
 
+  /// From now on the block's rows are its own alone.
+  __device__ void leave_cluster() {
+    cluster_ = 1;
+    rank_ = 0;
+    list_.leave_cluster();
+  }
+
   /// Before a row's keys are counted, by all threads; the caller then synchronizes.
   __device__ void clear() const {
 #pragma unroll 1

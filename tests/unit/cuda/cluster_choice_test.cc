@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
+
+#include "kernels/cuda/page_deal.h"
 
 namespace fulgur::cuda {
 namespace {
@@ -123,6 +126,114 @@ TEST(ClusterChoice, DecodeAt8kIsAsMeasured) {
                                     [](int each) { return kH200.at_once(each); }),
               cluster)
         << groups;
+  }
+}
+
+TEST(ClusterChoice, DealtTopkHoldsItsRows) {
+  for (const Device& device : kDevices) {
+    for (const int length : kLengths) {
+      const int cluster = choose_dealt_topk_cluster(length, [&](int each) { return device.at_once(each); });
+      const int least = (length + kMostTopkSlice - 1) / kMostTopkSlice;
+      if (least > device.most_blocks()) {
+        EXPECT_EQ(cluster, 0) << length;
+        continue;
+      }
+      EXPECT_GE(cluster, least);
+      EXPECT_LE(cluster, device.most_blocks());
+      const TopkLayout layout = dealt_topk_layout(length, cluster);
+      EXPECT_GE(layout.slice * cluster, length);
+      EXPECT_LE(layout.slice, kMostTopkSlice);
+      EXPECT_LE(layout.shared_bytes() + kDealtListBytes, kMostSharedBytes) << length;
+    }
+  }
+  const auto on_h200 = [](int cluster) { return kH200.at_once(cluster); };
+  EXPECT_EQ(choose_dealt_topk_cluster(65536, on_h200), 2);
+  EXPECT_EQ(choose_dealt_topk_cluster(131072, on_h200), 4);
+  EXPECT_EQ(choose_dealt_topk_cluster(524288, on_h200), 16);
+}
+
+TEST(ClusterChoice, DecodeIsOneKernelWhereThatIsFaster) {
+  struct Row {
+    int groups;
+    int context;
+    int cluster;
+    bool is_fused;
+  };
+  // Measured on an H200: docs/performance.md, "Which of the two ways".
+  for (const Row& row :
+       {Row{1, 8192, 16, true}, Row{32, 8192, 3, true}, Row{66, 8192, 2, true}, Row{67, 8192, 1, true},
+        Row{132, 8192, 1, true}, Row{133, 8192, 1, false}, Row{200, 8192, 1, true}, Row{1, 16384, 16, true},
+        Row{66, 16384, 2, true}, Row{67, 16384, 1, false}, Row{128, 16384, 1, false},
+        Row{1, 32768, 16, false}, Row{2, 32768, 16, false}, Row{4, 32768, 16, true}, Row{30, 32768, 4, true},
+        Row{32, 32768, 3, false}, Row{67, 32768, 1, false}, Row{4, 65536, 16, false},
+        Row{1, 131072, 16, false}}) {
+    EXPECT_EQ(decode_is_fused(row.groups, row.cluster, kH200.at_once(row.cluster), row.context), row.is_fused)
+        << row.groups << " x " << row.context;
+  }
+}
+
+/// Rows of whatever lengths, as the kernel finds them.
+struct Line {
+  explicit Line(const std::vector<int>& pages_of_runs) : runs(static_cast<int>(pages_of_runs.size())) {
+    int all = 0;
+    for (int i = 0; i <= kMostDealtRows; ++i) {
+      first_pages[i] = all;
+      if (i < runs) all += pages_of_runs[static_cast<size_t>(i)];
+    }
+    pages = all;
+  }
+  int runs;
+  int pages = 0;
+  int first_pages[kMostDealtRows + 1] = {};
+};
+
+TEST(PageDeal, EveryPageIsDealtOnceInEqualParts) {
+  std::vector<int> many(kMostDealtRows);
+  for (size_t i = 0; i < many.size(); ++i) many[i] = 1 + static_cast<int>(i * i % 97);
+  for (const std::vector<int>& runs :
+       {std::vector<int>{}, {1}, {2048}, {128, 128, 128}, {2048, 33, 33, 128, 1, 40}, many}) {
+    const Line line(runs);
+    for (const int grid : {1, 7, 114, 132}) {
+      const int blocks = dealt_blocks(line.pages, grid);
+      EXPECT_LE(blocks, grid);
+      int next = 0;
+      for (int block = 0; block < blocks; ++block) {
+        const int begin = first_dealt_page(line.pages, block, blocks);
+        const int end = first_dealt_page(line.pages, block + 1, blocks);
+        EXPECT_EQ(begin, next);
+        EXPECT_GT(end, begin);
+        EXPECT_LE(end - begin, line.pages / blocks + 1);
+        next = end;
+      }
+      EXPECT_EQ(next, line.pages);
+    }
+    for (int page = 0; page < line.pages; ++page) {
+      const int run = run_of_page(line.first_pages, line.runs, page);
+      ASSERT_LE(line.first_pages[run], page);
+      ASSERT_GT(line.first_pages[run + 1], page);
+    }
+  }
+}
+
+TEST(PageDeal, EveryShortRowIsOfOneBlock) {
+  for (const int blocks : {112, 120, 132}) {
+    for (const int busy : {0, 4, 16, 112 - 4}) {
+      for (const int rows : {0, 1, 128, 256}) {
+        std::vector<int> taken(static_cast<size_t>(rows), 0);
+        int most_of_busy = 0;
+        int most_of_free = 0;
+        for (int block = 0; block < blocks; ++block) {
+          int n = 0;
+          for (int row; (row = dealt_short_row(n, block, busy, blocks)) < rows; ++n)
+            ++taken[static_cast<size_t>(row)];
+          (block < busy ? most_of_busy : most_of_free) =
+              std::max(n, block < busy ? most_of_busy : most_of_free);
+        }
+        EXPECT_EQ(std::count(taken.begin(), taken.end(), 1), rows);
+        EXPECT_TRUE(most_of_busy == 0 || most_of_free >= most_of_busy + 1)
+            << blocks << " " << busy << " " << rows;
+      }
+    }
   }
 }
 
