@@ -59,6 +59,7 @@ struct Request {
   std::function<void(const GeneratedToken&)> on_token;
   /// Called, in order, with logits of all the prompt's positions, on the engine's thread: `rows` rows of the
   /// vocabulary's size, the first of position `first`. The prompt's prefix is then not taken from the cache.
+  /// For engines with EngineOptions::prompt_logits.
   std::function<void(int64_t first, int64_t rows, const float* logits)> on_prompt_logits;
 };
 
@@ -127,12 +128,14 @@ struct EngineOptions {
   CacheForms cache_forms;       // smaller ones cost accuracy (docs/performance.md)
   int64_t cache_tokens = 0;     // that all requests together may hold; 0: 32768, or one sequence of the model
   int64_t index_scratch_bytes = int64_t{64} << 20;  // that index scores may take, whatever the context
-  int64_t step_tokens = 512;                        // most tokens computed at once
-  int max_running = 256;                            // most requests computed at once
+  int64_t step_tokens = 512;  // most tokens computed at once, of those that the caches hold
+  int max_running = 256;      // most requests computed at once
   /// Tokens that the model's MTP layer guesses ahead, 0: none. Texts are the same. Null: kDefaultDrafts where
   /// the checkpoint has that layer without problems, else none.
   std::optional<int> num_drafts;
   bool prefix_cache = true;  // keep the caches of prompts and texts for those that begin alike
+  /// Requests may have an on_prompt_logits: room for the logits of a whole step is kept.
+  bool prompt_logits = false;
 };
 
 /// A model that serves many requests at once. One thread of its own runs the model; all functions may be
@@ -150,9 +153,9 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// Throws bad_request for what can't be run: ids outside the vocabulary, more tokens than the model's
-  /// positions or the caches hold, stop strings without a tokenizer or of half a character, sampling values
-  /// out of range.
+  /// Throws bad_request for what can't be run: logits of a prompt without EngineOptions::prompt_logits, ids
+  /// outside the vocabulary, more tokens than the model's positions or the caches hold, stop strings without
+  /// a tokenizer or of half a character, sampling values out of range.
   Generation submit(Request request);
   /// Requests that begin together, as far as a step has room, in this order. Where one can't be run, none is.
   std::vector<Generation> submit_all(std::vector<Request> requests);

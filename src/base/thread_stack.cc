@@ -1,13 +1,43 @@
 #include "base/thread_stack.h"
 
+#include <pthread.h>
+#include <sys/resource.h>
+
+#include <algorithm>
 #include <array>
+#include <string>
+
+#include "base/error.h"
 
 namespace fulgur {
 namespace {
 
 constexpr size_t kLeastPageBytes = 4096;
 
+/// Of threads that are started: it is what the limit was when the process began.
+size_t default_stack_bytes() {
+  pthread_attr_t attributes;
+  if (pthread_attr_init(&attributes) != 0) return kLeastStackBytes;
+  size_t bytes = kLeastStackBytes;
+  pthread_attr_getstacksize(&attributes, &bytes);
+  pthread_attr_destroy(&attributes);
+  return bytes;
+}
+
 }  // namespace
+
+void check_stack_limit() {
+  size_t bytes = default_stack_bytes();
+  rlimit limit{};
+  if (getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+    bytes = std::min<size_t>(bytes, limit.rlim_cur);
+  if (bytes >= kLeastStackBytes) return;
+  throw Error(Problem{.kind = ErrorKind::kDevice,
+                      .message = "The stack that a thread may have is too small to compute on.",
+                      .expected = std::to_string(kLeastStackBytes) + " bytes",
+                      .found = std::to_string(bytes),
+                      .todo = "raise the limit before the program starts: ulimit -s 8192"});
+}
 
 [[gnu::noinline]] void settle_stack() {
   std::array<volatile char, kKernelStackBytes> stack;

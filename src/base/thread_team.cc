@@ -6,10 +6,12 @@
 
 #include "base/available_cpus.h"
 #include "base/error.h"
+#include "base/thread_stack.h"
 
 namespace fulgur {
 ThreadTeam::ThreadTeam(int size)
     : size_(size), spins_(size <= available_cpus()), region_(spins_), finished_(spins_), barrier_(spins_) {
+  check_stack_limit();
   threads_.reserve(static_cast<size_t>(size - 1));
   try {
     for (int member = 1; member < size; ++member) threads_.emplace_back([this, member] { work(member); });

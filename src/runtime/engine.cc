@@ -11,11 +11,9 @@
 #include <thread>
 #include <utility>
 
-#include "base/available_cpus.h"
 #include "base/thread_stack.h"
 #include "model/load.h"
-#include "runtime/choose_backend.h"
-#include "runtime/memory_need.h"
+#include "runtime/plan_engine.h"
 #include "runtime/prompt.h"
 #include "runtime/request_check.h"
 #include "runtime/request_state.h"
@@ -25,9 +23,6 @@
 
 namespace fulgur {
 namespace {
-
-/// Positions in the caches where nobody says.
-constexpr int64_t kDefaultCacheTokens = 32768;
 
 template <typename Body>
 std::thread start_thread(Body body) {
@@ -48,8 +43,9 @@ std::thread start_thread(Body body) {
 class Engine::Impl {
  public:
   Impl(const LoadedModel& model, const Tokenizer* tokenizer, const RunnerOptions& runner,
-       const SchedulerOptions& scheduler)
+       const SchedulerOptions& scheduler, bool prompt_logits)
       : tokenizer_(tokenizer),
+        prompt_logits_(prompt_logits),
         runner_(model, runner),
         scheduler_(scheduler),
         num_pages_(scheduler.num_pages),
@@ -69,8 +65,10 @@ class Engine::Impl {
     LoadedModel model;
     std::optional<Tokenizer> tokenizer;
   };
-  Impl(std::unique_ptr<const Owned> owned, const RunnerOptions& runner, const SchedulerOptions& scheduler)
-      : Impl(owned->model, owned->tokenizer ? &*owned->tokenizer : nullptr, runner, scheduler) {
+  Impl(std::unique_ptr<const Owned> owned, const RunnerOptions& runner, const SchedulerOptions& scheduler,
+       bool prompt_logits)
+      : Impl(owned->model, owned->tokenizer ? &*owned->tokenizer : nullptr, runner, scheduler,
+             prompt_logits) {
     owned_ = std::move(owned);
   }
 
@@ -95,6 +93,7 @@ class Engine::Impl {
   std::vector<std::shared_ptr<RequestState>> submit(std::vector<Request> requests) {
     for (const Request& request : requests) {
       check_request(request, runner_.config(), tokenizer_ != nullptr);
+      check_logits(request);
       check_room(request);
     }
     std::vector<std::shared_ptr<RequestState>> states;
@@ -119,6 +118,15 @@ class Engine::Impl {
   StepRunner& runner() { return runner_; }
 
  private:
+  void check_logits(const Request& request) const {
+    if (prompt_logits_ || request.on_prompt_logits == nullptr) return;
+    throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                        .message = "This engine was made without room for the logits of prompts.",
+                        .expected = "requests without on_prompt_logits",
+                        .found = "one that has it",
+                        .todo = "make the engine with EngineOptions::prompt_logits"});
+  }
+
   void check_room(const Request& request) const {
     const int64_t tokens = most_cached_tokens(request);
     const int64_t room = int64_t{num_pages_} * kPageTokens;
@@ -272,6 +280,7 @@ class Engine::Impl {
 
   std::unique_ptr<const Owned> owned_;
   const Tokenizer* tokenizer_;
+  const bool prompt_logits_;
   StepRunner runner_;
   Scheduler scheduler_;
   const int num_pages_;
@@ -289,64 +298,15 @@ class Engine::Impl {
 
 Engine::Engine(const LoadedModel& model, const Tokenizer* tokenizer, const RunnerOptions& runner,
                const SchedulerOptions& scheduler)
-    : impl_(std::make_unique<Impl>(model, tokenizer, runner, scheduler)) {}
+    : impl_(std::make_unique<Impl>(model, tokenizer, runner, scheduler, /*prompt_logits=*/true)) {}
 
 Engine::Engine(const std::string& folder, const EngineOptions& options) {
-  const int wanted_drafts = options.num_drafts.value_or(kDefaultDrafts);
-  const auto in_range = [](int64_t value, int64_t least, int64_t most) {
-    return value >= least && value <= most;
-  };
-  if (!in_range(options.threads, 0, EngineLimits::kThreads) ||
-      !in_range(options.cache_tokens, 0, EngineLimits::kCacheTokens) ||
-      !in_range(options.step_tokens, 1, EngineLimits::kStepTokens) ||
-      !in_range(options.max_running, 1, EngineLimits::kRunning) ||
-      !in_range(wanted_drafts, 0, EngineLimits::kDrafts)) {
-    throw Error(Problem{
-        .kind = ErrorKind::kBadRequest,
-        .message = "The engine's options are out of range.",
-        .expected = fmt::format("threads from 0 to {}, cache_tokens from 0 to {}, num_drafts from 0 to {}, "
-                                "step_tokens from 1 to {}, max_running from 1 to {}",
-                                EngineLimits::kThreads, EngineLimits::kCacheTokens, EngineLimits::kDrafts,
-                                EngineLimits::kStepTokens, EngineLimits::kRunning),
-        .found = fmt::format("threads {}, cache_tokens {}, num_drafts {}, step_tokens {}, max_running {}",
-                             options.threads, options.cache_tokens, wanted_drafts, options.step_tokens,
-                             options.max_running),
-        .todo = "leave at their defaults those that don't matter"});
-  }
-  const int threads = options.threads > 0 ? options.threads : available_cpus();
-  const Precision precision = options.full_precision ? Precision::kFull : Precision::kNative;
-  PlannedModel planned =
-      plan_loading(read_model_files(folder), {.precision = precision,
-                                              .mtp = options.num_drafts && wanted_drafts > 0,
-                                              .mtp_if_intact = !options.num_drafts});
+  EnginePlan plan = plan_engine(folder, options);
+  check_fits(plan.need);
   auto owned = std::make_unique<Impl::Owned>();
-  owned->tokenizer = Tokenizer::load_if_present(folder);
-  const Config& config = planned.config;
-  const int64_t tokens = options.cache_tokens > 0
-                             ? options.cache_tokens
-                             : std::min(kDefaultCacheTokens, config.max_position_embeddings);
-  const int num_pages = static_cast<int>(pages_for(tokens));
-  RunnerOptions runner{.threads = threads,
-                       .precision = precision,
-                       .cache_forms = options.cache_forms,
-                       .index_scratch_bytes = options.index_scratch_bytes,
-                       .num_pages = num_pages,
-                       .num_drafts = planned.plan.mtp ? wanted_drafts : 0};
-  check_index_scratch(runner.index_scratch_bytes, config, threads, choose_backend());
-  const MemoryNeed need = memory_need(config, planned.plan, planned.catalog, runner,
-                                      {.cache_tokens = tokens,
-                                       .context = std::min(tokens, config.max_position_embeddings),
-                                       .step_tokens = options.step_tokens,
-                                       .sequences = std::min<int64_t>(options.max_running, num_pages),
-                                       .hands_out_logits = true});
-  check_fits(need);
-  runner.scratch_bytes = need.scratch;
-  owned->model = load(std::move(planned), threads);
-  impl_ = std::make_unique<Impl>(std::move(owned), runner,
-                                 SchedulerOptions{.num_pages = num_pages,
-                                                  .step_tokens = options.step_tokens,
-                                                  .max_running = options.max_running,
-                                                  .prefix_cache = options.prefix_cache});
+  owned->tokenizer = std::move(plan.tokenizer);
+  owned->model = load(std::move(plan.planned), plan.runner.threads);
+  impl_ = std::make_unique<Impl>(std::move(owned), plan.runner, plan.scheduler, options.prompt_logits);
 }
 
 Engine::~Engine() = default;

@@ -24,6 +24,8 @@ namespace {
 /// on its stack before it computes.
 constexpr uint64_t kCodeToCome = 640 << 10;
 constexpr uint64_t kThreadBytes = kKernelStackBytes + (4 << 10);
+/// Kernel stack, page tables and the like, measured with 1,024 threads.
+constexpr uint64_t kKernelBytesOfThread = 32 << 10;
 /// Of each request besides its tokens, from submit() to its end, measured.
 constexpr uint64_t kRequestBytes = 3 << 10;
 
@@ -59,6 +61,7 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
                   .tables = positions * static_cast<uint64_t>(config.qk_rope_head_dim) * sizeof(float),
                   .host = size.results_bytes + requests * kRequestBytes,
                   .stacks = static_cast<uint64_t>(options.threads) * kThreadBytes,
+                  .kernel = static_cast<uint64_t>(options.threads) * kKernelBytesOfThread,
                   .process = settled_rss_bytes() + kCodeToCome};
   if (mtp) {  // F of each page's last token
     need.tables +=
@@ -82,6 +85,7 @@ void MemoryNeed::add_engine(const MemoryNeed& other) {
   scratch += other.scratch;
   host += other.host;
   stacks += other.stacks;
+  kernel += other.kernel;
 }
 
 void check_index_scratch(int64_t bytes, const Config& config, int threads, const Backend& backend) {
@@ -93,12 +97,13 @@ void check_index_scratch(int64_t bytes, const Config& config, int threads, const
   const int64_t topk = std::min(config.index_topk, config.max_position_embeddings);
   const int64_t least = backend.least_index_scratch(shape, topk, config.max_position_embeddings, threads);
   if (bytes >= least) return;
-  throw Error(Problem{.kind = ErrorKind::kBadRequest,
-                      .message = "The scratch for index scores (--index-scratch) is too small.",
-                      .expected = fmt::format("at least {} bytes for {} threads and index_topk {}", least,
-                                              threads, config.index_topk),
-                      .found = fmt::format("{} bytes", bytes),
-                      .todo = "give it more, or use fewer threads"});
+  throw Error(
+      Problem{.kind = ErrorKind::kBadRequest,
+              .message = "The scratch for index scores (--index-scratch, index_scratch_bytes) is too small.",
+              .expected = fmt::format("at least {} bytes for {} threads and index_topk {}", least, threads,
+                                      config.index_topk),
+              .found = fmt::format("{} bytes", bytes),
+              .todo = "give it more, or use fewer threads"});
 }
 
 void check_fits(const MemoryNeed& need) {
@@ -117,13 +122,14 @@ void check_fits(const MemoryNeed& need) {
                 "--set n_routed_experts=N, a smaller --weights-form"});
   }
   const auto [takes, left] = told_apart(wanted, *available);
-  throw Error(
-      Problem{.kind = ErrorKind::kBadRequest,
-              .message = fmt::format("The model takes {}, but {} of memory are available.", takes, left),
-              .expected = fmt::format("at most {} bytes", *available),
-              .found = fmt::format("{} bytes of weights, {} of caches and {} for the steps", weights,
-                                   need.cache(), need.tables + need.scratch + need.host),
-              .todo = "ask for less of it: fewer tokens, --kv-dtype fp8, --speculate 0"});
+  throw Error(Problem{
+      .kind = ErrorKind::kBadRequest,
+      .message = fmt::format("The model takes {}, but {} of memory are available.", takes, left),
+      .expected = fmt::format("at most {} bytes", *available),
+      .found = fmt::format("{} bytes of weights, {} of caches, {} for the steps and {} of threads", weights,
+                           need.cache(), need.tables + need.scratch + need.host, need.stacks + need.kernel),
+      .todo = "ask for less of it: fewer tokens in the caches or in a step, FP8 caches "
+              "(--kv-dtype fp8), no drafts (--speculate 0), fewer threads"});
 }
 
 }  // namespace fulgur

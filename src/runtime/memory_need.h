@@ -19,14 +19,17 @@ struct MemoryNeed {
   uint64_t scratch = 0;     // the arena of steps: activations, what ops work in, logits
   uint64_t host = 0;        // requests, logits that are handed out, what is kept of results
   uint64_t stacks = 0;      // of threads
+  uint64_t kernel = 0;      // what the system itself keeps of threads: a control group's, not the process's
   uint64_t process = 0;     // program, tokenizer and plan, which it holds already
   /// Another engine over the same weights.
   void add_engine(const MemoryNeed& other);
   [[nodiscard]] uint64_t cache() const { return latents + index_keys; }
   /// What has to be allocated yet.
-  [[nodiscard]] uint64_t allocated() const { return weights.copied + cache() + tables + scratch + host; }
+  [[nodiscard]] uint64_t allocated() const {
+    return weights.copied + cache() + tables + scratch + host + stacks + kernel;
+  }
   [[nodiscard]] uint64_t total() const {
-    return weights.mapped + weights.sources + allocated() + stacks + process;
+    return weights.mapped + weights.sources + allocated() - kernel + process;
   }
 };
 

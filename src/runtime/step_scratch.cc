@@ -229,7 +229,7 @@ StepShape one_chunk(int64_t tokens, int64_t context) {
 /// As many sequences that decode as there can be in a full step beside those whose prompts fill it.
 StepShape step_of_both(const RunSize& size, int64_t each) {
   const int64_t prompt = size.longest_prompt();
-  const int64_t tokens = std::min(size.step_tokens, size.sequences * std::max(prompt, each));
+  const int64_t tokens = std::min(size.most_step_tokens(), size.sequences * std::max(prompt, each));
   int64_t decoding = std::min(size.sequences - 1, (tokens - 1) / each);
   if (prompt > each) {
     decoding = std::clamp<int64_t>((size.sequences * prompt - tokens) / (prompt - each), 0, decoding);
@@ -248,8 +248,12 @@ int64_t RunSize::num_pages() const { return pages_for(cache_tokens); }
 
 int64_t RunSize::longest_prompt() const { return prompt > 0 ? prompt : longest(); }
 
+int64_t RunSize::most_step_tokens() const {
+  return std::clamp<int64_t>(step_tokens, 1, std::max<int64_t>(1, num_pages() * kPageTokens));
+}
+
 int64_t RunSize::prompt_step_tokens() const {
-  return std::clamp<int64_t>(step_tokens, 1, prompts > 0 ? prompts : sequences * longest_prompt());
+  return std::clamp<int64_t>(most_step_tokens(), 1, prompts > 0 ? prompts : sequences * longest_prompt());
 }
 
 uint64_t step_scratch_bytes(const Config& config, const ModelWeights& weights, const RunnerOptions& options,
@@ -279,7 +283,8 @@ uint64_t step_scratch_bytes(const Config& config, const ModelWeights& weights, c
     run(step_of_both(size, each));
   }
   StepShape decoding;
-  decoding.add_decoding(std::min(size.sequences, size.step_tokens), each, size.longest(), size.step_tokens);
+  const int64_t most = size.most_step_tokens();
+  decoding.add_decoding(std::min(size.sequences, most), each, size.longest(), most);
   run(std::move(decoding));
   return steps.peak_bytes();
 }

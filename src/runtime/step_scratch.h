@@ -17,7 +17,7 @@ struct RunSize {
   int64_t context = 0;       // of the longest sequence; 0: cache_tokens
   int64_t prompt = 0;        // tokens of the longest prompt; 0: as long as the context
   int64_t prompts = 0;       // tokens of the prompts that are there at once; 0: all sequences' longest
-  int64_t step_tokens = kStepTokens;  // most in a step
+  int64_t step_tokens = kStepTokens;  // most in a step, of those that the caches hold
   int64_t sequences = 1;              // most at once
   int64_t requests = 0;               // on their way at once, with those that wait; 0: sequences
   int64_t selection_width = 0;        // of injected selections; 0: none are
@@ -30,6 +30,8 @@ struct RunSize {
   [[nodiscard]] int64_t longest() const;
   [[nodiscard]] int64_t longest_prompt() const;
   [[nodiscard]] int64_t num_pages() const;
+  /// Each token of a step takes a place in the caches.
+  [[nodiscard]] int64_t most_step_tokens() const;
   /// Most tokens of prompts in a step.
   [[nodiscard]] int64_t prompt_step_tokens() const;
 };

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <pthread.h>
+#include <sys/resource.h>
 
 #include <chrono>
 #include <numeric>
@@ -124,6 +125,22 @@ TEST(ThreadTeam, RefusesMoreThreadsThanTheSystemGives) {
   }
   pthread_setattr_default_np(&before);
   EXPECT_TRUE(message.starts_with("The threads to compute on can't be started.")) << message;
+}
+
+TEST(ThreadTeam, RefusesStacksThatKernelsWouldOverflow) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_STACK, &before), 0);
+  const rlimit little{.rlim_cur = 64 << 10, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_STACK, &little), 0);
+  std::string found;
+  try {
+    ThreadTeam team(3);
+  } catch (const Error& error) {
+    found = error.problems().front().found;
+  }
+  ASSERT_EQ(setrlimit(RLIMIT_STACK, &before), 0);
+  EXPECT_EQ(found, "65536");
+  ThreadTeam(3).run([](int) {});
 }
 
 }  // namespace

@@ -1,0 +1,77 @@
+#include "runtime/plan_engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/available_cpus.h"
+#include "base/error.h"
+#include "runtime/choose_backend.h"
+#include "runtime/page_pool.h"
+
+namespace fulgur {
+namespace {
+
+/// Positions in the caches where nobody says.
+constexpr int64_t kDefaultCacheTokens = 32768;
+
+}  // namespace
+
+EnginePlan plan_engine(const std::string& folder, const EngineOptions& options) {
+  const int wanted_drafts = options.num_drafts.value_or(kDefaultDrafts);
+  const auto in_range = [](int64_t value, int64_t least, int64_t most) {
+    return value >= least && value <= most;
+  };
+  if (!in_range(options.threads, 0, EngineLimits::kThreads) ||
+      !in_range(options.cache_tokens, 0, EngineLimits::kCacheTokens) ||
+      !in_range(options.step_tokens, 1, EngineLimits::kStepTokens) ||
+      !in_range(options.max_running, 1, EngineLimits::kRunning) ||
+      !in_range(wanted_drafts, 0, EngineLimits::kDrafts)) {
+    throw Error(Problem{
+        .kind = ErrorKind::kBadRequest,
+        .message = "The engine's options are out of range.",
+        .expected = fmt::format("threads from 0 to {}, cache_tokens from 0 to {}, num_drafts from 0 to {}, "
+                                "step_tokens from 1 to {}, max_running from 1 to {}",
+                                EngineLimits::kThreads, EngineLimits::kCacheTokens, EngineLimits::kDrafts,
+                                EngineLimits::kStepTokens, EngineLimits::kRunning),
+        .found = fmt::format("threads {}, cache_tokens {}, num_drafts {}, step_tokens {}, max_running {}",
+                             options.threads, options.cache_tokens, wanted_drafts, options.step_tokens,
+                             options.max_running),
+        .todo = "leave at their defaults those that don't matter"});
+  }
+  const int threads = options.threads > 0 ? options.threads : available_cpus();
+  const Precision precision = options.full_precision ? Precision::kFull : Precision::kNative;
+  PlannedModel planned =
+      plan_loading(read_model_files(folder), {.precision = precision,
+                                              .mtp = options.num_drafts && wanted_drafts > 0,
+                                              .mtp_if_intact = !options.num_drafts});
+  EnginePlan plan{.tokenizer = Tokenizer::load_if_present(folder)};
+  const Config& config = planned.config;
+  const int64_t tokens = options.cache_tokens > 0
+                             ? options.cache_tokens
+                             : std::min(kDefaultCacheTokens, config.max_position_embeddings);
+  const int num_pages = static_cast<int>(pages_for(tokens));
+  plan.runner = {.threads = threads,
+                 .precision = precision,
+                 .cache_forms = options.cache_forms,
+                 .index_scratch_bytes = options.index_scratch_bytes,
+                 .num_pages = num_pages,
+                 .num_drafts = planned.plan.mtp ? wanted_drafts : 0};
+  check_index_scratch(plan.runner.index_scratch_bytes, config, threads, choose_backend());
+  const RunSize size{.cache_tokens = tokens,
+                     .context = std::min(tokens, config.max_position_embeddings),
+                     .step_tokens = options.step_tokens,
+                     .sequences = std::min<int64_t>(options.max_running, num_pages),
+                     .hands_out_logits = options.prompt_logits};
+  plan.need = memory_need(config, planned.plan, planned.catalog, plan.runner, size);
+  plan.runner.scratch_bytes = plan.need.scratch;
+  plan.scheduler = {.num_pages = num_pages,
+                    .step_tokens = size.most_step_tokens(),
+                    .max_running = options.max_running,
+                    .prefix_cache = options.prefix_cache};
+  plan.planned = std::move(planned);
+  return plan;
+}
+
+}  // namespace fulgur

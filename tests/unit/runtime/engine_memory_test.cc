@@ -1,0 +1,113 @@
+// The memory of an engine of the public API: as its plan foretells, and no more than was asked for.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/process_memory.h"
+#include "model/conversion.h"
+#include "runtime/plan_engine.h"
+#include "support/checkpoint_files.h"
+
+namespace fulgur {
+namespace {
+
+namespace fs = std::filesystem;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
+const fs::path kMini = fs::path(FULGUR_SOURCE_DIR) / "models/mini-v32";
+
+/// mini-v32's shapes and the vocabulary of V3.2, drawn: logits of a step are as much as its caches.
+class LargeVocabulary : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TemporaryFolder;
+    RandomWeights wanted{.config = kMini / "config.json", .form = TargetForm::kBf16};
+    wanted.changes.fields.push_back({"vocab_size", "129280"});
+    convert_random_model(wanted, model(), {}, {});
+  }
+  static void TearDownTestSuite() {
+    delete folder_;
+    folder_ = nullptr;
+  }
+  static fs::path model() { return folder_->path() / "model"; }
+
+  static TemporaryFolder* folder_;
+};
+TemporaryFolder* LargeVocabulary::folder_ = nullptr;
+
+/// The most that the process holds from now on.
+void forget_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
+TEST_F(LargeVocabulary, TakesWhatThePlanForetells) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers take memory of their own";
+  for (const bool prompt_logits : {false, true}) {
+    const EngineOptions options{.threads = 2,
+                                .cache_tokens = 4096,
+                                .step_tokens = 256,
+                                .max_running = 4,
+                                .prompt_logits = prompt_logits};
+    forget_peak();
+    const uint64_t foretold = plan_engine(model(), options).need.total();
+    Engine engine(model(), options);
+    std::vector<Request> requests(4);
+    int64_t rows = 0;
+    for (Request& request : requests) {
+      request.prompt.assign(300, 7);
+      request.max_tokens = 20;
+      if (prompt_logits)
+        request.on_prompt_logits = [&](int64_t, int64_t count, const float*) { rows += count; };
+    }
+    for (Generation& generation : engine.submit_all(std::move(requests))) generation.wait();
+    EXPECT_EQ(rows, prompt_logits ? 4 * 300 : 0);
+    const auto used = static_cast<double>(peak_rss_bytes());
+    EXPECT_NEAR(static_cast<double>(foretold) / used, 1, 0.05)
+        << foretold << " foretold, " << used << " used";
+  }
+}
+
+TEST_F(LargeVocabulary, RefusesLogitsOfPromptsThatItHasNoRoomFor) {
+  Engine engine(model(), {.threads = 1, .cache_tokens = 256});
+  Request request{.prompt = {1, 2, 3}, .max_tokens = 2};
+  request.on_prompt_logits = [](int64_t, int64_t, const float*) {};
+  try {
+    engine.submit(request);
+    FAIL() << "taken";
+  } catch (const Error& error) {
+    const Problem& problem = error.problems().front();
+    EXPECT_EQ(problem.kind, ErrorKind::kBadRequest);
+    EXPECT_NE(problem.todo.find("prompt_logits"), std::string::npos) << problem.todo;
+  }
+  request.on_prompt_logits = nullptr;
+  EXPECT_EQ(engine.submit(request).wait().ids.size(), 2U);
+}
+
+TEST(EnginePlan, StepsHaveNoMoreTokensThanTheCachesHold) {
+  const auto plan = [](int64_t step_tokens) {
+    return plan_engine(kMini, {.threads = 1, .cache_tokens = 1000, .step_tokens = step_tokens});
+  };
+  const EnginePlan most = plan(EngineLimits::kStepTokens);
+  EXPECT_EQ(most.scheduler.step_tokens, 1024);  // whole pages
+  EXPECT_EQ(most.need.scratch, plan(1024).need.scratch);
+  EXPECT_LT(plan(128).need.scratch, most.need.scratch);
+}
+
+TEST(EnginePlan, ThreadsCountForWhatFits) {
+  MemoryNeed need = plan_engine(kMini, {.threads = 1, .cache_tokens = 1000}).need;
+  check_fits(need);
+  need.stacks = uint64_t{1} << 60;
+  EXPECT_THROW(check_fits(need), Error);
+}
+
+}  // namespace
+}  // namespace fulgur
