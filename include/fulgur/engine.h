@@ -156,6 +156,7 @@ class Engine {
   /// Throws bad_request for what can't be run: logits of a prompt without EngineOptions::prompt_logits, ids
   /// outside the vocabulary, more tokens than the model's positions or the caches hold, stop strings without
   /// a tokenizer or of half a character, sampling values out of range.
+  /// Requests that wait are in no prediction of memory: each takes its prompt's ids and about 3 KB.
   Generation submit(Request request);
   /// Requests that begin together, as far as a step has room, in this order. Where one can't be run, none is.
   std::vector<Generation> submit_all(std::vector<Request> requests);

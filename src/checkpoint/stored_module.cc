@@ -21,7 +21,8 @@ struct ScaleShape {
 };
 
 Dim divided(const Dim& dim, int64_t by, std::string_view format) {
-  return {(dim.size + by - 1) / by, fmt::format(fmt::runtime(format), dim.field, by)};
+  const std::string field = dim.field.find(' ') == std::string::npos ? dim.field : "(" + dim.field + ")";
+  return {(dim.size + by - 1) / by, fmt::format(fmt::runtime(format), field, by)};
 }
 
 /// The shapes that a scale of `role` may have beside a weight of `shape`.

@@ -57,9 +57,10 @@ void* allocate_prompt_scratch(Arena& arena, int num_heads, int64_t rows, bool de
   return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch) + kAlignment - 1) / kAlignment *
                                  kAlignment);
 }
-/// As many rows as a budget of scratch allows, of `row_bytes` each.
-int64_t rows_within(int64_t budget, int64_t row_bytes, int64_t rows) {
-  return std::clamp<int64_t>((budget - 2 * kAlignment) / row_bytes, 1, rows);
+/// As many rows as a budget of scratch allows, of `row_bytes` each. Decode has one array, which arenas align:
+/// 128 rows of 128k take all of 64 MiB.
+int64_t rows_within(int64_t budget, int64_t row_bytes, int64_t rows, bool decode) {
+  return std::clamp<int64_t>((budget - (decode ? 0 : 2 * kAlignment)) / row_bytes, 1, rows);
 }
 
 /// Scores of all rows of the launch, by the kernel for few or many rows a sequence.
@@ -101,8 +102,8 @@ void select_tuned(Context& context, const IndexerSelect& op) {
   const int64_t stride = score_stride(op.batch.max_context);
   const int64_t row_bytes =
       stride * static_cast<int64_t>(sizeof(float)) + (decode ? 0 : prompt_row_bytes(arguments.num_heads));
-  const int64_t chunk = tile_rows(op.batch.num_tokens,
-                                  rows_within(context.index_scratch_bytes, row_bytes, op.batch.num_tokens));
+  const int64_t chunk = tile_rows(
+      op.batch.num_tokens, rows_within(context.index_scratch_bytes, row_bytes, op.batch.num_tokens, decode));
   const ArenaScope scope(*context.arena);
   float* scores = context.arena->allocate_array<float>(chunk * stride);
   void* prompt_scratch = allocate_prompt_scratch(*context.arena, arguments.num_heads, chunk, decode);
@@ -126,9 +127,10 @@ void scores_tuned(Context& context, const IndexerScores& op) {
         "cudaMemset2DAsync");
   const ArenaScope scope(*context.arena);
   const bool decode = is_decode(op.batch);
-  const int64_t chunk = decode ? op.batch.num_tokens
-                               : rows_within(context.index_scratch_bytes,
-                                             prompt_row_bytes(arguments.num_heads), op.batch.num_tokens);
+  const int64_t chunk = decode
+                            ? op.batch.num_tokens
+                            : rows_within(context.index_scratch_bytes, prompt_row_bytes(arguments.num_heads),
+                                          op.batch.num_tokens, decode);
   void* prompt_scratch = allocate_prompt_scratch(*context.arena, arguments.num_heads, chunk, decode);
   for (int64_t first = 0; first < op.batch.num_tokens; first += chunk) {
     const DecodeArguments rows =
