@@ -73,9 +73,45 @@ TEST_P(LateInputs, GiveTheSameBitsBehindKernelsThatLeaveEarly) {
   for (const TableRow& between : selection_rows_that_leave_early()) give_the_same_bits(&between);
 }
 
+/// Nor may anything be written before: what stood there may still be read. Blocks that have nothing to
+/// compute write, too.
+TEST_P(LateInputs, WriteNothingWhileTheKernelAheadReads) {
+  const auto& [tested, row] = GetParam();
+  const Backend& backend = *tested.backend;
+  Machine machine(backend);
+  Random random(42);
+  const std::unique_ptr<Case> c = row.make(machine, random, 0);
+  machine.upload();
+  c->run(machine.context(kWithPdl), 0, c->num_rows());
+  machine.download();
+  std::vector<const Buffer*> written;
+  for (const auto& buffer : machine.buffers()) {
+    if (buffer->bytes_after() != buffer->bytes_before()) written.push_back(buffer.get());
+  }
+  ASSERT_FALSE(written.empty());
+
+  machine.upload();
+  std::vector<BackendBuffer> read;
+  for (const Buffer* buffer : written) read.emplace_back(backend, buffer->bytes_before().size());
+  for (size_t i = 0; i < written.size(); ++i) {
+    queue_late_copy(machine.context(kWithPdl), static_cast<std::byte*>(read[i].data()),
+                    written[i]->device_bytes(), written[i]->bytes_before().size());
+  }
+  c->run(machine.context(kWithPdl), 0, c->num_rows());
+  machine.download();
+  for (size_t i = 0; i < written.size(); ++i) {
+    std::vector<std::byte> bytes(written[i]->bytes_before().size());
+    backend.download(bytes.data(), read[i].data(), bytes.size());
+    EXPECT_TRUE(bytes == written[i]->bytes_before()) << "of what was written, number " << i;
+  }
+}
+
 std::vector<std::tuple<Tested, TableRow>> late_lines() {
   auto lines = all_lines();
-  for (const Tested& tested : tested_backends()) lines.emplace_back(tested, long_selection_row());
+  for (const Tested& tested : tested_backends()) {
+    lines.emplace_back(tested, long_selection_row());
+    for (const TableRow& row : selection_rows_that_leave_early()) lines.emplace_back(tested, row);
+  }
   return lines;
 }
 
