@@ -157,8 +157,8 @@ class ModuleConverter::Computation {
     }
   }
 
-  /// A row of blocks that is stored as such keeps its codes, where its scales can be written as the recipe
-  /// asks.
+  /// A row of blocks that is stored as such keeps its codes, as do rows of a matrix of one scale, which then
+  /// stands in each block, where its scales can be written as the recipe asks.
   bool take_block_row(int64_t first, int64_t count, uint8_t* codes, float* scales) const {
     for (const StoredRows& part : stored_) {
       const Weight& weight = part.weight;
@@ -166,14 +166,21 @@ class ModuleConverter::Computation {
         first -= weight.rows;
         continue;
       }
-      const bool blocks = weight.form == WeightForm::kFp8 && weight.block_rows == kFp8Block &&
-                          weight.block_cols == kFp8Block && (weight.first_row + first) % kFp8Block == 0;
-      if (!blocks || first + count > weight.rows) return false;
+      if (weight.form != WeightForm::kFp8 || first + count > weight.rows) return false;
+      const bool blocks = weight.block_rows == kFp8Block && weight.block_cols == kFp8Block &&
+                          (weight.first_row + first) % kFp8Block == 0;
+      const bool one = weight.block_rows >= weight.first_row + weight.rows && weight.block_cols >= cols_;
+      if (!blocks && !one) return false;
       const int64_t grid_cols = (cols_ + kFp8Block - 1) / kFp8Block;
       const float* from = weight.block_scales(first);
-      if (module_.scales != BlockScales::kF32 && !std::all_of(from, from + grid_cols, is_power_of_two))
+      const int64_t num_scales = one ? 1 : grid_cols;
+      if (module_.scales != BlockScales::kF32 && !std::all_of(from, from + num_scales, is_power_of_two))
         return false;
-      std::copy_n(from, grid_cols, scales);
+      if (one) {
+        std::fill_n(scales, grid_cols, *from);
+      } else {
+        std::copy_n(from, grid_cols, scales);
+      }
       std::memcpy(codes, static_cast<const uint8_t*>(weight.data) + first * cols_,
                   static_cast<size_t>(count * cols_));
       return true;

@@ -225,6 +225,45 @@ def test_power_of_two_scales_are_chosen_and_stored_as_asked(name, scales, dtype,
             assert np.array_equal(stored.scales_of(kind, grid), wanted)
 
 
+@pytest.mark.parametrize("scales, scale", [("f32", 0.0123), ("e8m0", 0.125), ("e8m0", 0.0123)])
+def test_codes_of_a_matrix_of_one_scale_are_kept_where_blocks_can_have_it(scales, scale, tmp_path):
+    output("convert", GOLDEN / "v32-fp8", tmp_path / "one")  # in one file
+    config = config_of(tmp_path / "one")
+    weights = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"],
+                                     "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
+    (tmp_path / "one" / "config.json").write_text(json.dumps(config))
+
+    def one_scale(header, data):
+        kept = bytearray()
+        for name, entry in list(header.items()):
+            if name == "__metadata__":
+                continue
+            begin, end = entry["data_offsets"]
+            content = data[begin:end]
+            if name.endswith(".weight_scale_inv"):
+                content = np.float32(scale).tobytes()
+                entry = {"dtype": "F32", "shape": [1]}
+                del header[name]
+                name = name.removesuffix("_inv")
+            header[name] = {**entry, "data_offsets": [len(kept), len(kept) + len(content)]}
+            kept += content
+        data[:] = kept
+
+    stored.rewrite(tmp_path / "one", one_scale)
+    before = stored.read(tmp_path / "one")
+    after = convert(tmp_path / "one", tmp_path / "out", to="fp8-block", scales=scales)
+    quantized = [tensor for tensor, (dtype, _) in after.items() if dtype == "F8_E4M3"]
+    assert len(quantized) > 20
+    kept = [tensor for tensor in quantized if np.array_equal(after[tensor][1], before[tensor][1])]
+    if scales == "f32" or scale == 0.125:
+        assert kept == quantized
+        for tensor in quantized:
+            assert (stored.scales_of(*after[f"{tensor}_scale_inv"]) == np.float32(scale)).all()
+    else:
+        assert len(kept) < len(quantized)
+
+
 @pytest.mark.parametrize("name, options", [("v32-fp8", {}), ("v32-fp8-fused", {}), ("v32-fp8", {"fuse": True})])
 def test_to_the_form_that_it_has_a_checkpoint_keeps_its_scale_fmt(name, options, tmp_path):
     """Which says of activations too how they are quantized; and what is quantized anew has such scales."""

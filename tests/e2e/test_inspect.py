@@ -95,6 +95,19 @@ def broken(tmp_path):
     return tmp_path / "model"
 
 
+def test_what_is_expected_is_told_as_it_is_computed(tmp_path):
+    """The rows of a sum of fields, in blocks."""
+    output("convert", GOLDEN / "v32-fp8", tmp_path / "model")  # in one file
+
+    def turn(header, _):
+        scale = header["model.layers.0.self_attn.kv_a_proj_with_mqa.weight_scale_inv"]
+        scale["shape"] = scale["shape"][::-1]
+
+    rewrite(tmp_path / "model", turn)
+    (error,) = inspect(tmp_path / "model")["errors"]
+    assert "(ceil((kv_lora_rank + qk_rope_head_dim) / 128))" in error["expected"]
+
+
 def test_all_structural_defects_are_in_one_report(broken):
     def rename(header, _):
         for old, new in [("model.norm.weight", "model.nrm.weight"), ("lm_head.weight", "lm_heads.weight")]:
