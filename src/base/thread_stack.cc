@@ -4,7 +4,6 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <array>
 #include <string>
 
 #include "base/error.h"
@@ -39,10 +38,10 @@ void check_stack_limit() {
                       .todo = "raise the limit before the program starts: ulimit -s 8192"});
 }
 
-[[gnu::noinline]] void settle_stack() {
-  std::array<volatile char, kKernelStackBytes> stack;
+[[gnu::noinline]] void settle_stack(size_t bytes) {
+  auto* stack = static_cast<volatile char*>(__builtin_alloca(bytes));
   // From the top, as it grows: a page is given only near those that are there.
-  for (size_t below = 1; below <= stack.size(); below += kLeastPageBytes) stack[stack.size() - below] = 0;
+  for (size_t below = 1; below <= bytes; below += kLeastPageBytes) stack[bytes - below] = 0;
 }
 
 }  // namespace fulgur

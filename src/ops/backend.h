@@ -36,6 +36,8 @@ struct Backend {
   bool mixed_caches = false;  // whether latents may be e4m3, and entries of another dtype than the operands
   bool later_start = false;   // whether attention may begin behind position 0 (TokenBatch::first_position)
 
+  size_t stack_bytes = 0;  // how deep its kernels go on a thread's stack, whatever the model's sizes
+
   void* (*allocate)(size_t bytes);  // 64-byte aligned; throws std::bad_alloc, on a GPU `device`
   void (*release)(void* data);
   /// Writes zeros to what was just allocated, on all threads, so that the system gives the memory now. Null:

@@ -50,7 +50,7 @@ class Engine::Impl {
         scheduler_(scheduler),
         num_pages_(scheduler.num_pages),
         thread_(start_thread([this] {
-          settle_stack();
+          settle_stack(runner_.backend().stack_bytes);
           while (receive()) {
             try {
               step();

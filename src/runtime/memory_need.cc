@@ -10,7 +10,6 @@
 #include "base/available_memory.h"
 #include "base/error.h"
 #include "base/process_memory.h"
-#include "base/thread_stack.h"
 #include "ops/indexer_prepare.h"
 #include "ops/paged_cache.h"
 #include "runtime/cache_pool.h"
@@ -23,7 +22,7 @@ namespace {
 /// What a process of any model takes besides, measured: code that runs only in steps, and what a thread has
 /// on its stack before it computes.
 constexpr uint64_t kCodeToCome = 640 << 10;
-constexpr uint64_t kThreadBytes = kKernelStackBytes + (4 << 10);
+constexpr uint64_t kThreadBytes = 4 << 10;
 /// Kernel stack, page tables and the like, measured with 1,024 threads.
 constexpr uint64_t kKernelBytesOfThread = 32 << 10;
 /// Of each request besides its tokens, from submit() to its end, measured.
@@ -60,7 +59,7 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
                   .index_keys = pages * page.index_keys,
                   .tables = positions * static_cast<uint64_t>(config.qk_rope_head_dim) * sizeof(float),
                   .host = size.results_bytes + requests * kRequestBytes,
-                  .stacks = static_cast<uint64_t>(options.threads) * kThreadBytes,
+                  .stacks = static_cast<uint64_t>(options.threads) * (backend.stack_bytes + kThreadBytes),
                   .kernel = static_cast<uint64_t>(options.threads) * kKernelBytesOfThread,
                   .process = settled_rss_bytes() + kCodeToCome};
   if (mtp) {  // F of each page's last token

@@ -43,7 +43,7 @@ StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
       decoder_(model.config, model.weights) {
   check_index_scratch(options.index_scratch_bytes, model.config, options.threads, backend_);
   if (options.scratch_bytes > 0) arena_.reserve(options.scratch_bytes, team_);
-  team_.run([](int) { settle_stack(); });
+  team_.run([&](int) { settle_stack(backend_.stack_bytes); });
   if (options.runs_mtp())
     drafter_.emplace(model, operand_dtype(options.precision), options.num_pages, options.num_drafts,
                      model_time_);

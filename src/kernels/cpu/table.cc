@@ -9,12 +9,16 @@
 
 namespace fulgur::cpu::FULGUR_CPU_ISA {
 
+/// Measured: the deepest are products of an expert's tiles, whose sums of a block are a register wide.
+constexpr size_t kStackBytes = (44 << 10) + kLanes * (6 << 10);
+
 extern const Backend kBackend;
 constinit const Backend kBackend = {
     .name = "cpu " FULGUR_STRING(FULGUR_CPU_ISA),
     .fp8_keys = true,
     .mixed_caches = true,
     .later_start = true,
+    .stack_bytes = kStackBytes,
     .allocate = cpu::allocate,
     .release = cpu::release,
     .settle = cpu::settle,
