@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -91,18 +93,23 @@ TEST_P(LateInputs, WriteNothingWhileTheKernelAheadReads) {
   ASSERT_FALSE(written.empty());
 
   machine.upload();
+  constexpr size_t kMost = 16384;  // the copy is a slow one
+  const auto bytes_of = [kMost](const Buffer& buffer) {
+    return std::min(kMost, buffer.bytes_before().size());
+  };
   std::vector<BackendBuffer> read;
-  for (const Buffer* buffer : written) read.emplace_back(backend, buffer->bytes_before().size());
+  for (const Buffer* buffer : written) read.emplace_back(backend, bytes_of(*buffer));
   for (size_t i = 0; i < written.size(); ++i) {
     queue_late_copy(machine.context(kWithPdl), static_cast<std::byte*>(read[i].data()),
-                    written[i]->device_bytes(), written[i]->bytes_before().size());
+                    written[i]->device_bytes(), bytes_of(*written[i]));
   }
   c->run(machine.context(kWithPdl), 0, c->num_rows());
   machine.download();
   for (size_t i = 0; i < written.size(); ++i) {
-    std::vector<std::byte> bytes(written[i]->bytes_before().size());
+    std::vector<std::byte> bytes(bytes_of(*written[i]));
     backend.download(bytes.data(), read[i].data(), bytes.size());
-    EXPECT_TRUE(bytes == written[i]->bytes_before()) << "of what was written, number " << i;
+    EXPECT_TRUE(std::ranges::equal(bytes, std::span(written[i]->bytes_before()).first(bytes.size())))
+        << "of what was written, number " << i;
   }
 }
 
