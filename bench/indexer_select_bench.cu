@@ -99,6 +99,15 @@ void bench_topk(int rows, int length) {
          [&](int, const LaunchOptions& options) { return cuda::launch_topk(scores.arguments(), options); });
 }
 
+void report_decode(const std::string& name, const Batch& data, const LaunchOptions& way) {
+  report(
+      name, data.bytes(), data.calls,
+      [&](int call, const LaunchOptions& options) {
+        return cuda::launch_decode(data.arguments(call), options);
+      },
+      way);
+}
+
 void bench_decode(const Pool& pool, int heads, int batch, int tokens, int context,
                   const std::vector<LaunchOptions>& ways) {
   const Batch data(pool, heads, batch, tokens, context);
@@ -107,12 +116,7 @@ void bench_decode(const Pool& pool, int heads, int batch, int tokens, int contex
     if (heads != 64) text += ", heads " + std::to_string(heads);
     if (way.cluster > 0) text += ", cluster " + std::to_string(way.cluster);
     if (way.early_keys) text += ", early keys";
-    report(
-        text, data.bytes(), data.calls,
-        [&](int call, const LaunchOptions& options) {
-          return cuda::launch_decode(data.arguments(call), options);
-        },
-        way);
+    report_decode(text, data, way);
   }
 }
 
@@ -181,14 +185,7 @@ void bench_ragged(const Pool& pool) {
     name += " under " + std::to_string(ragged.bound / k) + "k, ";
     const Batch data(pool, 64, contexts, 1, ragged.bound);
     DeviceArray<float> scores(static_cast<size_t>(data.rows) * ragged.bound);
-    if (ragged.bound <= 32 * k) {
-      report(
-          name + "decode", data.bytes(), data.calls,
-          [&](int call, const LaunchOptions& options) {
-            return cuda::launch_decode(data.arguments(call), options);
-          },
-          way(0, 0, true));
-    }
+    if (ragged.bound <= 32 * k) report_decode(name + "decode", data, way(0, 0, true));
     report_two_kernels(name + "row scores", data, scores, true, false);
     report_two_kernels(name + "topk", data, scores, false, true);
     report_two_kernels(name + "row scores, then topk", data, scores);

@@ -233,6 +233,7 @@ cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, i
       static_cast<int>(std::min<int64_t>((most_pages + blocks - 1) / blocks, kMostDealtPages));
   const int queries = group == 1 ? RowScores<64, true>::kPlaces : RowScores<64, false>::kPlaces;
   const DecodeLayout layout = decode_layout(arguments.num_heads, queries, listed * kPageKeys, 1, false);
+  if (!fits(layout, false)) return cudaErrorInvalidValue;
   const RowScoresArguments all{arguments.scores, scores, score_stride, group, listed, options.early_keys};
   return launch_clusters(kernel_for(arguments.num_heads, group == 1), dim3(static_cast<unsigned>(blocks)), 1,
                          kThreads, static_cast<size_t>(layout.total), options, all, layout);

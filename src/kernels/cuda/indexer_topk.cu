@@ -197,17 +197,16 @@ cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& opt
   const auto layout_for = [&](int cluster) {
     return topk_layout(rows.num_rows, rows.max_context, cluster, multiprocessors);
   };
+  const auto at_once = [&](int each) { return topk_clusters_at_once(layout_for(each)); };
   int cluster = options.cluster;
   if (cluster == 0) {
-    cluster = choose_topk_cluster(rows.num_rows, rows.max_context, multiprocessors,
-                                  [&](int each) { return topk_clusters_at_once(layout_for(each)); });
+    cluster = choose_topk_cluster(rows.num_rows, rows.max_context, multiprocessors, at_once);
   }
   if (cluster == 0) return cudaErrorInvalidValue;
   TopkLayout layout = layout_for(cluster);
   if (layout.slice > kMostTopkSlice) return cudaErrorInvalidValue;
   if (options.threads > 0) layout.threads = options.threads / 512 * 512;
   int clusters = rows.num_rows;
-  const auto at_once = [&](int each) { return topk_clusters_at_once(layout_for(each)); };
   if (options.cluster == 0 && cluster > 1 && rows.num_rows <= kMostDealtTopkRows &&
       !run_side_by_side(rows.num_rows, cluster, multiprocessors, at_once)) {
     const auto dealt = [&](int each) { return dealt_topk_layout(rows.max_context, each); };

@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <tuple>
@@ -19,6 +21,23 @@ namespace {
 
 constexpr int kWithPdl = 2;  // the context's variant, cuda_backends.cc
 
+/// A line of the table in buffers of its own, uploaded.
+struct Prepared {
+  Prepared(const Backend& backend, const TableRow& row, uint64_t seed)
+      : machine(backend), random(seed), made(row.make(machine, random, 0)) {
+    machine.upload();
+  }
+  void run(Context& context) const { made->run(context, 0, made->num_rows()); }
+  void run_and_download() {
+    run(machine.context(kWithPdl));
+    machine.download();
+  }
+
+  Machine machine;
+  Random random;
+  std::unique_ptr<Case> made;
+};
+
 class LateInputs : public testing::TestWithParam<std::tuple<Tested, TableRow>> {
  protected:
   /// Runs the line with its inputs there, and then behind late copies of them; `between` them an op of its
@@ -29,16 +48,11 @@ class LateInputs : public testing::TestWithParam<std::tuple<Tested, TableRow>> {
 void LateInputs::give_the_same_bits(const TableRow* between) const {
   const auto& [tested, row] = GetParam();
   const Backend& backend = *tested.backend;
-  Machine aside(backend);
-  Random other(41);
-  const std::unique_ptr<Case> op_between = between != nullptr ? between->make(aside, other, 0) : nullptr;
-  aside.upload();
-  Machine machine(backend);
-  Random random(40);
-  const std::unique_ptr<Case> c = row.make(machine, random, 0);
-  machine.upload();
-  c->run(machine.context(kWithPdl), 0, c->num_rows());
-  machine.download();
+  std::optional<Prepared> op_between;
+  if (between != nullptr) op_between.emplace(backend, *between, 41);
+  Prepared line(backend, row, 40);
+  Machine& machine = line.machine;
+  line.run_and_download();
   const auto in_time = machine.snapshot();
 
   machine.upload();
@@ -62,9 +76,8 @@ void LateInputs::give_the_same_bits(const TableRow* between) const {
     queue_late_copy(machine.context(kWithPdl), late[i].to, static_cast<const std::byte*>(staged[i].data()),
                     late[i].bytes);
   }
-  if (op_between) op_between->run(machine.context(kWithPdl), 0, op_between->num_rows());
-  c->run(machine.context(kWithPdl), 0, c->num_rows());
-  machine.download();
+  if (op_between) op_between->run(machine.context(kWithPdl));
+  line.run_and_download();
   EXPECT_TRUE(machine.snapshot() == in_time);
 }
 
@@ -80,12 +93,9 @@ TEST_P(LateInputs, GiveTheSameBitsBehindKernelsThatLeaveEarly) {
 TEST_P(LateInputs, WriteNothingWhileTheKernelAheadReads) {
   const auto& [tested, row] = GetParam();
   const Backend& backend = *tested.backend;
-  Machine machine(backend);
-  Random random(42);
-  const std::unique_ptr<Case> c = row.make(machine, random, 0);
-  machine.upload();
-  c->run(machine.context(kWithPdl), 0, c->num_rows());
-  machine.download();
+  Prepared line(backend, row, 42);
+  Machine& machine = line.machine;
+  line.run_and_download();
   std::vector<const Buffer*> written;
   for (const auto& buffer : machine.buffers()) {
     if (buffer->bytes_after() != buffer->bytes_before()) written.push_back(buffer.get());
@@ -103,8 +113,7 @@ TEST_P(LateInputs, WriteNothingWhileTheKernelAheadReads) {
     queue_late_copy(machine.context(kWithPdl), static_cast<std::byte*>(read[i].data()),
                     written[i]->device_bytes(), bytes_of(*written[i]));
   }
-  c->run(machine.context(kWithPdl), 0, c->num_rows());
-  machine.download();
+  line.run_and_download();
   for (size_t i = 0; i < written.size(); ++i) {
     std::vector<std::byte> bytes(bytes_of(*written[i]));
     backend.download(bytes.data(), read[i].data(), bytes.size());
