@@ -81,38 +81,35 @@ std::vector<Row> indexer_rows(Pool& pool) {
     if (next == rows.size()) rows.push_back({name, {}});
     rows[next++].us.push_back(us);
   };
+  const auto two_kernels = [&](int batch, int tokens, int context) {
+    Batch data(pool, 64, batch, tokens, context);
+    data.ask_for_scales();
+    DeviceArray<float> scores(static_cast<size_t>(data.rows) * context);
+    std::string name = shape_of("scores+top-k", batch, context);
+    if (tokens > 1) name += ", " + std::to_string(tokens) + " tokens";
+    add(name, time_of(data.calls, [&](int call, const LaunchOptions& options) {
+          return launch_two_kernels(data.arguments(call), scores.get(), options);
+        }));
+  };
   for (const Scores kind : kKinds) {
     next = 0;
     pool.make_scores(kind, 8192);
-    for (const int tokens : {1, 2, 3, 4}) {
-      for (const int batch : {1, 2, 8, 32, 128}) {
-        Batch data(pool, 64, batch, tokens, 8192);
-        data.ask_for_scales();
-        add(shape_of("decode", batch, 8192) + ", " + std::to_string(tokens) + " tokens",
-            time_of(data.calls, [&](int call, const LaunchOptions& options) {
-              return cuda::launch_decode(data.arguments(call), options);
-            }));
-      }
+    for (const int batch : {1, 2, 8, 32, 128}) {
+      Batch data(pool, 64, batch, 1, 8192);
+      data.ask_for_scales();
+      add(shape_of("decode", batch, 8192), time_of(data.calls, [&](int call, const LaunchOptions& options) {
+            return cuda::launch_decode(data.arguments(call), options);
+          }));
+    }
+    for (const int tokens : {2, 3, 4}) {
+      for (const int batch : {1, 2, 8, 32, 128}) two_kernels(batch, tokens, 8192);
     }
     Prompt prompt(pool, 64, 8192);
     prompt.data.ask_for_scales();
     add("prompt of 8192",
         time_of(8, [&](int, const LaunchOptions& options) { return prompt.launch(true, true, options); }));
     pool.make_scores(kind, 131072);
-    for (const int batch : {1, 32}) {
-      Batch data(pool, 64, batch, 1, 131072);
-      data.ask_for_scales();
-      DeviceArray<float> scores(static_cast<size_t>(batch) * data.context);
-      add(shape_of("scores, then top-k", batch, 131072),
-          time_of(data.calls, [&](int call, const LaunchOptions& options) {
-            const cuda::DecodeArguments arguments = data.arguments(call);
-            const cudaError_t status =
-                cuda::launch_row_scores(arguments, scores.get(), data.context, options);
-            if (status != cudaSuccess) return status;
-            return cuda::launch_topk({scores.get(), data.context, arguments.scores.rows, arguments.out},
-                                     options);
-          }));
-    }
+    for (const int batch : {1, 32}) two_kernels(batch, 1, 131072);
   }
   return rows;
 }

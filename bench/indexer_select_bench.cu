@@ -65,11 +65,9 @@ std::string label(const char* kind, int batch, int tokens, int context, const ch
   return text + more;
 }
 
-LaunchOptions way(int cluster, int threads = 0, bool early = false) {
+LaunchOptions early() {
   LaunchOptions options;
-  options.cluster = cluster;
-  options.threads = threads;
-  options.early_keys = early;
+  options.early_keys = true;
   return options;
 }
 
@@ -108,39 +106,41 @@ void report_decode(const std::string& name, const Batch& data, const LaunchOptio
       way);
 }
 
-void bench_decode(const Pool& pool, int heads, int batch, int tokens, int context,
+void bench_decode(const Pool& pool, int heads, int batch, int context,
                   const std::vector<LaunchOptions>& ways) {
-  const Batch data(pool, heads, batch, tokens, context);
+  const Batch data(pool, heads, batch, 1, context);
   for (const LaunchOptions& way : ways) {
-    std::string text = label("decode", batch, tokens, context, "");
+    std::string text = label("decode", batch, 1, context, "");
     if (heads != 64) text += ", heads " + std::to_string(heads);
-    if (way.cluster > 0) text += ", cluster " + std::to_string(way.cluster);
     if (way.early_keys) text += ", early keys";
     report_decode(text, data, way);
   }
 }
 
-/// Row scores, then top-k; or one of the two.
+enum class Kernels { kScores, kTopk, kBoth };
+
 void report_two_kernels(const std::string& name, const Batch& data, DeviceArray<float>& scores,
-                        bool with_scores = true, bool with_topk = true) {
+                        Kernels which = Kernels::kBoth) {
   report(
       name + ", early keys", data.bytes(), data.calls,
       [&](int call, const LaunchOptions& options) {
-        auto arguments = data.arguments(call);
-        arguments.scores.unscored = arguments.out.topk;
-        cudaError_t status = cudaSuccess;
-        if (with_scores) status = cuda::launch_row_scores(arguments, scores.get(), data.context, options);
-        if (status != cudaSuccess || !with_topk) return status;
-        return cuda::launch_topk({scores.get(), data.context, arguments.scores.rows, arguments.out}, options);
+        const cuda::DecodeArguments arguments = data.arguments(call);
+        if (which == Kernels::kScores)
+          return cuda::launch_row_scores(arguments, scores.get(), data.context, options);
+        if (which == Kernels::kTopk)
+          return cuda::launch_topk({scores.get(), data.context, arguments.scores.rows, arguments.out},
+                                   options);
+        return launch_two_kernels(arguments, scores.get(), options);
       },
-      way(0, 0, true));
+      early());
 }
 
-void bench_two_kernels(const Pool& pool, int batch, int context, bool scores_alone = false) {
-  const Batch data(pool, 64, batch, 1, context);
-  DeviceArray<float> scores(static_cast<size_t>(batch) * context);
-  if (scores_alone) report_two_kernels(label("row scores", batch, 1, context, ""), data, scores, true, false);
-  report_two_kernels(label("row scores, then topk", batch, 1, context, ""), data, scores);
+void bench_two_kernels(const Pool& pool, int batch, int tokens, int context, bool scores_alone = false) {
+  const Batch data(pool, 64, batch, tokens, context);
+  DeviceArray<float> scores(static_cast<size_t>(data.rows) * context);
+  if (scores_alone)
+    report_two_kernels(label("row scores", batch, tokens, context, ""), data, scores, Kernels::kScores);
+  report_two_kernels(label("row scores, then topk", batch, tokens, context, ""), data, scores);
 }
 
 /// Rows of lengths that are not alike, or below the launch's bound.
@@ -164,7 +164,10 @@ void bench_ragged(const Pool& pool) {
                         {{{1, 32 * k}, {127, 8 * k}}, 32 * k},
                         {{{64, 1 * k}, {64, 32 * k}}, 32 * k},
                         {{{1, 16 * k}, {127, 1 * k}}, 16 * k},
+                        {{{1, 16 * k}, {65, 1 * k}}, 16 * k},
                         {{{1, 8 * k}, {127, 1 * k}}, 8 * k},
+                        {{{299, 4 * k}, {1, 48 * k}}, 48 * k},
+                        {{{300, 48 * k}}, 48 * k},
                         {{{1, 8 * k}}, 128 * k},
                         {{{8, 8 * k}}, 128 * k},
                         {{{32, 8 * k}}, 128 * k},
@@ -185,9 +188,9 @@ void bench_ragged(const Pool& pool) {
     name += " under " + std::to_string(ragged.bound / k) + "k, ";
     const Batch data(pool, 64, contexts, 1, ragged.bound);
     DeviceArray<float> scores(static_cast<size_t>(data.rows) * ragged.bound);
-    if (ragged.bound <= 32 * k) report_decode(name + "decode", data, way(0, 0, true));
-    report_two_kernels(name + "row scores", data, scores, true, false);
-    report_two_kernels(name + "topk", data, scores, false, true);
+    if (ragged.bound <= 32 * k) report_decode(name + "decode", data, early());
+    report_two_kernels(name + "row scores", data, scores, Kernels::kScores);
+    report_two_kernels(name + "topk", data, scores, Kernels::kTopk);
     report_two_kernels(name + "row scores, then topk", data, scores);
   }
 }
@@ -214,8 +217,7 @@ void bench_decode(const Pool& pool) {
                   cuda::decode_clusters_at_once(data.arguments(0), cluster));
     }
   }
-  for (const int batch : {1, 2, 8, 32, 128})
-    bench_decode(pool, 64, batch, 1, 8192, {way(0), way(0, 0, true)});
+  for (const int batch : {1, 2, 8, 32, 128}) bench_decode(pool, 64, batch, 8192, {LaunchOptions{}, early()});
   // What select_tuned.cc chooses between.
   const std::pair<int, std::vector<int>> contexts[] = {
       {4096, {67, 128, 132}},
@@ -226,15 +228,17 @@ void bench_decode(const Pool& pool) {
       {131072, {1, 4, 8, 12, 16, 64, 128}}};
   for (const auto& [context, batches] : contexts) {
     for (const int batch : batches) {
-      bench_decode(pool, 64, batch, 1, context, {way(0, 0, true)});
-      bench_two_kernels(pool, batch, context);
+      bench_decode(pool, 64, batch, context, {early()});
+      bench_two_kernels(pool, batch, 1, context);
     }
   }
-  for (const int batch : {1, 32, 128}) bench_two_kernels(pool, batch, 131072, true);
+  for (const int batch : {1, 32, 128}) bench_two_kernels(pool, batch, 1, 131072, true);
   for (const int tokens : {2, 3, 4}) {
-    for (const int batch : {1, 32, 128}) bench_decode(pool, 64, batch, tokens, 8192, {way(0, 0, true)});
+    for (const int context : {8192, 32768}) {
+      for (const int batch : {1, 8, 32, 128}) bench_two_kernels(pool, batch, tokens, context);
+    }
   }
-  for (const int batch : {1, 8, 32, 128}) bench_decode(pool, 32, batch, 1, 8192, {way(0, 0, true)});
+  for (const int batch : {1, 8, 32, 128}) bench_decode(pool, 32, batch, 8192, {early()});
 }
 
 void bench_all() {

@@ -10,6 +10,8 @@
 
 namespace fulgur::cuda_test {
 
+constexpr int kTopk = 2048;
+
 /// Calls of a graph that each read `bytes` of their own: at least 64, over at least 200 MB, so that none
 /// finds its pages in the L2 cache.
 inline int calls_over(double bytes) {
@@ -81,8 +83,8 @@ struct GivenScores {
         position(std::vector<int32_t>(rows, length - 1)),
         sequence(std::vector<int32_t>(rows, 0)),
         pages(scattered(length / 64, 4)),
-        positions(static_cast<size_t>(rows) * 2048),
-        slots(static_cast<size_t>(rows) * 2048),
+        positions(static_cast<size_t>(rows) * kTopk),
+        slots(static_cast<size_t>(rows) * kTopk),
         fault(1) {
     const int num_different = static_cast<int>(different.size()) / length;
     for (int row = 0; row < rows; ++row) {
@@ -96,7 +98,7 @@ struct GivenScores {
     return {scores.get(),
             length,
             {position.get(), sequence.get(), pages.get(), length / 64, rows, length},
-            {2048, positions.get(), slots.get(), fault.get()}};
+            {kTopk, positions.get(), slots.get(), fault.get()}};
   }
 
   int length;
@@ -130,8 +132,8 @@ struct Batch {
         position(rows),
         sequence(rows),
         tables(pool.tables(calls, contexts, pages)),
-        positions(static_cast<size_t>(rows) * 2048),
-        slots(static_cast<size_t>(rows) * 2048),
+        positions(static_cast<size_t>(rows) * kTopk),
+        slots(static_cast<size_t>(rows) * kTopk),
         fault(contexts.size()),
         sequences(static_cast<int>(contexts.size())) {
     fill(Codes::kReal);
@@ -152,10 +154,11 @@ struct Batch {
              weights.get(),
              heads,
              pool.keys.get(),
-             {position.get(), sequence.get(), table, pages, rows, context}},
+             {position.get(), sequence.get(), table, pages, rows, context},
+             kTopk},
             heads,
             std::min(tokens, 4),
-            {2048, positions.get(), slots.get(), fault.get()},
+            {kTopk, positions.get(), slots.get(), fault.get()},
             nullptr,
             0};
   }
@@ -187,6 +190,15 @@ struct Batch {
   DeviceArray<uint32_t> fault;
   int sequences;
 };
+
+/// Row scores, then top-k.
+inline cudaError_t launch_two_kernels(const cuda::DecodeArguments& arguments, float* scores,
+                                      const cuda::LaunchOptions& options) {
+  const int64_t stride = arguments.scores.rows.max_context;
+  const cudaError_t status = cuda::launch_row_scores(arguments, scores, stride, options);
+  if (status != cudaSuccess) return status;
+  return cuda::launch_topk({scores, stride, arguments.scores.rows, arguments.out}, options);
+}
 
 /// A prompt from an empty cache: chunks of rows whose scores fit in 64 MiB.
 class Prompt {

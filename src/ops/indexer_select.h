@@ -22,10 +22,10 @@ struct Context;
 /// for scores and their search is at most Context::index_scratch_bytes, whatever the context, and changes no
 /// bit.
 ///
-/// A back end that overlaps ops may read before the op queued before this one has ended: positions,
+/// A back end that overlaps ops may read before the op queued just before this one has ended: positions,
 /// sequences, the page table, and keys of positions before the batch's first of their sequence. So that op
-/// may write queries, head weights and the keys of this step's tokens, as indexer_prepare does; the rest was
-/// there when it began. (DeepSeek-V3.2 report, section 2.1; docs/spec/model.md, sections 4 and 5.)
+/// may write queries, head weights and keys of the batch's tokens, as indexer_prepare does; the rest is of
+/// ops queued before it. (DeepSeek-V3.2 report, section 2.1; docs/spec/model.md, sections 4 and 5.)
 struct IndexerSelect {
   Operand q;                         // [num_tokens, nI*dI], in the form of the keys
   Matrix<const float> head_weights;  // [num_tokens, nI]

@@ -10,13 +10,13 @@
 
 namespace fulgur::cuda {
 
-/// Whether clusters for all groups of rows run at once, with a multiprocessor for each block.
+/// Whether clusters for all rows run at once, with a multiprocessor for each block.
 template <typename AtOnce>
-bool run_side_by_side(int groups, int cluster, int multiprocessors, const AtOnce& at_once) {
-  return groups * cluster <= multiprocessors && groups <= at_once(cluster);
+bool run_side_by_side(int rows, int cluster, int multiprocessors, const AtOnce& at_once) {
+  return rows * cluster <= multiprocessors && rows <= at_once(cluster);
 }
 
-/// The smallest cluster that holds a group of rows and that the device runs; 0: none.
+/// The smallest cluster that holds a row and that the device runs; 0: none.
 template <typename Holds, typename AtOnce>
 int least_cluster(const Holds& holds, const AtOnce& at_once) {
   for (int cluster = 1; cluster <= kMostCluster; ++cluster)
@@ -24,12 +24,12 @@ int least_cluster(const Holds& holds, const AtOnce& at_once) {
   return 0;
 }
 
-/// Decode: the largest cluster of which one a group runs side by side, else the least. `holds(cluster)`: the
+/// Decode: the largest cluster of which one a row runs side by side, else the least. `holds(cluster)`: the
 /// layout fits.
 template <typename Holds, typename AtOnce>
-int choose_decode_cluster(int groups, int multiprocessors, const Holds& holds, const AtOnce& at_once) {
+int choose_decode_cluster(int rows, int multiprocessors, const Holds& holds, const AtOnce& at_once) {
   for (const int cluster : {16, 12, 10, 8, 6, 5, 4, 3, 2})
-    if (holds(cluster) && run_side_by_side(groups, cluster, multiprocessors, at_once)) return cluster;
+    if (holds(cluster) && run_side_by_side(rows, cluster, multiprocessors, at_once)) return cluster;
   return least_cluster(holds, at_once);
 }
 
@@ -78,21 +78,21 @@ int choose_dealt_topk_cluster(int length, const AtOnce& at_once) {
   return chosen;
 }
 
-/// Whether scores and selection of groups of rows go in one kernel, by clusters of `cluster` blocks, of which
-/// `at_once` run at once, rather than in two that deal the rows out. Measured: one is faster for rows of
-/// equal length while a block's share is short; where it is long, two are about as fast, and many times
-/// faster where lengths differ. Few rows of more than 16,384 miss the bandwidth of the multiprocessors that
-/// clusters leave idle, and so do the last of more groups than run at once.
-constexpr bool decode_is_fused(int groups, int cluster, int at_once, int max_context) {
+/// Whether scores and selection of rows, one a sequence, go in one kernel, by clusters of `cluster` blocks,
+/// of which `at_once` run at once, rather than in two that deal the rows out. Measured: one is faster for
+/// rows of equal length while a block's share is short; where it is long, two are about as fast, and many
+/// times faster where lengths differ. One or two long rows miss the bandwidth of the multiprocessors that
+/// clusters leave idle, and so do rows of a block each that take half of them, and the last of more than run
+/// at once.
+constexpr bool decode_is_fused(int rows, int cluster, int at_once, int max_context) {
   constexpr int kMostShare = 8192 / kPageKeys;  // pages
-  constexpr int kMostContext = 32768;
-  constexpr int kMostContextOfFew = 16384;
-  constexpr int kFewGroups = 2;
-  if (max_context > (groups > kFewGroups ? kMostContext : kMostContextOfFew)) return false;
-  if (slice_pages(max_context, cluster) > kMostShare) return false;
-  if (groups <= at_once) return true;
-  const int rounds = (groups + at_once - 1) / at_once;
-  return cluster == 1 && groups * 4 >= rounds * at_once * 3;
+  constexpr int kShortShare = 4096 / kPageKeys;
+  const int most_context = rows == 1 ? 8192 : rows == 2 ? 16384 : 32768;
+  const int share = slice_pages(max_context, cluster);
+  if (max_context > most_context || share > kMostShare) return false;
+  if (rows <= at_once) return cluster > 1 || share <= kShortShare || rows * 8 >= at_once * 5;
+  const int rounds = (rows + at_once - 1) / at_once;
+  return cluster == 1 && rows * 8 >= rounds * at_once * 7;
 }
 
 }  // namespace fulgur::cuda

@@ -1,7 +1,7 @@
 #pragma once
 
-// The scores of a few query rows of one sequence against a block's slice of its pages (decode), or of one
-// group of rows after another against theirs, whose pages stand in one list.
+// The scores of a query row against a block's slice of its sequence's pages (decode), or of one group of rows
+// of a sequence after another against theirs, whose pages stand in one list.
 //
 // Four warpgroups take the pages in turn, each through a ring of its own in shared memory that bulk copies
 // fill; a page leaves its place for the next as soon as its keys are in registers. One row: two sets of sums,
@@ -38,14 +38,14 @@ class DecodeScores {
     fence_mbarrier_init();
   }
 
-  /// Rows [first, first + count) of one sequence: which pages are this block's. Meanwhile does `more`, while
-  /// the page table is on its way. The caller synchronizes.
+  /// Of row `row`: which pages are this block's. Meanwhile does `more`, while the page table is on its way.
+  /// The caller synchronizes.
   template <typename More>
-  __device__ void take_slice(int first, int count, int blocks, int rank, More more) {
+  __device__ void take_slice(int row, int blocks, int rank, More more) {
     const RowMap& rows = arguments_.rows;
-    first_position_ = rows.position[first];
-    const int32_t* table = rows.pages + static_cast<int64_t>(rows.sequence[first]) * rows.page_stride;
-    const int length = first_position_ + count;
+    position_ = rows.position[row];
+    const int32_t* table = rows.pages + static_cast<int64_t>(rows.sequence[row]) * rows.page_stride;
+    const int length = position_ + 1;
     const int per_block = slice_pages(length, blocks);
     first_page_ = rank * per_block;
     const int all = (length + kPageKeys - 1) / kPageKeys;
@@ -59,7 +59,7 @@ class DecodeScores {
   }
   /// Instead: the caller writes the list pages() [num].
   __device__ void take_list(int num) { num_pages_ = num; }
-  [[nodiscard]] __device__ int first_position() const { return first_position_; }
+  [[nodiscard]] __device__ int position() const { return position_; }
   [[nodiscard]] __device__ int first_page() const { return first_page_; }
   [[nodiscard]] __device__ int num_pages() const { return num_pages_; }
   [[nodiscard]] __device__ int32_t* pages() const {
@@ -235,7 +235,7 @@ class DecodeScores {
   const ScoreArguments& arguments_;
   const DecodeLayout& layout_;
   uint8_t* shared_;
-  int first_position_ = 0;
+  int position_ = 0;  // of the row whose slice was taken
   int first_page_ = 0;
   int num_pages_ = 0;
   bool copied_ = false;  // the page that this thread begins with, already

@@ -13,6 +13,7 @@
 #include "kernels/cuda/decode_scores.cuh"
 #include "kernels/cuda/indexer_launch.h"
 #include "kernels/cuda/page_deal.h"
+#include "kernels/cuda/reduce.cuh"
 
 namespace fulgur::cuda {
 namespace {
@@ -106,12 +107,7 @@ class RowScores {
     const int lane = row % 32;
     const int warp = row / 32;
     const uint32_t scored = __ballot_sync(~0U, pages > 0);
-    int sum = pages;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const int below = __shfl_up_sync(~0U, sum, step);
-      if (lane >= step) sum += below;
-    }
+    const auto sum = static_cast<int>(sum_of_lanes_up_to(static_cast<uint32_t>(pages)));
     if (lane == 31) deal_.of_warps[warp] = make_int2(sum, __popc(scored));
     __syncthreads();
     const int2 of_warp = lane < kThreads / 32 ? deal_.of_warps[lane] : make_int2(0, 0);

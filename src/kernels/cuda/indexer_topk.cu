@@ -58,7 +58,7 @@ class Topk {
     }
     const int busy = lists.num_long % clusters * cluster_;
     const int num_short = arguments_.rows.num_rows - lists.num_long;
-    if (!waited_) wait();
+    wait();
     select_.leave_cluster();
     cluster_ = 1;
     rank_ = 0;
@@ -77,7 +77,9 @@ class Topk {
     select_.clear();
     if (!early_rows_) wait();
   }
+  /// For the kernel ahead and the cluster's other blocks, once.
   __device__ void wait() {
+    if (waited_) return;
     wait_for_predecessor();
     allow_successor();
     select_.await_cluster();
@@ -106,7 +108,7 @@ class Topk {
     int32_t* positions = out.positions + static_cast<int64_t>(row) * out.topk;
     int32_t* slots = out.slots == nullptr ? nullptr : out.slots + static_cast<int64_t>(row) * out.topk;
     if (length <= out.topk) {
-      if (!waited_) wait();
+      wait();
       if (rank_ == 0) write_all<kThreads>(length, out.topk, pages, positions, slots);
       return;
     }
@@ -118,7 +120,7 @@ class Topk {
         slice_pages_[i] = pages[begin / 64 + i];
       }
     }
-    if (!waited_) wait();
+    wait();
     __syncthreads();
 
     const float* scores = arguments_.scores + row * arguments_.score_stride + begin;
@@ -203,20 +205,30 @@ cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& opt
     cluster = choose_topk_cluster(rows.num_rows, rows.max_context, multiprocessors, at_once);
   }
   if (cluster == 0) return cudaErrorInvalidValue;
+  const bool deals = options.cluster == 0 && cluster > 1 &&
+                     !run_side_by_side(rows.num_rows, cluster, multiprocessors, at_once);
+  if (deals && rows.num_rows > kMostDealtTopkRows) {
+    const cudaError_t status = launch_topk(rows_of(arguments, 0, kMostDealtTopkRows), options);
+    if (status != cudaSuccess) return status;
+    return launch_topk(rows_of(arguments, kMostDealtTopkRows, rows.num_rows - kMostDealtTopkRows), options);
+  }
   TopkLayout layout = layout_for(cluster);
   if (layout.slice > kMostTopkSlice) return cudaErrorInvalidValue;
   if (options.threads > 0) layout.threads = options.threads / 512 * 512;
   int clusters = rows.num_rows;
-  if (options.cluster == 0 && cluster > 1 && rows.num_rows <= kMostDealtTopkRows &&
-      !run_side_by_side(rows.num_rows, cluster, multiprocessors, at_once)) {
+  if (deals) {
     const auto dealt = [&](int each) { return dealt_topk_layout(rows.max_context, each); };
     layout = dealt(choose_dealt_topk_cluster(rows.max_context,
                                              [&](int each) { return topk_clusters_at_once(dealt(each)); }));
     clusters = std::min(clusters, topk_clusters_at_once(layout));
   }
-  return launch_clusters(kernel_for(layout), dim3(static_cast<unsigned>(clusters * layout.cluster)),
-                         layout.cluster, layout.threads, layout.shared_bytes(), options, arguments,
-                         layout.slice, options.early_keys);
+  const int blocks = clusters * layout.cluster;
+  size_t shared = layout.shared_bytes();
+  // Where they start beside the kernel ahead, blocks that could share a multiprocessor do, and take longer
+  // than with one each.
+  if (clusters > 1 && blocks <= multiprocessors) shared = std::max(shared, kMostSharedBytes / 2);
+  return launch_clusters(kernel_for(layout), dim3(static_cast<unsigned>(blocks)), layout.cluster,
+                         layout.threads, shared, options, arguments, layout.slice, options.early_keys);
 }
 
 }  // namespace fulgur::cuda

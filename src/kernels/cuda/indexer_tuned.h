@@ -72,10 +72,10 @@ bool topk_takes(int max_context);
 cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& options);
 
 /// Decode: scores and selection in one kernel, the scores in shared memory. Rows of one sequence are
-/// consecutive; up to `tokens_per_sequence` (1 to 4) of them share each key that is read. 64 or 32 heads,
-/// topk >= 1. With options.early_keys, keys of whole pages before the one of a sequence's first row of this
-/// launch are read before the predecessor has ended: they, the positions and the page table must have been
-/// complete before the predecessor started. `dump`, if not null, [rows, dump_stride] takes the scores.
+/// consecutive, up to `tokens_per_sequence` (1 to 4) of them; this kernel reads the keys for each. 64 or 32
+/// heads, topk >= 1. With options.early_keys, keys of whole pages before the one of a sequence's first row of
+/// this launch are read before the predecessor has ended: they, the positions and the page table must have
+/// been complete before the predecessor started. `dump`, if not null, [rows, dump_stride] takes the scores.
 struct DecodeArguments {
   ScoreArguments scores;
   int num_heads;
@@ -85,17 +85,30 @@ struct DecodeArguments {
   int64_t dump_stride;
 };
 
-/// Rows [first, first + count) of a launch.
+// Rows [first, first + count) of a launch.
+
+inline RowMap rows_of(RowMap rows, int64_t first, int64_t count) {
+  rows.position += first;
+  rows.sequence += first;
+  rows.num_rows = static_cast<int32_t>(count);
+  return rows;
+}
+inline SelectionOutput rows_of(SelectionOutput out, int64_t first) {
+  out.positions += first * out.topk;
+  if (out.slots != nullptr) out.slots += first * out.topk;
+  return out;
+}
 inline DecodeArguments rows_of(DecodeArguments arguments, int64_t first, int64_t count) {
   ScoreArguments& scores = arguments.scores;
   scores.q = static_cast<const uint8_t*>(scores.q) + first * scores.q_stride_bytes;
   scores.head_weights += first * scores.weight_stride;
-  scores.rows.position += first;
-  scores.rows.sequence += first;
-  scores.rows.num_rows = static_cast<int32_t>(count);
-  arguments.out.positions += first * arguments.out.topk;
-  if (arguments.out.slots != nullptr) arguments.out.slots += first * arguments.out.topk;
+  scores.rows = rows_of(scores.rows, first, count);
+  arguments.out = rows_of(arguments.out, first);
   return arguments;
+}
+inline TopkArguments rows_of(const TopkArguments& arguments, int64_t first, int64_t count) {
+  return {arguments.scores + first * arguments.score_stride, arguments.score_stride,
+          rows_of(arguments.rows, first, count), rows_of(arguments.out, first)};
 }
 
 bool decode_takes(const DecodeArguments& arguments, int cluster);
@@ -107,7 +120,7 @@ cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions&
 
 /// Scores alone into [rows, score_stride] (columns past a row's position keep what they held, as do rows of a
 /// sequence that need none): the pages of all rows, of whatever lengths, are dealt to all multiprocessors.
-/// Takes what launch_decode takes, of any context.
+/// Takes what launch_decode takes, of any context; a sequence's tokens share each key that is read.
 cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, int64_t score_stride,
                               const LaunchOptions& options);
 

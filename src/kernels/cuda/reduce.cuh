@@ -1,6 +1,6 @@
 #pragma once
 
-// Sums, maxima and counts over a block, each in one fixed order. Every thread of the block calls them and
+// Sums, maxima and counts over a block or a warp, each in one fixed order. Every thread of it calls them and
 // gets the result; blockDim.x is a multiple of 32, at most 1024.
 
 #include <cstdint>
@@ -18,6 +18,20 @@ __device__ inline float warp_max(float value) {
   for (int step = kWarpLanes / 2; step > 0; step /= 2)
     value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
   return value;
+}
+
+/// x plus those of the lanes below.
+__device__ inline uint32_t sum_of_lanes_up_to(uint32_t x) {
+#pragma unroll
+  for (uint32_t step = 1; step < 32; step *= 2) {
+    asm volatile(
+        "{\n.reg .pred below;\n.reg .b32 other;\n"
+        "shfl.sync.up.b32 other|below, %0, %1, 0, -1;\n"
+        "@below add.u32 %0, %0, other;\n}\n"
+        : "+r"(x)
+        : "r"(step));
+  }
+  return x;
 }
 
 /// One value a warp, joined by all.

@@ -1,4 +1,4 @@
-// Which of the tuned kernels take a call: the fused one where a launch has about a token a sequence and
+// Which of the tuned kernels take a call: the fused one where a launch has a token a sequence and
 // decode_is_fastest, else scores in chunks of scratch and then the top-k of each.
 
 #include "kernels/cuda/select_tuned.h"

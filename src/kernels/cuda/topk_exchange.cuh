@@ -15,6 +15,7 @@
 
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/ordered_keys.cuh"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/select_layout.h"
 
 namespace fulgur::cuda {
@@ -76,19 +77,6 @@ struct TwoCounts {
 __device__ inline TwoCounts two_counts(const uint32_t* counts, uint32_t lane) {
   const uint2 two = *reinterpret_cast<const uint2*>(counts + 62 - 2 * lane);
   return {two.x, two.y};
-}
-/// x plus those of the lanes below.
-__device__ inline uint32_t sum_of_lanes_up_to(uint32_t x) {
-#pragma unroll
-  for (uint32_t step = 1; step < 32; step *= 2) {
-    asm volatile(
-        "{\n.reg .pred below;\n.reg .b32 other;\n"
-        "shfl.sync.up.b32 other|below, %0, %1, 0, -1;\n"
-        "@below add.u32 %0, %0, other;\n}\n"
-        : "+r"(x)
-        : "r"(step));
-  }
-  return x;
 }
 __device__ inline uint32_t running_sum(TwoCounts counts) {
   return sum_of_lanes_up_to(counts.upper + counts.lower);

@@ -56,6 +56,7 @@ class TopkSelect {
   __device__ void leave_cluster() {
     cluster_ = 1;
     rank_ = 0;
+    too_many_to_send_ = false;
     list_.leave_cluster();
   }
 

@@ -87,30 +87,31 @@ TEST(ClusterChoice, TopkSharesFewAndLongRowsOut) {
   }
 }
 
+/// Whether a cluster of so many blocks holds a row of so many candidates.
+auto holds_decode(int heads, int context) {
+  return [=](int cluster) {
+    return fits(decode_layout(heads, 1, slice_pages(context, cluster) * kPageKeys, cluster, true), true);
+  };
+}
+
 TEST(ClusterChoice, DecodeTakesClustersThatTheDeviceRuns) {
   for (const Device& device : kDevices) {
     for (const int heads : {32, 64}) {
-      for (const int tokens : {1, 4}) {
-        for (const int context : {1, 2049, 8192, 16384, 32768, 131072}) {
-          for (int groups = 1; groups <= 160; ++groups) {
-            const auto holds = [&](int cluster) {
-              return fits(
-                  decode_layout(heads, tokens, slice_pages(context, cluster) * kPageKeys, cluster, true),
-                  true);
-            };
-            const int cluster = choose_decode_cluster(groups, device.multiprocessors, holds,
-                                                      [&](int each) { return device.at_once(each); });
-            int least = 1;
-            while (least <= device.most_blocks() && !holds(least)) ++least;
-            if (least > device.most_blocks()) {
-              EXPECT_EQ(cluster, 0);
-              continue;
-            }
-            EXPECT_GE(cluster, least);
-            EXPECT_TRUE(holds(cluster));
-            EXPECT_LE(cluster, device.most_blocks());
-            EXPECT_TRUE(cluster == least || groups <= device.at_once(cluster));
+      for (const int context : {1, 2049, 8192, 16384, 32768, 131072}) {
+        const auto holds = holds_decode(heads, context);
+        for (int rows = 1; rows <= 160; ++rows) {
+          const int cluster = choose_decode_cluster(rows, device.multiprocessors, holds,
+                                                    [&](int each) { return device.at_once(each); });
+          int least = 1;
+          while (least <= device.most_blocks() && !holds(least)) ++least;
+          if (least > device.most_blocks()) {
+            EXPECT_EQ(cluster, 0);
+            continue;
           }
+          EXPECT_GE(cluster, least);
+          EXPECT_TRUE(holds(cluster));
+          EXPECT_LE(cluster, device.most_blocks());
+          EXPECT_TRUE(cluster == least || rows <= device.at_once(cluster));
         }
       }
     }
@@ -118,14 +119,11 @@ TEST(ClusterChoice, DecodeTakesClustersThatTheDeviceRuns) {
 }
 
 TEST(ClusterChoice, DecodeAt8kIsAsMeasured) {
-  const auto holds = [](int cluster) {
-    return fits(decode_layout(64, 1, slice_pages(8192, cluster) * kPageKeys, cluster, true), true);
-  };
-  for (const auto& [groups, cluster] : {std::pair{1, 16}, {2, 16}, {8, 8}, {32, 3}, {128, 1}}) {
-    EXPECT_EQ(choose_decode_cluster(groups, kH200.multiprocessors, holds,
+  for (const auto& [rows, cluster] : {std::pair{1, 16}, {2, 16}, {8, 8}, {32, 3}, {128, 1}}) {
+    EXPECT_EQ(choose_decode_cluster(rows, kH200.multiprocessors, holds_decode(64, 8192),
                                     [](int each) { return kH200.at_once(each); }),
               cluster)
-        << groups;
+        << rows;
   }
 }
 
@@ -154,21 +152,24 @@ TEST(ClusterChoice, DealtTopkHoldsItsRows) {
 
 TEST(ClusterChoice, DecodeIsOneKernelWhereThatIsFaster) {
   struct Row {
-    int groups;
+    int rows;
     int context;
-    int cluster;
     bool is_fused;
   };
+  const auto at_once = [](int cluster) { return kH200.at_once(cluster); };
   // Measured on an H200: docs/performance.md, "Which of the two ways".
   for (const Row& row :
-       {Row{1, 8192, 16, true}, Row{32, 8192, 3, true}, Row{66, 8192, 2, true}, Row{67, 8192, 1, true},
-        Row{132, 8192, 1, true}, Row{133, 8192, 1, false}, Row{200, 8192, 1, true}, Row{1, 16384, 16, true},
-        Row{66, 16384, 2, true}, Row{67, 16384, 1, false}, Row{128, 16384, 1, false},
-        Row{1, 32768, 16, false}, Row{2, 32768, 16, false}, Row{4, 32768, 16, true}, Row{30, 32768, 4, true},
-        Row{32, 32768, 3, false}, Row{67, 32768, 1, false}, Row{4, 65536, 16, false},
-        Row{1, 131072, 16, false}}) {
-    EXPECT_EQ(decode_is_fused(row.groups, row.cluster, kH200.at_once(row.cluster), row.context), row.is_fused)
-        << row.groups << " x " << row.context;
+       {Row{132, 4096, true},  Row{67, 4096, true},    Row{133, 4096, false}, Row{1, 8192, true},
+        Row{32, 8192, true},   Row{66, 8192, true},    Row{67, 8192, false},  Row{80, 8192, false},
+        Row{96, 8192, true},   Row{132, 8192, true},   Row{133, 8192, false}, Row{200, 8192, false},
+        Row{240, 8192, true},  Row{1, 16384, false},   Row{2, 16384, true},   Row{66, 16384, true},
+        Row{67, 16384, false}, Row{128, 16384, false}, Row{2, 32768, false},  Row{4, 32768, true},
+        Row{30, 32768, true},  Row{32, 32768, false},  Row{67, 32768, false}, Row{4, 65536, false},
+        Row{1, 131072, false}}) {
+    const int cluster =
+        choose_decode_cluster(row.rows, kH200.multiprocessors, holds_decode(64, row.context), at_once);
+    EXPECT_EQ(decode_is_fused(row.rows, cluster, at_once(cluster), row.context), row.is_fused)
+        << row.rows << " x " << row.context << " by clusters of " << cluster;
   }
 }
 
