@@ -54,20 +54,30 @@ struct ProcessLimit {
 };
 constexpr ProcessLimit kProcessLimits[] = {{"Max address space", "VmSize:"}, {"Max data size", "VmData:"}};
 
+/// At most so many.
+void allow(uint64_t bytes, std::optional<uint64_t>& available) {
+  available = std::min(available.value_or(bytes), bytes);
+}
+
 }  // namespace
 
 std::optional<uint64_t> available_memory_bytes(const std::filesystem::path& proc,
                                                const std::filesystem::path& cgroups) {
-  std::optional<uint64_t> available;
-  const auto allow = [&](uint64_t bytes) { available = std::min(available.value_or(bytes), bytes); };
-  if (const uint64_t left = read_field(proc / "meminfo", "MemAvailable:"); left > 0) allow(left * kKibibyte);
+  std::optional<uint64_t> available = available_address_space_bytes(proc);
+  if (const uint64_t left = read_field(proc / "meminfo", "MemAvailable:"); left > 0)
+    allow(left * kKibibyte, available);
   for_each_control_group(proc, cgroups, "memory", [&](const ControlGroup& group) {
-    if (const auto left = left_by(group)) allow(*left);
+    if (const auto left = left_by(group)) allow(*left, available);
   });
+  return available;
+}
+
+std::optional<uint64_t> available_address_space_bytes(const std::filesystem::path& proc) {
+  std::optional<uint64_t> available;
   for (const ProcessLimit& of : kProcessLimits) {
     const std::optional<uint64_t> limit = find_number(proc / "self/limits", of.limit);
     if (!limit) continue;
-    allow(*limit - std::min(*limit, read_field(proc / "self/status", of.taken) * kKibibyte));
+    allow(*limit - std::min(*limit, read_field(proc / "self/status", of.taken) * kKibibyte), available);
   }
   return available;
 }

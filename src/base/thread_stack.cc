@@ -1,9 +1,11 @@
 #include "base/thread_stack.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <new>
 #include <string>
 
 #include "base/error.h"
@@ -13,7 +15,9 @@ namespace {
 
 constexpr size_t kLeastPageBytes = 4096;
 
-/// Of threads that are started: it is what the limit was when the process began.
+}  // namespace
+
+// It is what the limit was when the process began.
 size_t default_stack_bytes() {
   pthread_attr_t attributes;
   if (pthread_attr_init(&attributes) != 0) return kLeastStackBytes;
@@ -22,8 +26,6 @@ size_t default_stack_bytes() {
   pthread_attr_destroy(&attributes);
   return bytes;
 }
-
-}  // namespace
 
 void check_stack_limit() {
   size_t bytes = default_stack_bytes();
@@ -36,6 +38,12 @@ void check_stack_limit() {
                       .expected = std::to_string(kLeastStackBytes) + " bytes",
                       .found = std::to_string(bytes),
                       .todo = "raise the limit before the program starts: ulimit -s 8192"});
+}
+
+void check_stack_room(size_t bytes) {
+  void* const room = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (room == MAP_FAILED) throw std::bad_alloc();
+  munmap(room, bytes);
 }
 
 [[gnu::noinline]] void settle_stack(size_t bytes) {

@@ -18,11 +18,12 @@ ThreadTeam::ThreadTeam(int size)
   } catch (const std::system_error& error) {
     const size_t started = threads_.size();
     end_threads();
-    throw Error(Problem{.kind = ErrorKind::kDevice,
-                        .message = "The threads to compute on can't be started.",
-                        .expected = std::to_string(size - 1) + " beside the first",
-                        .found = std::to_string(started) + ", then: " + error.code().message(),
-                        .todo = "use fewer (--threads), or raise the limits of threads and memory"});
+    throw Error(Problem{
+        .kind = ErrorKind::kDevice,
+        .message = "The threads to compute on can't be started.",
+        .expected = std::to_string(size - 1) + " beside the first",
+        .found = std::to_string(started) + ", then: " + error.code().message(),
+        .todo = "use fewer (--threads, EngineOptions::threads), or raise the limits of threads and memory"});
   } catch (...) {
     end_threads();
     throw;

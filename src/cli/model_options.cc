@@ -264,6 +264,7 @@ Engine make_engine(const ModelOptions& options, const OpenedModel& model, const 
   runner.num_pages = scheduler.num_pages;
   runner.selection = model.selection.get();
   runner.scratch_bytes = engine.scratch_bytes;
+  runner.host_logits_rows = engine.run.host_logits_rows();
   return {model.loaded, tokenizer, runner, scheduler};
 }
 

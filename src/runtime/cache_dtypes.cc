@@ -37,10 +37,12 @@ DType dtype_of(CacheForm form, Precision precision) {
 CacheDTypes cache_dtypes(const CacheForms& forms, const Config& config, Precision precision,
                          const Backend& backend) {
   if (forms.index_keys != CacheForm::kByPrecision && !config.sparse()) {
-    throw Error(Problem{.kind = ErrorKind::kBadRequest,
-                        .message = "A form of index keys (--index-dtype) needs a model with an indexer.",
-                        .found = fmt::format("model_type {}", name(config.model_type)),
-                        .todo = "leave it away, or choose a deepseek_v32 or glm_moe_dsa model"});
+    throw Error(Problem{
+        .kind = ErrorKind::kBadRequest,
+        .message =
+            "A form of index keys (--index-dtype, CacheForms::index_keys) needs a model with an indexer.",
+        .found = fmt::format("model_type {}", name(config.model_type)),
+        .todo = "leave it away, or choose a deepseek_v32 or glm_moe_dsa model"});
   }
   const CacheDTypes dtypes{.latents = dtype_of(forms.latents, precision),
                            .index_keys = dtype_of(forms.index_keys, precision)};

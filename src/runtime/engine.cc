@@ -7,6 +7,7 @@
 #include <exception>
 #include <filesystem>
 #include <map>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -29,11 +30,12 @@ std::thread start_thread(Body body) {
   try {
     return std::thread(std::move(body));
   } catch (const std::system_error& error) {
-    throw Error(Problem{.kind = ErrorKind::kDevice,
-                        .message = "The thread that runs the model can't be started.",
-                        .expected = "one beside those that compute",
-                        .found = error.code().message(),
-                        .todo = "use fewer (--threads), or raise the limits of threads and memory"});
+    throw Error(Problem{
+        .kind = ErrorKind::kDevice,
+        .message = "The thread that runs the model can't be started.",
+        .expected = "one beside those that compute",
+        .found = error.code().message(),
+        .todo = "use fewer (--threads, EngineOptions::threads), or raise the limits of threads and memory"});
   }
 }
 
@@ -156,10 +158,9 @@ class Engine::Impl {
   }
 
   void add(const std::shared_ptr<RequestState>& state) noexcept {
-    const Request& request = state->request();
     try {
       requests_.emplace(state->id(), state);
-      scheduler_.add(state->id(), request.prompt, request.on_prompt_logits == nullptr);
+      scheduler_.add(state->id(), state->take_prompt(), state->request().on_prompt_logits == nullptr);
     } catch (...) {
       state->fail(std::current_exception());
       forget(state->id());
@@ -303,10 +304,20 @@ Engine::Engine(const LoadedModel& model, const Tokenizer* tokenizer, const Runne
 Engine::Engine(const std::string& folder, const EngineOptions& options) {
   EnginePlan plan = plan_engine(folder, options);
   check_fits(plan.need);
-  auto owned = std::make_unique<Impl::Owned>();
-  owned->tokenizer = std::move(plan.tokenizer);
-  owned->model = load(std::move(plan.planned), plan.runner.threads);
-  impl_ = std::make_unique<Impl>(std::move(owned), plan.runner, plan.scheduler, options.prompt_logits);
+  try {
+    auto owned = std::make_unique<Impl::Owned>();
+    owned->tokenizer = std::move(plan.tokenizer);
+    owned->model = load(std::move(plan.planned), plan.runner.threads);
+    impl_ = std::make_unique<Impl>(std::move(owned), plan.runner, plan.scheduler, options.prompt_logits);
+  } catch (const std::bad_alloc&) {
+    throw Error(
+        Problem{.kind = ErrorKind::kDevice,
+                .file = folder,
+                .message = "The memory ran out while this model was loaded and its caches were made.",
+                .expected = fmt::format("room for {} bytes, which was there before", plan.need.allocated()),
+                .found = "less: others took of it, or a limit of the process counts address space",
+                .todo = "ask for smaller caches or fewer threads, or raise the limits"});
+  }
 }
 
 Engine::~Engine() = default;

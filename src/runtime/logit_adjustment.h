@@ -2,7 +2,8 @@
 
 #include <cstdint>
 #include <span>
-#include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "fulgur/engine.h"
 
@@ -18,7 +19,7 @@ namespace fulgur {
 /// the text.
 class LogitAdjustment {
  public:
-  LogitAdjustment(const Sampling& sampling, std::span<const int32_t> prompt);
+  LogitAdjustment(Sampling sampling, std::span<const int32_t> prompt);
 
   /// Whether it changes anything.
   [[nodiscard]] bool active() const { return penalizes_ || !bias_.empty(); }
@@ -28,14 +29,19 @@ class LogitAdjustment {
   void apply(std::span<float> logits, std::span<const int32_t> drafts = {}) const;
 
  private:
+  struct Count {
+    int32_t token;
+    int32_t count;  // in the text; of a token of the prompt alone 0
+  };
+  [[nodiscard]] std::vector<Count>::const_iterator place_of(int32_t token) const;
   [[nodiscard]] float penalized(float logit, int64_t count) const;
 
   float repetition_;
   float frequency_;
   float presence_;
   bool penalizes_;
-  std::unordered_map<int32_t, float> bias_;
-  std::unordered_map<int32_t, int> counts_;  // in the text; a token of the prompt alone has 0
+  std::vector<std::pair<int32_t, float>> bias_;
+  std::vector<Count> counts_;  // by token
 };
 
 }  // namespace fulgur

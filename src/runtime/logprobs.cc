@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <ranges>
 
 namespace fulgur {
 namespace {
@@ -17,23 +17,20 @@ double log_sum_exp(std::span<const float> logits) {
 
 }  // namespace
 
-double logprob_of(std::span<const float> logits, int32_t token) {
-  return logits[static_cast<size_t>(token)] - log_sum_exp(logits);
-}
-
-std::vector<TokenLogprob> likeliest(std::span<const float> logits, int count) {
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  const auto end = ids.begin() + std::min<std::ptrdiff_t>(count, std::ssize(ids));
-  std::partial_sort(ids.begin(), end, ids.end(), [&](int32_t a, int32_t b) {
+Logprobs logprobs_of(std::span<const float> logits, int32_t token, int num_likeliest) {
+  const double total = log_sum_exp(logits);
+  const auto of = [&](int32_t id) { return logits[static_cast<size_t>(id)] - total; };
+  const auto ids = std::views::iota(0, static_cast<int32_t>(logits.size()));
+  std::vector<int32_t> top(std::min(logits.size(), static_cast<size_t>(num_likeliest)));
+  std::ranges::partial_sort_copy(ids, top, [&](int32_t a, int32_t b) {
     const float of_a = logits[static_cast<size_t>(a)];
     const float of_b = logits[static_cast<size_t>(b)];
     return of_a != of_b ? of_a > of_b : a < b;
   });
-  const double total = log_sum_exp(logits);
-  std::vector<TokenLogprob> top;
-  for (auto at = ids.begin(); at != end; ++at) top.push_back({*at, logits[static_cast<size_t>(*at)] - total});
-  return top;
+  Logprobs logprobs{.of_token = of(token)};
+  logprobs.likeliest.reserve(top.size());
+  for (const int32_t id : top) logprobs.likeliest.push_back({id, of(id)});
+  return logprobs;
 }
 
 }  // namespace fulgur

@@ -8,8 +8,11 @@
 
 namespace fulgur {
 
-/// ln p under softmax(logits), in double: of one token, and of the `count` likeliest (equal ones by id).
-double logprob_of(std::span<const float> logits, int32_t token);
-std::vector<TokenLogprob> likeliest(std::span<const float> logits, int count);
+/// ln p under softmax(logits), in double.
+struct Logprobs {
+  double of_token = 0;
+  std::vector<TokenLogprob> likeliest;  // in descending order, equal ones by id
+};
+Logprobs logprobs_of(std::span<const float> logits, int32_t token, int num_likeliest);
 
 }  // namespace fulgur

@@ -10,23 +10,27 @@
 #include "base/available_memory.h"
 #include "base/error.h"
 #include "base/process_memory.h"
+#include "base/thread_stack.h"
 #include "ops/indexer_prepare.h"
 #include "ops/paged_cache.h"
 #include "runtime/cache_pool.h"
 #include "runtime/choose_backend.h"
-#include "runtime/logits_rows.h"
 
 namespace fulgur {
 namespace {
 
 /// What a process of any model takes besides, measured: code that runs only in steps, and what a thread has
-/// on its stack before it computes.
+/// on its stack before it computes, and elsewhere.
 constexpr uint64_t kCodeToCome = 640 << 10;
-constexpr uint64_t kThreadBytes = 4 << 10;
+constexpr uint64_t kThreadBytes = 12 << 10;
 /// Kernel stack, page tables and the like, measured with 1,024 threads.
 constexpr uint64_t kKernelBytesOfThread = 32 << 10;
 /// Of each request besides its tokens, from submit() to its end, measured.
 constexpr uint64_t kRequestBytes = 3 << 10;
+
+constexpr const char* kAskForLess =
+    "ask for less of it: fewer tokens in the caches or in a step, FP8 caches (--kv-dtype fp8, "
+    "EngineOptions::cache_forms), no drafts (--speculate 0, num_drafts), fewer threads";
 
 /// In the unit of the lesser, with as many digits as it takes to tell them apart.
 std::pair<std::string, std::string> told_apart(uint64_t a, uint64_t b) {
@@ -58,18 +62,16 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
                   .latents = pages * page.latents,
                   .index_keys = pages * page.index_keys,
                   .tables = positions * static_cast<uint64_t>(config.qk_rope_head_dim) * sizeof(float),
-                  .host = size.results_bytes + requests * kRequestBytes,
+                  .host = size.results_bytes + requests * kRequestBytes +
+                          static_cast<uint64_t>(size.prompt_ids()) * sizeof(int32_t) +
+                          static_cast<uint64_t>(size.host_logits_rows() * config.vocab_size) * sizeof(float),
                   .stacks = static_cast<uint64_t>(options.threads) * (backend.stack_bytes + kThreadBytes),
                   .kernel = static_cast<uint64_t>(options.threads) * kKernelBytesOfThread,
+                  .reserved = static_cast<uint64_t>(options.threads) * default_stack_bytes(),
                   .process = settled_rss_bytes() + kCodeToCome};
   if (mtp) {  // F of each page's last token
     need.tables +=
         pages * static_cast<uint64_t>(config.hidden_size) * size_bytes(operand_dtype(options.precision));
-  }
-  if (size.hands_out_logits) {
-    const int64_t rows =
-        std::min({size.prompt_step_tokens(), size.longest_prompt(), static_cast<int64_t>(kLogitsRows)});
-    need.host += static_cast<uint64_t>(rows * config.vocab_size) * sizeof(float);
   }
   if (plan.load.problems.empty() && catalog.gaps.empty()) {
     need.scratch = step_scratch_bytes(config, weight_shapes(plan), options, size);
@@ -85,6 +87,7 @@ void MemoryNeed::add_engine(const MemoryNeed& other) {
   host += other.host;
   stacks += other.stacks;
   kernel += other.kernel;
+  reserved += other.reserved;
 }
 
 void check_index_scratch(int64_t bytes, const Config& config, int threads, const Backend& backend) {
@@ -96,39 +99,50 @@ void check_index_scratch(int64_t bytes, const Config& config, int threads, const
   const int64_t topk = std::min(config.index_topk, config.max_position_embeddings);
   const int64_t least = backend.least_index_scratch(shape, topk, config.max_position_embeddings, threads);
   if (bytes >= least) return;
-  throw Error(
-      Problem{.kind = ErrorKind::kBadRequest,
-              .message = "The scratch for index scores (--index-scratch, index_scratch_bytes) is too small.",
-              .expected = fmt::format("at least {} bytes for {} threads and index_topk {}", least, threads,
-                                      config.index_topk),
-              .found = fmt::format("{} bytes", bytes),
-              .todo = "give it more, or use fewer threads"});
+  throw Error(Problem{
+      .kind = ErrorKind::kBadRequest,
+      .message =
+          "The scratch for index scores (--index-scratch, EngineOptions::index_scratch_bytes) is too small.",
+      .expected = fmt::format("at least {} bytes for {} threads and index_topk {}", least, threads,
+                              config.index_topk),
+      .found = fmt::format("{} bytes", bytes),
+      .todo = "give it more, or use fewer threads"});
 }
 
 void check_fits(const MemoryNeed& need) {
   const std::optional<uint64_t> available = available_memory_bytes();
   const uint64_t wanted = need.allocated();
-  if (!available || wanted <= *available) return;
-  const uint64_t weights = need.weights.copied;
-  if (weights > *available) {
-    const auto [takes, left] = told_apart(weights, *available);
+  if (available && wanted > *available) {
+    const uint64_t weights = need.weights.copied;
+    if (weights > *available) {
+      const auto [takes, left] = told_apart(weights, *available);
+      throw Error(Problem{
+          .kind = ErrorKind::kBadRequest,
+          .message = fmt::format("The model's weights take {}, but {} of memory are available.", takes, left),
+          .expected = fmt::format("at most {} bytes", *available),
+          .found = fmt::format("{} bytes of weights that are not used where they lie in a file", weights),
+          .todo = "use a machine with more memory, or of random weights ask for less: --layers N, "
+                  "--set n_routed_experts=N, a smaller --weights-form"});
+    }
+    const auto [takes, left] = told_apart(wanted, *available);
     throw Error(Problem{
         .kind = ErrorKind::kBadRequest,
-        .message = fmt::format("The model's weights take {}, but {} of memory are available.", takes, left),
+        .message = fmt::format("The model takes {}, but {} of memory are available.", takes, left),
         .expected = fmt::format("at most {} bytes", *available),
-        .found = fmt::format("{} bytes of weights that are not used where they lie in a file", weights),
-        .todo = "use a machine with more memory, or of random weights ask for less: --layers N, "
-                "--set n_routed_experts=N, a smaller --weights-form"});
+        .found = fmt::format("{} bytes of weights, {} of caches, {} for the steps and {} of threads", weights,
+                             need.cache(), need.tables + need.scratch + need.host, need.stacks + need.kernel),
+        .todo = kAskForLess});
   }
-  const auto [takes, left] = told_apart(wanted, *available);
+  const std::optional<uint64_t> space = available_address_space_bytes();
+  if (!space || need.address_space() <= *space) return;
+  const auto [takes, left] = told_apart(need.address_space(), *space);
   throw Error(Problem{
       .kind = ErrorKind::kBadRequest,
-      .message = fmt::format("The model takes {}, but {} of memory are available.", takes, left),
-      .expected = fmt::format("at most {} bytes", *available),
-      .found = fmt::format("{} bytes of weights, {} of caches, {} for the steps and {} of threads", weights,
-                           need.cache(), need.tables + need.scratch + need.host, need.stacks + need.kernel),
-      .todo = "ask for less of it: fewer tokens in the caches or in a step, FP8 caches "
-              "(--kv-dtype fp8), no drafts (--speculate 0), fewer threads"});
+      .message =
+          fmt::format("The model takes {} of address space, but this process is let have {}.", takes, left),
+      .expected = fmt::format("at most {} bytes", *space),
+      .found = fmt::format("{} bytes, {} of them for threads' stacks", need.address_space(), need.reserved),
+      .todo = "raise the limits that it is started with (ulimit -v, ulimit -d), or use fewer threads"});
 }
 
 }  // namespace fulgur

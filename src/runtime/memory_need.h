@@ -20,6 +20,7 @@ struct MemoryNeed {
   uint64_t host = 0;        // requests, logits that are handed out, what is kept of results
   uint64_t stacks = 0;      // of threads
   uint64_t kernel = 0;      // what the system itself keeps of threads: a control group's, not the process's
+  uint64_t reserved = 0;    // address space of threads' stacks, used or not
   uint64_t process = 0;     // program, tokenizer and plan, which it holds already
   /// Another engine over the same weights.
   void add_engine(const MemoryNeed& other);
@@ -28,6 +29,8 @@ struct MemoryNeed {
   [[nodiscard]] uint64_t allocated() const {
     return weights.copied + cache() + tables + scratch + host + stacks + kernel;
   }
+  /// Of address space, what limits of the process (ulimit -v, -d) count.
+  [[nodiscard]] uint64_t address_space() const { return allocated() - stacks - kernel + reserved; }
   [[nodiscard]] uint64_t total() const {
     return weights.mapped + weights.sources + allocated() - kernel + process;
   }
@@ -41,8 +44,8 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
 /// Throws bad_request where selecting on so many threads takes more than `bytes` even in the smallest pieces.
 void check_index_scratch(int64_t bytes, const Config& config, int threads, const Backend& backend);
 
-/// Throws bad_request where what has to be allocated is more than the memory that is available; none of it
-/// has been by then.
+/// Throws bad_request where what has to be allocated is more than the memory, or the address space, that is
+/// available; none of it has been by then.
 void check_fits(const MemoryNeed& need);
 
 }  // namespace fulgur

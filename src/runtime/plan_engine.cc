@@ -60,12 +60,13 @@ EnginePlan plan_engine(const std::string& folder, const EngineOptions& options) 
                  .num_drafts = planned.plan.mtp ? wanted_drafts : 0};
   check_index_scratch(plan.runner.index_scratch_bytes, config, threads, choose_backend());
   const RunSize size{.cache_tokens = tokens,
-                     .context = std::min(tokens, config.max_position_embeddings),
+                     .context = std::min(num_pages * int64_t{kPageTokens}, config.max_position_embeddings),
                      .step_tokens = options.step_tokens,
                      .sequences = std::min<int64_t>(options.max_running, num_pages),
                      .hands_out_logits = options.prompt_logits};
   plan.need = memory_need(config, planned.plan, planned.catalog, plan.runner, size);
   plan.runner.scratch_bytes = plan.need.scratch;
+  plan.runner.host_logits_rows = size.host_logits_rows();
   plan.scheduler = {.num_pages = num_pages,
                     .step_tokens = size.most_step_tokens(),
                     .max_running = options.max_running,

@@ -50,7 +50,7 @@ void check_sampling(const Sampling& s, const Config& config) {
 }
 
 void check_tokens(std::span<const int32_t> tokens, const Config& config, bool has_tokenizer) {
-  const char* todo = has_tokenizer ? "use ids of this model's tokenizer (fulgur tokenize)"
+  const char* todo = has_tokenizer ? "use ids of this model's tokenizer (fulgur tokenize, Engine::encode)"
                                    : "use ids of this model's vocabulary";
   for (const int32_t token : tokens) check_token(token, config, todo);
 }

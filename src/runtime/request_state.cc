@@ -3,9 +3,14 @@
 #include <algorithm>
 #include <utility>
 
-#include "runtime/logprobs.h"
-
 namespace fulgur {
+namespace {
+
+SamplingParams params_of(const Sampling& s) {
+  return {.temperature = s.temperature, .top_k = s.top_k, .top_p = s.top_p, .min_p = s.min_p, .seed = s.seed};
+}
+
+}  // namespace
 
 std::string_view name(FinishReason reason) {
   switch (reason) {
@@ -22,8 +27,9 @@ std::string_view name(FinishReason reason) {
 RequestState::RequestState(RequestId id, Request request, const Config& config, const Tokenizer* tokenizer)
     : id_(id),
       request_(std::move(request)),
+      sampling_(params_of(request_.sampling)),
       end_tokens_(request_.stop_tokens),
-      adjustment_(request_.sampling, request_.prompt),
+      adjustment_(std::exchange(request_.sampling, {}), request_.prompt),
       stop_(request_.stop) {
   if (!request_.ignore_end_tokens) {
     for (const int64_t token : config.eos_token_ids) end_tokens_.push_back(static_cast<int32_t>(token));
@@ -37,32 +43,27 @@ RequestState::RequestState(RequestId id, Request request, const Config& config, 
 
 ChunkOutput RequestState::output(const PlannedChunk& chunk) {
   ChunkOutput output;
-  const Sampling& s = request_.sampling;
-  output.sampling = {
-      .temperature = s.temperature, .top_k = s.top_k, .top_p = s.top_p, .min_p = s.min_p, .seed = s.seed};
-  const auto prompt_tokens = static_cast<int64_t>(request_.prompt.size());
-  if (request_.on_prompt_logits && logits_delivered_ < prompt_tokens) {
+  output.sampling = sampling_;
+  if (request_.on_prompt_logits && logits_delivered_ < completion_.prompt_tokens) {
     output.logits_from = logits_delivered_;
     output.on_logits = [this](int64_t first, Matrix<const float> logits) {
       request_.on_prompt_logits(first, logits.rows, logits.data);
       logits_delivered_ = first + logits.rows;  // so that none comes twice if it is set back
     };
   }
-  own_logits_.clear();
-  if (adjustment_.active() || request_.num_logprobs >= 0) {
-    output.on_draw = [this, &chunk](int num_drafts, std::span<float> logits) {
+  if (adjustment_.active()) {
+    output.adjust = [this, &chunk](int num_drafts, std::span<float> logits) {
       const auto drafts = std::span(chunk.tokens).last(static_cast<size_t>(chunk.num_drafts));
-      return look_at_logits(drafts.first(static_cast<size_t>(num_drafts)), logits);
+      adjustment_.apply(logits, drafts.first(static_cast<size_t>(num_drafts)));
+    };
+  }
+  logprobs_.clear();
+  if (request_.num_logprobs >= 0) {
+    output.on_drawn = [this](int32_t token, std::span<const float> logits) {
+      logprobs_.push_back(logprobs_of(logits, token, request_.num_logprobs));
     };
   }
   return output;
-}
-
-bool RequestState::look_at_logits(std::span<const int32_t> drafts, std::span<float> logits) {
-  if (request_.num_logprobs >= 0) own_logits_.emplace_back(logits.begin(), logits.end());
-  if (!adjustment_.active()) return false;
-  adjustment_.apply(logits, drafts);
-  return true;
 }
 
 void RequestState::admitted(int64_t cached_tokens) {
@@ -81,9 +82,9 @@ std::optional<FinishReason> RequestState::take(std::span<const int32_t> drawn) {
     GeneratedToken token{.id = id};
     token.text = text_of(stopped_by_token ? -1 : id, stopped_by_token || full);
     if (request_.num_logprobs >= 0) {
-      token.logprob = logprob_of(own_logits_.front(), id);
-      token.likeliest = likeliest(own_logits_.front(), request_.num_logprobs);
-      own_logits_.pop_front();
+      token.logprob = logprobs_.front().of_token;
+      token.likeliest = std::move(logprobs_.front().likeliest);
+      logprobs_.pop_front();
     }
     const bool stopped = stopped_by_token || stop_.stopped();
     deliver(std::move(token));

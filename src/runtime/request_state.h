@@ -8,12 +8,14 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "fulgur/engine.h"
 #include "model/config.h"
 #include "runtime/batch_plan.h"
 #include "runtime/logit_adjustment.h"
+#include "runtime/logprobs.h"
 #include "runtime/step_runner.h"
 #include "runtime/stop_filter.h"
 #include "tokenizer/tokenizer.h"
@@ -28,7 +30,9 @@ class RequestState {
   RequestState(RequestId id, Request request, const Config& config, const Tokenizer* tokenizer);
 
   [[nodiscard]] RequestId id() const { return id_; }
+  /// Without its sampling, and without its prompt once that was taken.
   [[nodiscard]] const Request& request() const { return request_; }
+  std::vector<int32_t> take_prompt() { return std::exchange(request_.prompt, {}); }
 
   // The engine's thread.
 
@@ -61,7 +65,6 @@ class RequestState {
  private:
   using Clock = std::chrono::steady_clock;
 
-  bool look_at_logits(std::span<const int32_t> drafts, std::span<float> logits);
   /// The text that a token lets out, `last` if none comes after it.
   std::string text_of(int32_t token, bool last);
   void deliver(GeneratedToken token);
@@ -69,14 +72,15 @@ class RequestState {
   void end(With&& with) noexcept;
 
   const RequestId id_;
-  const Request request_;
+  Request request_;
+  const SamplingParams sampling_;
   std::vector<int32_t> end_tokens_;
   int32_t num_texts_ = 0;  // ids below it have a text
   LogitAdjustment adjustment_;
   std::optional<IncrementalDecoder> decoder_;
   StopFilter stop_;
-  int64_t logits_delivered_ = 0;               // positions of the prompt
-  std::deque<std::vector<float>> own_logits_;  // that the step's tokens are drawn from, for their logprobs
+  int64_t logits_delivered_ = 0;   // positions of the prompt
+  std::deque<Logprobs> logprobs_;  // of the step's tokens, if they are wanted
   const Clock::time_point submitted_ = Clock::now();
   Clock::time_point first_token_;
   int64_t cached_tokens_ = 0;

@@ -43,6 +43,8 @@ StepRunner::StepRunner(const LoadedModel& model, const RunnerOptions& options)
       decoder_(model.config, model.weights) {
   check_index_scratch(options.index_scratch_bytes, model.config, options.threads, backend_);
   if (options.scratch_bytes > 0) arena_.reserve(options.scratch_bytes, team_);
+  host_logits_.resize(static_cast<size_t>(options.host_logits_rows * model.config.vocab_size));
+  check_stack_room(backend_.stack_bytes);
   team_.run([&](int) { settle_stack(backend_.stack_bytes); });
   if (options.runs_mtp())
     drafter_.emplace(model, operand_dtype(options.precision), options.num_pages, options.num_drafts,
@@ -136,7 +138,10 @@ std::vector<ChunkRun> StepRunner::run(const BatchPlan& plan, std::span<const Chu
   for_logits(drawing, [&](Matrix<float> logits, std::span<const Row> rows) {
     const std::vector<int32_t> drawn = draw(logits, rows, outputs);
     for (size_t i = 0; i < rows.size(); ++i) {
-      verify(plan.chunks[rows[i].chunk], rows[i].num_drafts, drawn[i], runs[rows[i].chunk]);
+      const size_t chunk = rows[i].chunk;
+      if (!verify(plan.chunks[chunk], rows[i].num_drafts, drawn[i], runs[chunk])) continue;
+      if (outputs[chunk].on_drawn)
+        outputs[chunk].on_drawn(drawn[i], on_host(logits.row(static_cast<int64_t>(i))));
     }
   });
   // What NaN comes from may be a file that was overwritten.
@@ -155,15 +160,17 @@ void StepRunner::forget(RequestId request) {
   if (drafter_) drafter_->forget(request);
 }
 
-/// Takes a token that was drawn after `num_drafts` drafts, if those were right.
-void StepRunner::verify(const PlannedChunk& chunk, int num_drafts, int32_t drawn, ChunkRun& run) {
+/// Takes a token that was drawn after `num_drafts` drafts, if those were right. True: the text goes on with
+/// it.
+bool StepRunner::verify(const PlannedChunk& chunk, int num_drafts, int32_t drawn, ChunkRun& run) {
   const auto before = static_cast<size_t>(num_drafts);
-  if (run.fault != ChunkFault::kNone || run.drawn.size() < before) return;
+  if (run.fault != ChunkFault::kNone || run.drawn.size() < before) return false;
   const size_t first_draft = chunk.tokens.size() - static_cast<size_t>(chunk.num_drafts);
-  if (before > 0 && chunk.tokens[first_draft + before - 1] != run.drawn.back()) return;
+  if (before > 0 && chunk.tokens[first_draft + before - 1] != run.drawn.back()) return false;
   if (before == 0) run.drawn.reserve(static_cast<size_t>(chunk.num_drafts) + 1);
   run.drawn.push_back(drawn);
   if (drawn < 0) run.fault = ChunkFault::kBadLogits;
+  return drawn >= 0;
 }
 
 void StepRunner::check_ran(const BatchPlan& plan, const TokenBatch& tokens, std::vector<ChunkRun>& runs) {
@@ -203,25 +210,44 @@ void StepRunner::hand_out(Matrix<const float> logits, std::span<const Row> rows,
   }
 }
 
+/// A row of logits, until the next is asked for.
+std::span<float> StepRunner::on_host(const float* logits) {
+  host_logits_.resize(static_cast<size_t>(model_.config.vocab_size));
+  backend_.download(host_logits_.data(), logits, host_logits_.size() * sizeof(float));
+  return host_logits_;
+}
+
+/// Of each row of the model's logits. A row whose own logits are wanted, too, is adjusted in a copy.
 std::vector<int32_t> StepRunner::draw(Matrix<float> logits, std::span<const Row> rows,
                                       std::span<const ChunkOutput> outputs) {
   if (options_.observer != nullptr) options_.observer->drawn_from(logits);
+  std::vector<std::pair<size_t, int32_t>> from_copies;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const ChunkOutput& output = outputs[rows[i].chunk];
+    if (output.adjust == nullptr) continue;
+    float* const in_step = logits.row(static_cast<int64_t>(i));
+    const std::span<float> adjusted = on_host(in_step);
+    output.adjust(rows[i].num_drafts, adjusted);
+    const bool is_copy = output.on_drawn != nullptr;
+    const ArenaScope scope(arena_);
+    const Matrix<float> to{is_copy ? arena_.allocate_array<float>(logits.cols) : in_step, 1, logits.cols};
+    backend_.upload(to.data, adjusted.data(), adjusted.size_bytes());
+    if (is_copy) from_copies.emplace_back(i, draw_from(to, rows.subspan(i, 1), outputs).front());
+  }
+  std::vector<int32_t> drawn = draw_from(logits, rows, outputs);
+  for (const auto& [i, token] : from_copies) drawn[i] = token;
+  return drawn;
+}
+
+std::vector<int32_t> StepRunner::draw_from(Matrix<float> logits, std::span<const Row> rows,
+                                           std::span<const ChunkOutput> outputs) {
   std::vector<SamplingParams> params;
   std::vector<int32_t> position;
   params.reserve(rows.size());
   position.reserve(rows.size());
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const Row& row = rows[i];
-    const ChunkOutput& output = outputs[row.chunk];
-    params.push_back(output.sampling);
+  for (const Row& row : rows) {
+    params.push_back(outputs[row.chunk].sampling);
     position.push_back(static_cast<int32_t>(row.position + 1));
-    if (output.on_draw == nullptr) continue;
-    host_logits_.resize(static_cast<size_t>(logits.cols));
-    float* const in_step = logits.row(static_cast<int64_t>(i));
-    backend_.download(host_logits_.data(), in_step, host_logits_.size() * sizeof(float));
-    if (output.on_draw(row.num_drafts, host_logits_)) {
-      backend_.upload(in_step, host_logits_.data(), host_logits_.size() * sizeof(float));
-    }
   }
   auto* token = arena_.allocate_array<int32_t>(static_cast<int64_t>(rows.size()));
   fulgur::run(context_, Sample{logits, arena_.upload(params), arena_.upload(position), token});

@@ -32,6 +32,7 @@ struct RunnerOptions {
   CacheForms cache_forms;
   int64_t index_scratch_bytes = kDefaultIndexScratchBytes;
   size_t scratch_bytes = 0;              // of steps, taken at once (runtime/memory_need.h); 0: as they come
+  int64_t host_logits_rows = 0;          // that callbacks see at once, likewise
   int num_pages = 0;                     // of the caches
   bool mtp = false;                      // run the MTP layer along; the model was loaded with it
   int num_drafts = 0;                    // guesses of that layer at a time; more than 0: it runs along
@@ -52,9 +53,12 @@ struct ChunkOutput {
   /// call.
   std::function<void(int64_t first, Matrix<const float> logits)> on_logits;
   SamplingParams sampling;  // where it draws
-  /// Sees on the host the logits that a token is drawn from, after `num_drafts` of the chunk's drafts, and
-  /// may change them; true: it did. Null: nobody wants to.
-  std::function<bool(int num_drafts, std::span<float> logits)> on_draw;
+  /// Changes, on the host, the logits that a token is drawn from, after `num_drafts` of the chunk's drafts.
+  /// Null: it is drawn from the model's own.
+  std::function<void(int num_drafts, std::span<float> logits)> adjust;
+  /// Gets, in order, each token that was drawn and follows the text, with the model's own logits, in host
+  /// memory, valid during the call. Null: nobody wants them.
+  std::function<void(int32_t token, std::span<const float> logits)> on_drawn;
 };
 
 /// The one way of running steps: a plan's chunks as one flat batch through the decoder, the head for the rows
@@ -93,10 +97,13 @@ class StepRunner {
 
   TokenBatch upload_batch(const BatchPlan& plan);
   void check_ran(const BatchPlan& plan, const TokenBatch& tokens, std::vector<ChunkRun>& runs);
-  static void verify(const PlannedChunk& chunk, int num_drafts, int32_t drawn, ChunkRun& run);
+  static bool verify(const PlannedChunk& chunk, int num_drafts, int32_t drawn, ChunkRun& run);
   void hand_out(Matrix<const float> logits, std::span<const Row> rows, std::span<const ChunkOutput> outputs);
   std::vector<int32_t> draw(Matrix<float> logits, std::span<const Row> rows,
                             std::span<const ChunkOutput> outputs);
+  std::vector<int32_t> draw_from(Matrix<float> logits, std::span<const Row> rows,
+                                 std::span<const ChunkOutput> outputs);
+  std::span<float> on_host(const float* logits);
 
   const LoadedModel& model_;
   RunnerOptions options_;

@@ -130,6 +130,10 @@ class Steps {
       const int64_t rows = std::clamp<int64_t>(shape.logits_rows, 1, static_cast<int64_t>(kLogitsRows));
       const auto logits = arena_.matrix<float>(rows, config_.vocab_size);
       decoder.lm_head(step, hidden, ids(rows), logits);
+      {  // of a request that sees its own logits and has them adjusted
+        const ArenaScope scope(arena_);
+        sample(arena_.matrix<float>(1, config_.vocab_size));
+      }
       sample(logits);
     }
     if (mtp) run_mtp(step, all, shape);
@@ -252,8 +256,18 @@ int64_t RunSize::most_step_tokens() const {
   return std::clamp<int64_t>(step_tokens, 1, std::max<int64_t>(1, num_pages() * kPageTokens));
 }
 
+int64_t RunSize::prompt_ids() const {
+  if (prompts == 0) return std::min(sequences * longest_prompt(), cache_tokens);
+  return prompts * std::max(requests, sequences) / sequences;
+}
+
+int64_t RunSize::host_logits_rows() const {
+  if (!hands_out_logits) return 1;
+  return std::min({prompt_step_tokens(), longest_prompt(), static_cast<int64_t>(kLogitsRows)});
+}
+
 int64_t RunSize::prompt_step_tokens() const {
-  return std::clamp<int64_t>(most_step_tokens(), 1, prompts > 0 ? prompts : sequences * longest_prompt());
+  return std::min(most_step_tokens(), prompts > 0 ? prompts : sequences * longest_prompt());
 }
 
 uint64_t step_scratch_bytes(const Config& config, const ModelWeights& weights, const RunnerOptions& options,

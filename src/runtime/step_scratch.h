@@ -32,6 +32,10 @@ struct RunSize {
   [[nodiscard]] int64_t num_pages() const;
   /// Each token of a step takes a place in the caches.
   [[nodiscard]] int64_t most_step_tokens() const;
+  /// Of all requests on their way.
+  [[nodiscard]] int64_t prompt_ids() const;
+  /// Rows of logits that callbacks see at once: of a token that was drawn, or of part of a prompt.
+  [[nodiscard]] int64_t host_logits_rows() const;
   /// Most tokens of prompts in a step.
   [[nodiscard]] int64_t prompt_step_tokens() const;
 };

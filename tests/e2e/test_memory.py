@@ -211,6 +211,20 @@ def test_memory_is_predicted_without_taking_it():
     assert memory["cache"] > 65536 * 2**24
 
 
+@pytest.mark.parametrize("limit", ["v", "d"])
+def test_limits_that_count_stacks_used_or_not_are_met_with_a_sentence(limit):
+    """Each thread's takes 8 MB of address space, whatever it uses (KiB); the first one's grows into what is left."""
+    line = shlex.join(command("generate", model=MINI, ids="5,6,7", max_tokens=2, threads=8))
+    firsts = {}
+    for kib in range(88_000, 152_000, 4_000):
+        result = shell(f"ulimit -s 8192; ulimit -{limit} {kib}; {line}")
+        firsts.setdefault(result.returncode, set()).update(result.stderr.splitlines()[:1])
+    assert set(firsts) <= {0, 1}
+    assert all(line.endswith(".") for line in firsts[1])
+    if limit == "v":
+        assert any("of address space, but this process is let have" in line for line in firsts[1])
+
+
 def test_what_a_limit_of_the_process_has_no_room_for_is_refused_with_figures(tmp_path):
     (tmp_path / "ids.json").write_text(json.dumps([[5] * 100_000]))
     model = ["--random-weights", CONFIG, "--layers", 1, *sets(*SMALL, "first_k_dense_replace=1")]

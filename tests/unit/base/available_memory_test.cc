@@ -18,6 +18,9 @@ struct System {
   [[nodiscard]] std::optional<uint64_t> available() const {
     return available_memory_bytes(folder / "proc", folder / "sys");
   }
+  [[nodiscard]] std::optional<uint64_t> address_space() const {
+    return available_address_space_bytes(folder / "proc");
+  }
 };
 
 TEST(AvailableMemory, IsWhatTheSystemHasLeft) {
@@ -62,6 +65,14 @@ TEST(AvailableMemory, IsNoMoreThanTheProcessMayTake) {
                "Max data size             unlimited            unlimited            bytes     \n"
                "Max address space         819200               unlimited            bytes     \n");
   EXPECT_EQ(system.available(), 500U * 1024);
+  EXPECT_EQ(system.address_space(), 500U * 1024);
+}
+
+TEST(AvailableMemory, TellsAddressSpaceOnlyWhereItIsLimited) {
+  const System system;
+  system.write("proc/meminfo", "MemAvailable:   1000 kB\n");
+  EXPECT_EQ(system.available(), 1000U * 1024);
+  EXPECT_EQ(system.address_space(), std::nullopt);
 }
 
 }  // namespace

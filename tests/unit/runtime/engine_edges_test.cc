@@ -90,6 +90,24 @@ TEST_P(EngineEdges, GivesTheDrawnTokensLogprobAloneWhereNoOthersAreWanted) {
   EXPECT_EQ(found, wanted);
 }
 
+TEST_P(EngineEdges, DrawsTheSameFromAdjustedLogitsWhereTheModelsOwnAreWantedToo) {
+  const auto one = engine();
+  Request r = request(20, 12);
+  r.sampling = {.temperature = 1.5F, .seed = 5, .repetition_penalty = 3, .logit_bias = {{7, 2.0F}}};
+  const std::vector<int32_t> drawn = one->submit(r).wait().ids;
+  r.num_logprobs = 2;
+  std::vector<Request> all{r, request(30, 12), r};
+  all[1].num_logprobs = 1;
+  std::vector<Generation> generations = one->submit_all(all);
+  EXPECT_EQ(generations[0].wait().ids, drawn);
+  EXPECT_EQ(generations[2].wait().ids, drawn);
+  while (const auto token = generations[0].next()) {
+    ASSERT_EQ(token->likeliest.size(), 2U);
+    EXPECT_GE(token->likeliest.front().logprob, token->likeliest.back().logprob);
+    EXPECT_LE(*token->logprob, token->likeliest.front().logprob);
+  }
+}
+
 /// The last token of a prompt is always computed, so a page that ends with it is not taken.
 TEST_P(EngineEdges, TakesAPrefixThatEndsWithAPageAndSaysTheSame) {
   for (const int64_t prompt : {63, 64, 65, 127, 128, 129, 192}) {

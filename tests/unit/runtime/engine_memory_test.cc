@@ -51,25 +51,32 @@ void forget_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
 TEST_F(LargeVocabulary, TakesWhatThePlanForetells) {
   if (kSanitized) GTEST_SKIP() << "sanitizers take memory of their own";
-  for (const bool prompt_logits : {false, true}) {
+  struct Load {
+    int requests;
+    bool prompt_logits;
+    int num_logprobs;
+  };
+  for (const Load& load : {Load{4, false, -1}, Load{4, true, -1}, Load{64, false, 5}}) {
     const EngineOptions options{.threads = 2,
-                                .cache_tokens = 4096,
+                                .cache_tokens = load.requests * 320,
                                 .step_tokens = 256,
-                                .max_running = 4,
-                                .prompt_logits = prompt_logits};
+                                .max_running = load.requests,
+                                .prompt_logits = load.prompt_logits};
     forget_peak();
     const uint64_t foretold = plan_engine(model(), options).need.total();
     Engine engine(model(), options);
-    std::vector<Request> requests(4);
+    std::vector<Request> requests(static_cast<size_t>(load.requests));
     int64_t rows = 0;
     for (Request& request : requests) {
       request.prompt.assign(300, 7);
       request.max_tokens = 20;
-      if (prompt_logits)
+      request.num_logprobs = load.num_logprobs;
+      request.sampling.presence_penalty = load.num_logprobs < 0 ? 0 : 1;
+      if (load.prompt_logits)
         request.on_prompt_logits = [&](int64_t, int64_t count, const float*) { rows += count; };
     }
     for (Generation& generation : engine.submit_all(std::move(requests))) generation.wait();
-    EXPECT_EQ(rows, prompt_logits ? 4 * 300 : 0);
+    EXPECT_EQ(rows, load.prompt_logits ? 4 * 300 : 0);
     const auto used = static_cast<double>(peak_rss_bytes());
     EXPECT_NEAR(static_cast<double>(foretold) / used, 1, 0.05)
         << foretold << " foretold, " << used << " used";

@@ -44,7 +44,7 @@ TEST(LogitAdjustment, LeavesAloneWhatNobodyAsksFor) {
 
 TEST(Logprobs, OrderEqualTokensByIdAndSumToOne) {
   const std::vector<float> logits = {1, 3, 3, 2};
-  const auto top = likeliest(logits, 9);
+  const auto [of_token, top] = logprobs_of(logits, 2, 9);
   ASSERT_EQ(top.size(), 4U);
   EXPECT_EQ(top[0].id, 1);
   EXPECT_EQ(top[1].id, 2);
@@ -52,8 +52,10 @@ TEST(Logprobs, OrderEqualTokensByIdAndSumToOne) {
   double sum = 0;
   for (const TokenLogprob& token : top) sum += std::exp(token.logprob);
   EXPECT_NEAR(sum, 1, 1e-14);
-  EXPECT_EQ(logprob_of(logits, 2), top[1].logprob);
-  EXPECT_EQ(likeliest(logits, 1).size(), 1U);
+  EXPECT_EQ(of_token, top[1].logprob);
+  const std::vector<TokenLogprob> one = logprobs_of(logits, 2, 1).likeliest;
+  ASSERT_EQ(one.size(), 1U);
+  EXPECT_EQ(one[0].id, 1);
 }
 
 }  // namespace
