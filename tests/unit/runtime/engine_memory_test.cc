@@ -109,6 +109,14 @@ TEST(EnginePlan, StepsHaveNoMoreTokensThanTheCachesHold) {
   EXPECT_LT(plan(128).need.scratch, most.need.scratch);
 }
 
+TEST(EnginePlan, CachesHoldWholePages) {
+  const auto scratch = [](int64_t cache_tokens) {
+    return plan_engine(kMini, {.threads = 1, .cache_tokens = cache_tokens}).need.scratch;
+  };
+  EXPECT_EQ(scratch(1), scratch(64));
+  EXPECT_EQ(scratch(65), scratch(128));
+}
+
 TEST(EnginePlan, ThreadsCountForWhatFits) {
   MemoryNeed need = plan_engine(kMini, {.threads = 1, .cache_tokens = 1000}).need;
   check_fits(need);
