@@ -12,7 +12,7 @@ namespace fulgur::property {
 namespace {
 
 /// For `make check`.
-constexpr const char* kQuickRun = "seed=20261127 max_success=40";
+constexpr const char* kQuickRun = "seed=20261127 max_success=60";
 
 rc::Gen<Draw> any_draw() {
   return rc::gen::exec([] {
