@@ -33,11 +33,11 @@ void report(const std::string& name, double bytes, int calls,
   const Timing on = time(true);
   const auto line = [&](std::FILE* to, const char* format) {
     std::fprintf(to, format, name.c_str(), off.median_us, off.least_us, off.most_us, on.median_us,
-                 on.least_us, on.most_us, bytes / on.median_us / 1e6);
+                 on.least_us, on.most_us, bytes / on.median_us / 1e6, on.mhz);
   };
-  line(stdout, "%-46s off %8.2f (%.2f-%.2f)  pdl %8.2f (%.2f-%.2f)  %.2f TB/s\n");
+  line(stdout, "%-46s off %8.2f (%.2f-%.2f)  pdl %8.2f (%.2f-%.2f)  %.2f TB/s  %.0f MHz\n");
   if (table != nullptr) {
-    line(table, "%s\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\n");
+    line(table, "%s\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.0f\n");
     std::fflush(table);
   }
   std::fflush(stdout);
@@ -195,6 +195,28 @@ void bench_ragged(const Pool& pool) {
   }
 }
 
+/// Sequences with unequal numbers of drafts.
+void bench_unequal_drafts(const Pool& pool) {
+  constexpr int kContext = 8192;
+  constexpr int kSequences = 32;
+  struct Unequal {
+    const char* name;
+    std::vector<int> tokens;  // by turns
+    int first;                // the first sequence's; 0: as the others
+  };
+  for (const Unequal& unequal :
+       {Unequal{"2 each, the first 1", {2}, 1}, Unequal{"4 each, the first 3", {4}, 3},
+        Unequal{"4, 1 by turns", {4, 1}, 0}, Unequal{"1 to 4 by turns", {1, 2, 3, 4}, 0},
+        Unequal{"1 each, the first 2", {1}, 2}}) {
+    std::vector<int> tokens;
+    for (int i = 0; i < kSequences; ++i) tokens.push_back(unequal.tokens[i % unequal.tokens.size()]);
+    if (unequal.first > 0) tokens[0] = unequal.first;
+    const Batch data(pool, 64, std::vector<int>(kSequences, kContext), tokens, kContext);
+    DeviceArray<float> scores(static_cast<size_t>(data.rows) * kContext);
+    report_two_kernels(std::string("row scores, then topk 32x8k tokens ") + unequal.name, data, scores);
+  }
+}
+
 void bench_prompt(const Pool& pool, int heads, int length) {
   const Prompt prompt(pool, heads, length);
   const std::string tail = std::to_string(length) + (heads == 64 ? "" : ", 32 heads");
@@ -238,6 +260,7 @@ void bench_decode(const Pool& pool) {
       for (const int batch : {1, 8, 32, 128}) bench_two_kernels(pool, batch, tokens, context);
     }
   }
+  bench_unequal_drafts(pool);
   for (const int batch : {1, 8, 32, 128}) bench_decode(pool, 32, batch, 8192, {early()});
 }
 

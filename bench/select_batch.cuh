@@ -112,16 +112,18 @@ struct GivenScores {
   DeviceArray<uint32_t> fault;
 };
 
-/// Sequences of `contexts` keys with `tokens` new tokens each.
+/// Sequences of `contexts` keys with `tokens` new tokens, each the same number or its own.
 struct Batch {
   Batch(const Pool& pool, int heads, int sequences, int tokens, int context)
       : Batch(pool, heads, std::vector<int>(sequences, context), tokens, context) {}
   /// `bound`: what the launch knows of the contexts.
   Batch(const Pool& pool, int heads, const std::vector<int>& contexts, int tokens, int bound)
+      : Batch(pool, heads, contexts, std::vector<int>(contexts.size(), tokens), bound) {}
+  Batch(const Pool& pool, int heads, const std::vector<int>& contexts, const std::vector<int>& tokens,
+        int bound)
       : pool(pool),
         heads(heads),
-        rows(static_cast<int>(contexts.size()) * tokens),
-        tokens(tokens),
+        rows(std::accumulate(tokens.begin(), tokens.end(), 0)),
         context(bound),
         keys(std::accumulate(contexts.begin(), contexts.end(), int64_t{0})),
         pages((bound + 63) / 64),
@@ -137,11 +139,13 @@ struct Batch {
         fault(contexts.size()),
         sequences(static_cast<int>(contexts.size())) {
     fill(Codes::kReal);
-    std::vector<int32_t> host_position(rows);
-    std::vector<int32_t> host_sequence(rows);
-    for (int row = 0; row < rows; ++row) {
-      host_position[row] = contexts[row / tokens] - tokens + row % tokens;
-      host_sequence[row] = row / tokens;
+    std::vector<int32_t> host_position;
+    std::vector<int32_t> host_sequence;
+    for (int of = 0; of < sequences; ++of) {
+      for (int i = 0; i < tokens[of]; ++i) {
+        host_position.push_back(contexts[of] - tokens[of] + i);
+        host_sequence.push_back(of);
+      }
     }
     position.upload(host_position);
     sequence.upload(host_sequence);
@@ -157,7 +161,7 @@ struct Batch {
              {position.get(), sequence.get(), table, pages, rows, context},
              kTopk},
             heads,
-            std::min(tokens, 4),
+            std::min((rows + sequences - 1) / sequences, 4),
             {kTopk, positions.get(), slots.get(), fault.get()},
             nullptr,
             0};
@@ -174,7 +178,6 @@ struct Batch {
   const Pool& pool;
   int heads;
   int rows;
-  int tokens;
   int context;   // a bound
   int64_t keys;  // of all sequences
   int pages;     // of a row of the page table

@@ -1,6 +1,7 @@
 #pragma once
 
-// What a block of the fused decode kernel holds in shared memory, as functions that host tests call, too.
+// What a block of the fused decode kernel, or of row scores, holds in shared memory, as functions that host
+// tests call, too.
 
 #include "kernels/cuda/index_tile.h"
 #include "kernels/cuda/select_layout.h"

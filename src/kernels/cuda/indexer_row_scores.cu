@@ -6,7 +6,8 @@
 // blocks, and a launch bound above the lengths costs nothing. A block goes through its part by
 // decode_scores.cuh; its ring fills on from one row to the next, while the queries change.
 //
-// Bytes: 132 a cached key, once for all rows of a sequence, and a score's 4; queries once a block and row.
+// Bytes: 132 a cached key, once for each group of a sequence's rows (up to four, counted from its first), and
+// a score's 4; queries once a block and row.
 
 #include <algorithm>
 
@@ -25,8 +26,7 @@ struct RowScoresArguments {
   ScoreArguments scores;
   float* out;  // [rows, stride]
   int64_t stride;
-  int rows_of_group;  // that share the keys of a sequence, at most
-  int most_listed;    // pages at a time
+  int most_listed;  // pages at a time
   bool early_keys;
 };
 
@@ -90,14 +90,15 @@ class RowScores {
     const int before = is_row && row > 0 ? rows().sequence[row - 1] : -1;
     scores_.open();  // while they are on their way
     const bool begins = before != sequence;
+    int in_sequence = 0;
+    if constexpr (!kOneRow) in_sequence = rows_before(sequence, begins);
     int pages = 0;
     int count = 1;
     if (is_row) {
       bool is_first = true;
       if constexpr (!kOneRow) {
-        const int in_group = row % arguments_.rows_of_group;
-        is_first = in_group == 0 || begins;
-        const int end = min(row - in_group + arguments_.rows_of_group, rows().num_rows);
+        is_first = in_sequence % kRowsOfRun == 0;
+        const int end = min(row + kRowsOfRun, rows().num_rows);
         while (row + count < end && rows().sequence[row + count] == sequence) ++count;
       }
       const int longest = first + count;
@@ -127,6 +128,20 @@ class RowScores {
     if (row == 0) deal_.first_page[kMostDealtRows] = all;
     __syncthreads();
     return all;
+  }
+
+  /// How many rows of the launch before the thread's are of its sequence, with which it stands together.
+  [[nodiscard]] __device__ int rows_before(int sequence, bool begins) const {
+    const auto row = static_cast<int>(threadIdx.x);
+    const int lane = row % 32;
+    int before = 0;  // the warp's rows, of its first one's sequence
+    for (int first = row - lane, same = 32; same == 32 && first > 0; first -= 32, before += same) {
+      const bool is_same =
+          rows().sequence[min(first - 32 + lane, rows().num_rows - 1)] == __shfl_sync(~0U, sequence, 0);
+      same = __clz(static_cast<int>(~__ballot_sync(~0U, is_same)));
+    }
+    const uint32_t begun = __ballot_sync(~0U, begins) << (31 - lane);  // from this row downwards
+    return begun != 0 ? __clz(static_cast<int>(begun)) : lane + before;
   }
 
   /// Pages [begin, end) of all, of which there may be none.
@@ -210,27 +225,26 @@ auto kernel_for(int heads, bool one) {
 
 cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, int64_t score_stride,
                               const LaunchOptions& options) {
-  const int group = arguments.tokens_per_sequence;
-  const int most_rows = kMostDealtRows / group * group;
   const int num_rows = arguments.scores.rows.num_rows;
-  if (num_rows > most_rows) {
+  if (num_rows > kMostDealtRows) {
     const cudaError_t status =
-        launch_row_scores(rows_of(arguments, 0, most_rows), scores, score_stride, options);
+        launch_row_scores(rows_of(arguments, 0, kMostDealtRows), scores, score_stride, options);
     if (status != cudaSuccess) return status;
-    return launch_row_scores(rows_of(arguments, most_rows, num_rows - most_rows),
-                             scores + most_rows * score_stride, score_stride, options);
+    return launch_row_scores(rows_of(arguments, kMostDealtRows, num_rows - kMostDealtRows),
+                             scores + kMostDealtRows * score_stride, score_stride, options);
   }
+  const int group = arguments.tokens_per_sequence;
   const int64_t most_pages = int64_t{(num_rows + group - 1) / group} *
                              ((arguments.scores.rows.max_context + kPageKeys - 1) / kPageKeys);
   const auto blocks = static_cast<int>(
       std::clamp<int64_t>((most_pages + kDecodeGroups - 1) / kDecodeGroups, 1, num_multiprocessors()));
-  // Groups whose rows are of several sequences have more pages: they are listed in turns.
+  // Where sequences have unequal numbers of rows there may be more pages: they are listed in turns.
   const auto listed =
       static_cast<int>(std::min<int64_t>((most_pages + blocks - 1) / blocks, kMostDealtPages));
   const int queries = group == 1 ? RowScores<64, true>::kPlaces : RowScores<64, false>::kPlaces;
   const DecodeLayout layout = decode_layout(arguments.num_heads, queries, listed * kPageKeys, 1, false);
   if (!fits(layout, false)) return cudaErrorInvalidValue;
-  const RowScoresArguments all{arguments.scores, scores, score_stride, group, listed, options.early_keys};
+  const RowScoresArguments all{arguments.scores, scores, score_stride, listed, options.early_keys};
   return launch_clusters(kernel_for(arguments.num_heads, group == 1), dim3(static_cast<unsigned>(blocks)), 1,
                          kThreads, static_cast<size_t>(layout.total), options, all, layout);
 }

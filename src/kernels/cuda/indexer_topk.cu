@@ -3,7 +3,7 @@
 //
 // Bytes: each score is read once. Shared memory a block: 4 bytes a score of its slice, 42 KiB and more for
 // selecting, so 43,776 scores (a third of 128k) at most; one block of 1,024 threads to a multiprocessor above
-// 8,192, else three of 512.
+// 8,192 and where there is one for each, else three of 512.
 
 #include <algorithm>
 

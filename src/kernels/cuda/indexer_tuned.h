@@ -72,7 +72,7 @@ bool topk_takes(int max_context);
 cudaError_t launch_topk(const TopkArguments& arguments, const LaunchOptions& options);
 
 /// Decode: scores and selection in one kernel, the scores in shared memory. Rows of one sequence are
-/// consecutive, up to `tokens_per_sequence` (1 to 4) of them; this kernel reads the keys for each. 64 or 32
+/// consecutive, about `tokens_per_sequence` (1 to 4) of them; this kernel reads the keys for each. 64 or 32
 /// heads, topk >= 1. With options.early_keys, keys of whole pages before the one of a sequence's first row of
 /// this launch are read before the predecessor has ended: they, the positions and the page table must have
 /// been complete before the predecessor started. `dump`, if not null, [rows, dump_stride] takes the scores.
@@ -120,7 +120,8 @@ cudaError_t launch_decode(const DecodeArguments& arguments, const LaunchOptions&
 
 /// Scores alone into [rows, score_stride] (columns past a row's position keep what they held, as do rows of a
 /// sequence that need none): the pages of all rows, of whatever lengths, are dealt to all multiprocessors.
-/// Takes what launch_decode takes, of any context; a sequence's tokens share each key that is read.
+/// Takes what launch_decode takes, of any context; where tokens_per_sequence is more than one, up to four
+/// rows of a sequence share each key that is read.
 cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, int64_t score_stride,
                               const LaunchOptions& options);
 
