@@ -28,10 +28,6 @@ constexpr uint64_t kKernelBytesOfThread = 32 << 10;
 /// Of each request besides its tokens, from submit() to its end, measured.
 constexpr uint64_t kRequestBytes = 3 << 10;
 
-constexpr const char* kAskForLess =
-    "ask for less of it: fewer tokens in the caches or in a step, FP8 caches (--kv-dtype fp8, "
-    "EngineOptions::cache_forms), no drafts (--speculate 0, num_drafts), fewer threads";
-
 /// In the unit of the lesser, with as many digits as it takes to tell them apart.
 std::pair<std::string, std::string> told_apart(uint64_t a, uint64_t b) {
   constexpr std::pair<uint64_t, const char*> kUnits[] = {
@@ -131,7 +127,8 @@ void check_fits(const MemoryNeed& need) {
         .expected = fmt::format("at most {} bytes", *available),
         .found = fmt::format("{} bytes of weights, {} of caches, {} for the steps and {} of threads", weights,
                              need.cache(), need.tables + need.scratch + need.host, need.stacks + need.kernel),
-        .todo = kAskForLess});
+        .todo = "ask for less of it: fewer tokens in the caches or in a step, FP8 caches (--kv-dtype fp8, "
+                "EngineOptions::cache_forms), no drafts (--speculate 0, num_drafts), fewer threads"});
   }
   const std::optional<uint64_t> space = available_address_space_bytes();
   if (!space || need.address_space() <= *space) return;
