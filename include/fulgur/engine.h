@@ -159,7 +159,8 @@ class Engine {
   /// What requests bring is moved, not copied, and in no prediction of memory beyond what the caches hold,
   /// nor is what waits to be taken: prompts' ids (4 bytes a token, 8 for each new one), biases (8 bytes),
   /// counts for penalties (8 bytes a different token), tokens not yet taken with next() (100 bytes and their
-  /// text, 16 bytes for each of `likeliest`), and about 3 KB for each request that waits.
+  /// text), `likeliest` (16 bytes each: of those, and of all of a step's tokens until they are handed out),
+  /// and about 3 KB for each request that waits.
   Generation submit(Request request);
   /// Requests that begin together, as far as a step has room, in this order. Where one can't be run, none is.
   std::vector<Generation> submit_all(std::vector<Request> requests);

@@ -47,7 +47,14 @@ ChunkOutput RequestState::output(const PlannedChunk& chunk) {
   if (request_.on_prompt_logits && logits_delivered_ < completion_.prompt_tokens) {
     output.logits_from = logits_delivered_;
     output.on_logits = [this](int64_t first, Matrix<const float> logits) {
-      request_.on_prompt_logits(first, logits.rows, logits.data);
+      // A step that threw is run again: who threw is not asked twice.
+      if (callback_error_) std::rethrow_exception(callback_error_);
+      try {
+        request_.on_prompt_logits(first, logits.rows, logits.data);
+      } catch (...) {
+        callback_error_ = std::current_exception();
+        throw;
+      }
       logits_delivered_ = first + logits.rows;  // so that none comes twice if it is set back
     };
   }

@@ -79,8 +79,9 @@ class RequestState {
   LogitAdjustment adjustment_;
   std::optional<IncrementalDecoder> decoder_;
   StopFilter stop_;
-  int64_t logits_delivered_ = 0;   // positions of the prompt
-  std::deque<Logprobs> logprobs_;  // of the step's tokens, if they are wanted
+  int64_t logits_delivered_ = 0;       // positions of the prompt
+  std::exception_ptr callback_error_;  // what its on_prompt_logits threw
+  std::deque<Logprobs> logprobs_;      // of the step's tokens, if they are wanted
   const Clock::time_point submitted_ = Clock::now();
   Clock::time_point first_token_;
   int64_t cached_tokens_ = 0;

@@ -90,6 +90,23 @@ TEST_P(EngineEdges, GivesTheDrawnTokensLogprobAloneWhereNoOthersAreWanted) {
   EXPECT_EQ(found, wanted);
 }
 
+TEST_P(EngineEdges, EndsWithWhatItsPromptsCallbackThrewOnceWhateverTheCompany) {
+  const auto one = engine();
+  for (const int others : {0, 1, 3}) {
+    SCOPED_TRACE(others);
+    int calls = 0;
+    std::vector<Request> all{request(20, 4)};
+    all[0].on_prompt_logits = [&](int64_t, int64_t, const float*) {
+      if (++calls == 1) throw std::runtime_error("disk full");
+    };
+    for (int i = 0; i < others; ++i) all.push_back(request(20 + i, 4));
+    std::vector<Generation> generations = one->submit_all(all);
+    EXPECT_THROW(generations[0].wait(), std::runtime_error);
+    EXPECT_EQ(calls, 1);
+    for (int i = 1; i <= others; ++i) EXPECT_EQ(generations[i].wait().ids.size(), 4U);
+  }
+}
+
 TEST_P(EngineEdges, DrawsTheSameFromAdjustedLogitsWhereTheModelsOwnAreWantedToo) {
   const auto one = engine();
   Request r = request(20, 12);
