@@ -109,7 +109,7 @@ TEST_P(StarvedEngine, EndsRequestsWithBadAllocAndRunsOn) {
   int64_t num_ended = 0;
   int64_t n = 0;
   // Every allocation of the first steps, then one here and there.
-  for (has_failed = true; has_failed; n += n < 120 ? 1 : 23) {
+  for (has_failed = true; has_failed; n += n < 200 ? 1 : 23) {
     SCOPED_TRACE(testing::Message() << "allocation " << n);
     has_failed = false;
     fails_for_ever = GetParam();
@@ -127,7 +127,7 @@ TEST_P(StarvedEngine, EndsRequestsWithBadAllocAndRunsOn) {
   }
   EXPECT_EQ(texts(), expected);
   EXPECT_GT(n, 500);
-  EXPECT_GT(num_ended, 60);
+  EXPECT_GT(num_ended, 100);
 }
 
 INSTANTIATE_TEST_SUITE_P(ThatOneAllocationFails, StarvedEngine, testing::Values(false, true),
