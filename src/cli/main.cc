@@ -1,6 +1,7 @@
 // The fulgur program: a table of commands, and what every command does with errors.
 
 #include <fmt/format.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -15,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/available_memory.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/pending_name.h"
@@ -135,6 +137,12 @@ void write_out_of_memory(std::string_view command) noexcept {
   std::abort();
 }
 
+/// malloc reserves 64 MB of address space for each thread, where it gets them, and else maps each allocation
+/// by itself: under a limit (ulimit -v) it would be chance what fits.
+void share_arena_if_limited() {
+  if (available_address_space_bytes()) mallopt(M_ARENA_MAX, 1);
+}
+
 /// What every command does with failures. Nothing here may throw, so nothing is formatted.
 int main(int argc, char** argv) {
   prepare_streams();
@@ -142,6 +150,7 @@ int main(int argc, char** argv) {
   bool verbose = false;
   std::string_view command_name;
   try {
+    share_arena_if_limited();
     const int status = run(argc, argv, verbose, command_name);
     flush_output();
     return status;

@@ -93,6 +93,15 @@ def test_threads_that_cannot_be_started_are_a_sentence():
 
 
 @unsanitized
+@pytest.mark.parametrize("limit", [160_000, 225_000, 240_000, 290_000])
+def test_address_space_that_suffices_is_not_taken_by_arenas_of_malloc(limit):
+    line = f"ulimit -v {limit}; exec {shlex.join(command('generate', ids='1,2', max_tokens=2, threads=8))}"
+    for _ in range(5):
+        result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+
+
+@unsanitized
 def test_too_few_open_files_are_no_matter_of_permissions(tmp_path):
     line = f"ulimit -n 4; exec {shlex.join(command('inspect', GOLDEN / 'v32-fp8'))}"
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
