@@ -53,7 +53,8 @@ struct Request {
   std::vector<int32_t> stop_tokens;  // end the text, besides the model's end tokens
   bool ignore_end_tokens = false;    // the model's
   std::vector<std::string> stop;     // texts (UTF-8) before which it ends; need a tokenizer
-  int num_logprobs = -1;             // of the likeliest tokens, besides the drawn one's; -1: none at all
+  /// Of the likeliest tokens, besides the drawn one's, at most EngineOptions::max_logprobs; -1: none at all.
+  int num_logprobs = -1;
   /// Called with each token on the engine's thread: be quick, don't wait() there. What it throws ends the
   /// request. Null: take them with Generation::next().
   std::function<void(const GeneratedToken&)> on_token;
@@ -136,13 +137,16 @@ struct EngineOptions {
   bool prefix_cache = true;  // keep the caches of prompts and texts for those that begin alike
   /// Requests may have an on_prompt_logits: room for the logits of a whole step is kept.
   bool prompt_logits = false;
+  int max_logprobs = 20;  // most num_logprobs of a request: room for a step's is kept
 };
 
 /// A model that serves many requests at once. One thread of its own runs the model; all functions may be
 /// called from any thread. What a request gets doesn't depend on the others (docs/design.md, section 1).
 class Engine {
  public:
-  /// Loads a checkpoint folder. Throws Error with all that is wrong with it.
+  /// Loads a checkpoint folder. Throws Error with all that is wrong with it, and where it doesn't fit. Under
+  /// a limit of address space (ulimit -v) have malloc share one arena first, mallopt(M_ARENA_MAX, 1): else it
+  /// asks for 64 MB of it for each thread.
   explicit Engine(const std::string& folder, const EngineOptions& options = {});
   /// Over a model and tokenizer (or null) that outlive it: for those who see Fulgur's inside.
   Engine(const LoadedModel& model, const Tokenizer* tokenizer, const RunnerOptions& runner,
@@ -153,14 +157,14 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// Throws bad_request for what can't be run: logits of a prompt without EngineOptions::prompt_logits, ids
-  /// outside the vocabulary, more tokens than the model's positions or the caches hold, stop strings without
-  /// a tokenizer or of half a character, sampling values out of range.
+  /// Throws bad_request for what can't be run: logits of a prompt without EngineOptions::prompt_logits, more
+  /// logprobs than EngineOptions::max_logprobs, ids outside the vocabulary, more tokens than the model's
+  /// positions or the caches hold, stop strings without a tokenizer or of half a character, sampling values
+  /// out of range.
   /// What requests bring is moved, not copied, and in no prediction of memory beyond what the caches hold,
   /// nor is what waits to be taken: prompts' ids (4 bytes a token, 8 for each new one), biases (8 bytes),
-  /// counts for penalties (8 bytes a different token), tokens not yet taken with next() (100 bytes and their
-  /// text), `likeliest` (16 bytes each: of those, and of all of a step's tokens until they are handed out),
-  /// and about 3 KB for each request that waits.
+  /// counts for penalties (8 bytes a different token), tokens not yet taken with next() (100 bytes, their
+  /// text, and 16 bytes for each of `likeliest`), and about 3 KB for each request that waits.
   Generation submit(Request request);
   /// Requests that begin together, as far as a step has room, in this order. Where one can't be run, none is.
   std::vector<Generation> submit_all(std::vector<Request> requests);

@@ -5,10 +5,14 @@
 
 namespace fulgur {
 
-// What to do about an errno: the `todo` of an io_error.
+// What to do about errors that come from several places: their `todo`.
 
 constexpr bool is_limit_of_open_files(int error) { return error == EMFILE || error == ENFILE; }
 constexpr std::string_view kRaiseOpenFiles = "raise the limit of open files (ulimit -n)";
+
+/// Where a thread can't be started.
+constexpr std::string_view kFewerThreads =
+    "use fewer (--threads, EngineOptions::threads), or raise the limits of threads and memory";
 
 /// Where a file can't be opened or read.
 constexpr std::string_view remedy_of_reading(int error) {

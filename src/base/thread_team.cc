@@ -6,6 +6,7 @@
 
 #include "base/available_cpus.h"
 #include "base/error.h"
+#include "base/remedy.h"
 #include "base/thread_stack.h"
 
 namespace fulgur {
@@ -18,12 +19,11 @@ ThreadTeam::ThreadTeam(int size)
   } catch (const std::system_error& error) {
     const size_t started = threads_.size();
     end_threads();
-    throw Error(Problem{
-        .kind = ErrorKind::kDevice,
-        .message = "The threads to compute on can't be started.",
-        .expected = std::to_string(size - 1) + " beside the first",
-        .found = std::to_string(started) + ", then: " + error.code().message(),
-        .todo = "use fewer (--threads, EngineOptions::threads), or raise the limits of threads and memory"});
+    throw Error(Problem{.kind = ErrorKind::kDevice,
+                        .message = "The threads to compute on can't be started.",
+                        .expected = std::to_string(size - 1) + " beside the first",
+                        .found = std::to_string(started) + ", then: " + error.code().message(),
+                        .todo = std::string(kFewerThreads)});
   } catch (...) {
     end_threads();
     throw;

@@ -12,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/remedy.h"
 #include "base/thread_stack.h"
 #include "model/load.h"
 #include "runtime/plan_engine.h"
@@ -30,12 +31,11 @@ std::thread start_thread(Body body) {
   try {
     return std::thread(std::move(body));
   } catch (const std::system_error& error) {
-    throw Error(Problem{
-        .kind = ErrorKind::kDevice,
-        .message = "The thread that runs the model can't be started.",
-        .expected = "one beside those that compute",
-        .found = error.code().message(),
-        .todo = "use fewer (--threads, EngineOptions::threads), or raise the limits of threads and memory"});
+    throw Error(Problem{.kind = ErrorKind::kDevice,
+                        .message = "The thread that runs the model can't be started.",
+                        .expected = "one beside those that compute",
+                        .found = error.code().message(),
+                        .todo = std::string(kFewerThreads)});
   }
 }
 
@@ -45,12 +45,13 @@ std::thread start_thread(Body body) {
 class Engine::Impl {
  public:
   Impl(const LoadedModel& model, const Tokenizer* tokenizer, const RunnerOptions& runner,
-       const SchedulerOptions& scheduler, bool prompt_logits)
+       const SchedulerOptions& scheduler, const RequestRoom& room)
       : tokenizer_(tokenizer),
-        prompt_logits_(prompt_logits),
+        room_(room),
         runner_(model, runner),
         scheduler_(scheduler),
         num_pages_(scheduler.num_pages),
+        likeliest_(room.step_logprobs),
         thread_(start_thread([this] {
           settle_stack(runner_.backend().stack_bytes);
           while (receive()) {
@@ -68,9 +69,8 @@ class Engine::Impl {
     std::optional<Tokenizer> tokenizer;
   };
   Impl(std::unique_ptr<const Owned> owned, const RunnerOptions& runner, const SchedulerOptions& scheduler,
-       bool prompt_logits)
-      : Impl(owned->model, owned->tokenizer ? &*owned->tokenizer : nullptr, runner, scheduler,
-             prompt_logits) {
+       const RequestRoom& room)
+      : Impl(owned->model, owned->tokenizer ? &*owned->tokenizer : nullptr, runner, scheduler, room) {
     owned_ = std::move(owned);
   }
 
@@ -95,15 +95,14 @@ class Engine::Impl {
   std::vector<std::shared_ptr<RequestState>> submit(std::vector<Request> requests) {
     for (const Request& request : requests) {
       check_request(request, runner_.config(), tokenizer_ != nullptr);
-      check_logits(request);
       check_room(request);
+      check_length(request);
     }
     std::vector<std::shared_ptr<RequestState>> states;
+    for (Request& request : requests)
+      states.push_back(std::make_shared<RequestState>(std::move(request), runner_.config(), tokenizer_));
     const std::lock_guard lock(mutex_);
-    for (Request& request : requests) {
-      states.push_back(
-          std::make_shared<RequestState>(next_id_++, std::move(request), runner_.config(), tokenizer_));
-    }
+    for (const std::shared_ptr<RequestState>& state : states) state->set_id(next_id_++);
     inbox_.insert(inbox_.end(), states.begin(), states.end());
     wake_.notify_one();
     return states;
@@ -120,16 +119,24 @@ class Engine::Impl {
   StepRunner& runner() { return runner_; }
 
  private:
-  void check_logits(const Request& request) const {
-    if (prompt_logits_ || request.on_prompt_logits == nullptr) return;
-    throw Error(Problem{.kind = ErrorKind::kBadRequest,
-                        .message = "This engine was made without room for the logits of prompts.",
-                        .expected = "requests without on_prompt_logits",
-                        .found = "one that has it",
-                        .todo = "make the engine with EngineOptions::prompt_logits"});
+  void check_room(const Request& request) const {
+    if (!room_.prompt_logits && request.on_prompt_logits != nullptr) {
+      throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                          .message = "This engine was made without room for the logits of prompts.",
+                          .expected = "requests without on_prompt_logits",
+                          .found = "one that has it",
+                          .todo = "make the engine with EngineOptions::prompt_logits"});
+    }
+    if (request.num_logprobs > room_.max_logprobs) {
+      throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                          .message = "This engine was made without room for so many logprobs of a token.",
+                          .expected = fmt::format("num_logprobs of at most {}", room_.max_logprobs),
+                          .found = fmt::format("{}", request.num_logprobs),
+                          .todo = "ask for fewer, or make the engine with more EngineOptions::max_logprobs"});
+    }
   }
 
-  void check_room(const Request& request) const {
+  void check_length(const Request& request) const {
     const int64_t tokens = most_cached_tokens(request);
     const int64_t room = int64_t{num_pages_} * kPageTokens;
     if (tokens <= room) return;
@@ -200,6 +207,7 @@ class Engine::Impl {
   /// Runs a step. Requests that fail end here, and have gone when it returns.
   std::vector<ChunkRun> run(const BatchPlan& plan) {
     in_step_.clear();
+    likeliest_.clear();
     for (const PlannedChunk& chunk : plan.chunks) in_step_.push_back(requests_.at(chunk.request).get());
     std::vector<ChunkRun> runs;
     try {
@@ -208,7 +216,12 @@ class Engine::Impl {
       runs = run_one_by_one(plan, std::current_exception());
     }
     for (size_t i = 0; i < runs.size(); ++i) {
-      if (in_step_[i] == nullptr || runs[i].fault == ChunkFault::kNone) continue;
+      if (in_step_[i] == nullptr) continue;
+      if (const std::exception_ptr error = in_step_[i]->callback_error()) {
+        fail_in_step(i, error);
+        continue;
+      }
+      if (runs[i].fault == ChunkFault::kNone) continue;
       // A prompt alone has nothing drawn: whoever wants its logits judges them.
       if (runs[i].fault == ChunkFault::kBadLogits && in_step_[i]->request().max_tokens == 0) continue;
       fail_in_step(i, std::make_exception_ptr(Error(problem_of(runs[i].fault))));
@@ -219,6 +232,7 @@ class Engine::Impl {
   /// Something threw, and it isn't known whose fault it is: each chunk is run alone, and those that throw
   /// again fail. A step changes nothing but the entries of its own tokens, so it can be repeated.
   std::vector<ChunkRun> run_one_by_one(const BatchPlan& plan, const std::exception_ptr& error) {
+    likeliest_.clear();
     std::vector<ChunkRun> runs(plan.chunks.size());
     if (plan.chunks.size() == 1) {
       fail_in_step(0, error);
@@ -227,7 +241,7 @@ class Engine::Impl {
     for (size_t i = 0; i < plan.chunks.size(); ++i) {
       try {
         const BatchPlan alone{.chunks = {plan.chunks[i]}};
-        const ChunkOutput output = in_step_[i]->output(alone.chunks.front());
+        const ChunkOutput output = in_step_[i]->output(alone.chunks.front(), likeliest_);
         runs[i] = std::move(runner_.run(alone, std::span(&output, 1)).front());
       } catch (...) {
         fail_in_step(i, std::current_exception());
@@ -239,7 +253,8 @@ class Engine::Impl {
   std::vector<ChunkOutput> outputs(const BatchPlan& plan) {
     std::vector<ChunkOutput> outputs;
     outputs.reserve(plan.chunks.size());
-    for (size_t i = 0; i < plan.chunks.size(); ++i) outputs.push_back(in_step_[i]->output(plan.chunks[i]));
+    for (size_t i = 0; i < plan.chunks.size(); ++i)
+      outputs.push_back(in_step_[i]->output(plan.chunks[i], likeliest_));
     return outputs;
   }
 
@@ -248,7 +263,7 @@ class Engine::Impl {
     if (drawn.empty()) return;
     try {
       state.verified(chunk.num_drafts, static_cast<int64_t>(drawn.size()) - 1);
-      const std::optional<FinishReason> reason = state.take(drawn);
+      const std::optional<FinishReason> reason = state.take(drawn, likeliest_);
       if (!reason) return;
       runner_.check_files();
       state.finish(*reason);
@@ -281,12 +296,13 @@ class Engine::Impl {
 
   std::unique_ptr<const Owned> owned_;
   const Tokenizer* tokenizer_;
-  const bool prompt_logits_;
+  const RequestRoom room_;
   StepRunner runner_;
   Scheduler scheduler_;
   const int num_pages_;
   std::map<RequestId, std::shared_ptr<RequestState>> requests_;  // the engine thread's, as what follows
-  std::vector<RequestState*> in_step_;  // of each chunk of the step that runs; null: it has failed
+  std::vector<TokenLogprob> likeliest_;  // of the step's tokens; its memory is kept for the next
+  std::vector<RequestState*> in_step_;   // of each chunk of the step that runs; null: it has failed
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;
@@ -299,7 +315,7 @@ class Engine::Impl {
 
 Engine::Engine(const LoadedModel& model, const Tokenizer* tokenizer, const RunnerOptions& runner,
                const SchedulerOptions& scheduler)
-    : impl_(std::make_unique<Impl>(model, tokenizer, runner, scheduler, /*prompt_logits=*/true)) {}
+    : impl_(std::make_unique<Impl>(model, tokenizer, runner, scheduler, RequestRoom{})) {}
 
 Engine::Engine(const std::string& folder, const EngineOptions& options) {
   EnginePlan plan = plan_engine(folder, options);
@@ -308,7 +324,7 @@ Engine::Engine(const std::string& folder, const EngineOptions& options) {
     auto owned = std::make_unique<Impl::Owned>();
     owned->tokenizer = std::move(plan.tokenizer);
     owned->model = load(std::move(plan.planned), plan.runner.threads);
-    impl_ = std::make_unique<Impl>(std::move(owned), plan.runner, plan.scheduler, options.prompt_logits);
+    impl_ = std::make_unique<Impl>(std::move(owned), plan.runner, plan.scheduler, plan.room);
   } catch (const std::bad_alloc&) {
     throw Error(
         Problem{.kind = ErrorKind::kDevice,

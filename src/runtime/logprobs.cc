@@ -17,7 +17,8 @@ double log_sum_exp(std::span<const float> logits) {
 
 }  // namespace
 
-Logprobs logprobs_of(std::span<const float> logits, int32_t token, int num_likeliest) {
+double logprobs_of(std::span<const float> logits, int32_t token, int num_likeliest,
+                   std::vector<TokenLogprob>& likeliest) {
   const double total = log_sum_exp(logits);
   const auto of = [&](int32_t id) { return logits[static_cast<size_t>(id)] - total; };
   const auto ids = std::views::iota(0, static_cast<int32_t>(logits.size()));
@@ -27,10 +28,8 @@ Logprobs logprobs_of(std::span<const float> logits, int32_t token, int num_likel
     const float of_b = logits[static_cast<size_t>(b)];
     return of_a != of_b ? of_a > of_b : a < b;
   });
-  Logprobs logprobs{.of_token = of(token)};
-  logprobs.likeliest.reserve(top.size());
-  for (const int32_t id : top) logprobs.likeliest.push_back({id, of(id)});
-  return logprobs;
+  for (const int32_t id : top) likeliest.push_back({id, of(id)});
+  return of(token);
 }
 
 }  // namespace fulgur

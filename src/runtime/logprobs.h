@@ -8,11 +8,9 @@
 
 namespace fulgur {
 
-/// ln p under softmax(logits), in double.
-struct Logprobs {
-  double of_token = 0;
-  std::vector<TokenLogprob> likeliest;  // in descending order, equal ones by id
-};
-Logprobs logprobs_of(std::span<const float> logits, int32_t token, int num_likeliest);
+/// ln p of a token under softmax(logits), in double. Appends those of the likeliest ones, in descending
+/// order, equal ones by id.
+double logprobs_of(std::span<const float> logits, int32_t token, int num_likeliest,
+                   std::vector<TokenLogprob>& likeliest);
 
 }  // namespace fulgur

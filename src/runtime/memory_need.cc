@@ -25,6 +25,9 @@ constexpr uint64_t kCodeToCome = 640 << 10;
 constexpr uint64_t kThreadBytes = 12 << 10;
 /// Kernel stack, page tables and the like, measured with 1,024 threads.
 constexpr uint64_t kKernelBytesOfThread = 32 << 10;
+/// Tables of pages, of what is mapped or allocated: an entry for each page.
+constexpr uint64_t kPageBytes = 4096;
+constexpr uint64_t kPageEntryBytes = 8;
 /// Of each request besides its tokens, from submit() to its end, measured.
 constexpr uint64_t kRequestBytes = 3 << 10;
 
@@ -72,6 +75,8 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
   if (plan.load.problems.empty() && catalog.gaps.empty()) {
     need.scratch = step_scratch_bytes(config, weight_shapes(plan), options, size);
   }
+  need.kernel += (need.weights.mapped + need.weights.copied + need.cache() + need.tables + need.scratch) /
+                 kPageBytes * kPageEntryBytes;
   return need;
 }
 
@@ -125,8 +130,9 @@ void check_fits(const MemoryNeed& need) {
         .kind = ErrorKind::kBadRequest,
         .message = fmt::format("The model takes {}, but {} of memory are available.", takes, left),
         .expected = fmt::format("at most {} bytes", *available),
-        .found = fmt::format("{} bytes of weights, {} of caches, {} for the steps and {} of threads", weights,
-                             need.cache(), need.tables + need.scratch + need.host, need.stacks + need.kernel),
+        .found = fmt::format(
+            "{} bytes of weights, {} of caches, {} for the steps, {} of threads and page tables", weights,
+            need.cache(), need.tables + need.scratch + need.host, need.stacks + need.kernel),
         .todo = "ask for less of it: fewer tokens in the caches or in a step, FP8 caches (--kv-dtype fp8, "
                 "EngineOptions::cache_forms), no drafts (--speculate 0, num_drafts), fewer threads"});
   }

@@ -19,7 +19,7 @@ struct MemoryNeed {
   uint64_t scratch = 0;     // the arena of steps: activations, what ops work in, logits
   uint64_t host = 0;        // requests, logits that are handed out, what is kept of results
   uint64_t stacks = 0;      // of threads
-  uint64_t kernel = 0;      // what the system itself keeps of threads: a control group's, not the process's
+  uint64_t kernel = 0;      // what the system itself keeps of threads and pages: a control group's alone
   uint64_t reserved = 0;    // address space of threads' stacks, used or not
   uint64_t process = 0;     // program, tokenizer and plan, which it holds already
   /// Another engine over the same weights.

@@ -26,18 +26,19 @@ EnginePlan plan_engine(const std::string& folder, const EngineOptions& options) 
   if (!in_range(options.threads, 0, EngineLimits::kThreads) ||
       !in_range(options.cache_tokens, 0, EngineLimits::kCacheTokens) ||
       !in_range(options.step_tokens, 1, EngineLimits::kStepTokens) ||
-      !in_range(options.max_running, 1, EngineLimits::kRunning) ||
+      !in_range(options.max_running, 1, EngineLimits::kRunning) || options.max_logprobs < 0 ||
       !in_range(wanted_drafts, 0, EngineLimits::kDrafts)) {
     throw Error(Problem{
         .kind = ErrorKind::kBadRequest,
         .message = "The engine's options are out of range.",
         .expected = fmt::format("threads from 0 to {}, cache_tokens from 0 to {}, num_drafts from 0 to {}, "
-                                "step_tokens from 1 to {}, max_running from 1 to {}",
+                                "step_tokens from 1 to {}, max_running from 1 to {}, max_logprobs from 0",
                                 EngineLimits::kThreads, EngineLimits::kCacheTokens, EngineLimits::kDrafts,
                                 EngineLimits::kStepTokens, EngineLimits::kRunning),
-        .found = fmt::format("threads {}, cache_tokens {}, num_drafts {}, step_tokens {}, max_running {}",
-                             options.threads, options.cache_tokens, wanted_drafts, options.step_tokens,
-                             options.max_running),
+        .found = fmt::format(
+            "threads {}, cache_tokens {}, num_drafts {}, step_tokens {}, max_running {}, max_logprobs {}",
+            options.threads, options.cache_tokens, wanted_drafts, options.step_tokens, options.max_running,
+            options.max_logprobs),
         .todo = "leave at their defaults those that don't matter"});
   }
   const int threads = options.threads > 0 ? options.threads : available_cpus();
@@ -59,11 +60,18 @@ EnginePlan plan_engine(const std::string& folder, const EngineOptions& options) 
                  .num_pages = num_pages,
                  .num_drafts = planned.plan.mtp ? wanted_drafts : 0};
   check_index_scratch(plan.runner.index_scratch_bytes, config, threads, choose_backend());
+  const int64_t sequences = std::min<int64_t>(options.max_running, num_pages);
+  const int64_t most_drawn = std::min(sequences * (1 + plan.runner.num_drafts), options.step_tokens);
+  const int64_t logprobs_of_token = std::min<int64_t>(options.max_logprobs, config.vocab_size);
+  plan.room = {.prompt_logits = options.prompt_logits,
+               .max_logprobs = options.max_logprobs,
+               .step_logprobs = static_cast<size_t>(most_drawn * logprobs_of_token)};
   const RunSize size{.cache_tokens = tokens,
                      .context = std::min(num_pages * int64_t{kPageTokens}, config.max_position_embeddings),
                      .step_tokens = options.step_tokens,
-                     .sequences = std::min<int64_t>(options.max_running, num_pages),
-                     .hands_out_logits = options.prompt_logits};
+                     .sequences = sequences,
+                     .hands_out_logits = options.prompt_logits,
+                     .results_bytes = plan.room.step_logprobs * sizeof(TokenLogprob)};
   plan.need = memory_need(config, planned.plan, planned.catalog, plan.runner, size);
   plan.runner.scratch_bytes = plan.need.scratch;
   plan.runner.host_logits_rows = size.host_logits_rows();

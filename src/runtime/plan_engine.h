@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -12,12 +14,20 @@
 
 namespace fulgur {
 
+/// What requests may ask for that takes memory beside their tokens'.
+struct RequestRoom {
+  bool prompt_logits = true;
+  int max_logprobs = std::numeric_limits<int>::max();  // of a token
+  size_t step_logprobs = 0;                            // of a step's tokens, taken at once; 0: as they come
+};
+
 /// An engine before its weights are loaded and its caches taken.
 struct EnginePlan {
   PlannedModel planned;
   std::optional<Tokenizer> tokenizer;
   RunnerOptions runner;
   SchedulerOptions scheduler;
+  RequestRoom room;
   MemoryNeed need;
 };
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "runtime/logprobs.h"
+
 namespace fulgur {
 namespace {
 
@@ -24,9 +26,8 @@ std::string_view name(FinishReason reason) {
   return "";
 }
 
-RequestState::RequestState(RequestId id, Request request, const Config& config, const Tokenizer* tokenizer)
-    : id_(id),
-      request_(std::move(request)),
+RequestState::RequestState(Request request, const Config& config, const Tokenizer* tokenizer)
+    : request_(std::move(request)),
       sampling_(params_of(request_.sampling)),
       end_tokens_(request_.stop_tokens),
       adjustment_(std::exchange(request_.sampling, {}), request_.prompt),
@@ -41,21 +42,19 @@ RequestState::RequestState(RequestId id, Request request, const Config& config, 
   completion_.prompt_tokens = static_cast<int64_t>(request_.prompt.size());
 }
 
-ChunkOutput RequestState::output(const PlannedChunk& chunk) {
+ChunkOutput RequestState::output(const PlannedChunk& chunk, std::vector<TokenLogprob>& likeliest) {
   ChunkOutput output;
   output.sampling = sampling_;
   if (request_.on_prompt_logits && logits_delivered_ < completion_.prompt_tokens) {
     output.logits_from = logits_delivered_;
     output.on_logits = [this](int64_t first, Matrix<const float> logits) {
-      // A step that threw is run again: who threw is not asked twice.
-      if (callback_error_) std::rethrow_exception(callback_error_);
+      if (callback_error_) return;
       try {
         request_.on_prompt_logits(first, logits.rows, logits.data);
-      } catch (...) {
+        logits_delivered_ = first + logits.rows;  // so that none comes twice if it is set back
+      } catch (...) {                             // no matter of the others in the step
         callback_error_ = std::current_exception();
-        throw;
       }
-      logits_delivered_ = first + logits.rows;  // so that none comes twice if it is set back
     };
   }
   if (adjustment_.active()) {
@@ -66,8 +65,9 @@ ChunkOutput RequestState::output(const PlannedChunk& chunk) {
   }
   logprobs_.clear();
   if (request_.num_logprobs >= 0) {
-    output.on_drawn = [this](int32_t token, std::span<const float> logits) {
-      logprobs_.push_back(logprobs_of(logits, token, request_.num_logprobs));
+    output.on_drawn = [this, &likeliest](int32_t token, std::span<const float> logits) {
+      const size_t first = likeliest.size();
+      logprobs_.push_back({logprobs_of(logits, token, request_.num_logprobs, likeliest), first});
     };
   }
   return output;
@@ -78,9 +78,11 @@ void RequestState::admitted(int64_t cached_tokens) {
     cached_tokens_ = cached_tokens;  // later ones may be its own, of before a set-back
 }
 
-std::optional<FinishReason> RequestState::take(std::span<const int32_t> drawn) {
+std::optional<FinishReason> RequestState::take(std::span<const int32_t> drawn,
+                                               std::span<const TokenLogprob> likeliest) {
   if (request_.max_tokens == 0) return FinishReason::kLength;
-  for (const int32_t id : drawn) {
+  for (size_t i = 0; i < drawn.size(); ++i) {
+    const int32_t id = drawn[i];
     if (completion_.ids.empty()) first_token_ = Clock::now();
     completion_.ids.push_back(id);
     adjustment_.add(id);
@@ -89,9 +91,9 @@ std::optional<FinishReason> RequestState::take(std::span<const int32_t> drawn) {
     GeneratedToken token{.id = id};
     token.text = text_of(stopped_by_token ? -1 : id, stopped_by_token || full);
     if (request_.num_logprobs >= 0) {
-      token.logprob = logprobs_.front().of_token;
-      token.likeliest = std::move(logprobs_.front().likeliest);
-      logprobs_.pop_front();
+      token.logprob = logprobs_[i].of_token;
+      const auto own = likeliest.subspan(logprobs_[i].first, static_cast<size_t>(request_.num_logprobs));
+      token.likeliest.assign(own.begin(), own.end());
     }
     const bool stopped = stopped_by_token || stop_.stopped();
     deliver(std::move(token));

@@ -95,15 +95,33 @@ TEST_P(EngineEdges, EndsWithWhatItsPromptsCallbackThrewOnceWhateverTheCompany) {
   for (const int others : {0, 1, 3}) {
     SCOPED_TRACE(others);
     int calls = 0;
-    std::vector<Request> all{request(20, 4)};
+    int throws_from = 2;
+    std::vector<Request> all{request(100, 4)};  // of several chunks
     all[0].on_prompt_logits = [&](int64_t, int64_t, const float*) {
-      if (++calls == 1) throw std::runtime_error("disk full");
+      if (++calls >= throws_from) throw std::runtime_error("disk full");
     };
     for (int i = 0; i < others; ++i) all.push_back(request(20 + i, 4));
     std::vector<Generation> generations = one->submit_all(all);
     EXPECT_THROW(generations[0].wait(), std::runtime_error);
-    EXPECT_EQ(calls, 1);
+    EXPECT_EQ(calls, 2);
     for (int i = 1; i <= others; ++i) EXPECT_EQ(generations[i].wait().ids.size(), 4U);
+
+    const auto steps = [&] {
+      const uint64_t before = one->runner().model_time().steps();
+      for (Generation& generation : one->submit_all({all[0], request(20, 1)})) {
+        try {
+          generation.wait();
+        } catch (const std::runtime_error&) {
+        }
+      }
+      return one->runner().model_time().steps() - before;
+    };
+    calls = 0;
+    throws_from = 1000;
+    const uint64_t whole = steps();
+    calls = 0;
+    throws_from = 3;  // of 48, 48 and 4 rows: the other one is in that step
+    EXPECT_LE(steps(), whole);
   }
 }
 

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -55,21 +57,27 @@ TEST_F(LargeVocabulary, TakesWhatThePlanForetells) {
     int requests;
     bool prompt_logits;
     int num_logprobs;
+    size_t prompt = 300;
+    int64_t max_tokens = 20;
   };
-  for (const Load& load : {Load{4, false, -1}, Load{4, true, -1}, Load{64, false, 5}}) {
+  // The last one's steps have 33 MB of logprobs each.
+  for (const Load& load :
+       {Load{4, false, -1}, Load{4, true, -1}, Load{64, false, 5}, Load{16, false, 129280, 10, 3}}) {
     const EngineOptions options{.threads = 2,
                                 .cache_tokens = load.requests * 320,
                                 .step_tokens = 256,
                                 .max_running = load.requests,
-                                .prompt_logits = load.prompt_logits};
+                                .prompt_logits = load.prompt_logits,
+                                .max_logprobs = std::max(load.num_logprobs, 0)};
     forget_peak();
     const uint64_t foretold = plan_engine(model(), options).need.total();
     Engine engine(model(), options);
     std::vector<Request> requests(static_cast<size_t>(load.requests));
     int64_t rows = 0;
     for (Request& request : requests) {
-      request.prompt.assign(300, 7);
-      request.max_tokens = 20;
+      request.prompt.assign(load.prompt, 7);
+      request.max_tokens = load.max_tokens;
+      request.on_token = [](const GeneratedToken&) {};
       request.num_logprobs = load.num_logprobs;
       request.sampling.presence_penalty = load.num_logprobs < 0 ? 0 : 1;
       if (load.prompt_logits)
@@ -97,6 +105,34 @@ TEST_F(LargeVocabulary, RefusesLogitsOfPromptsThatItHasNoRoomFor) {
   }
   request.on_prompt_logits = nullptr;
   EXPECT_EQ(engine.submit(request).wait().ids.size(), 2U);
+}
+
+TEST_F(LargeVocabulary, RefusesMoreLogprobsThanItHasRoomFor) {
+  Engine engine(model(), {.threads = 1, .cache_tokens = 256, .max_logprobs = 3});
+  Request request{.prompt = {1, 2, 3}, .max_tokens = 2, .num_logprobs = 4};
+  try {
+    engine.submit(request);
+    FAIL() << "taken";
+  } catch (const Error& error) {
+    const Problem& problem = error.problems().front();
+    EXPECT_EQ(problem.kind, ErrorKind::kBadRequest);
+    EXPECT_EQ(problem.expected, "num_logprobs of at most 3");
+    EXPECT_EQ(problem.found, "4");
+    EXPECT_NE(problem.todo.find("max_logprobs"), std::string::npos) << problem.todo;
+  }
+  request.num_logprobs = 3;
+  Generation generation = engine.submit(request);
+  EXPECT_EQ(generation.next()->likeliest.size(), 3U);
+  EXPECT_EQ(generation.wait().ids.size(), 2U);
+}
+
+TEST(EnginePlan, LogprobsOfNoMoreThanTheVocabularyAreCounted) {
+  const auto host = [](int max_logprobs) {
+    return plan_engine(kMini, {.threads = 1, .cache_tokens = 1000, .max_logprobs = max_logprobs}).need.host;
+  };
+  EXPECT_LT(host(0), host(20));
+  EXPECT_EQ(host(std::numeric_limits<int>::max()), host(1280));
+  EXPECT_THROW(host(-1), Error);
 }
 
 TEST(EnginePlan, StepsHaveNoMoreTokensThanTheCachesHold) {

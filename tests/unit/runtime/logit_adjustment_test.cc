@@ -44,7 +44,8 @@ TEST(LogitAdjustment, LeavesAloneWhatNobodyAsksFor) {
 
 TEST(Logprobs, OrderEqualTokensByIdAndSumToOne) {
   const std::vector<float> logits = {1, 3, 3, 2};
-  const auto [of_token, top] = logprobs_of(logits, 2, 9);
+  std::vector<TokenLogprob> top;
+  const double of_token = logprobs_of(logits, 2, 9, top);
   ASSERT_EQ(top.size(), 4U);
   EXPECT_EQ(top[0].id, 1);
   EXPECT_EQ(top[1].id, 2);
@@ -53,7 +54,8 @@ TEST(Logprobs, OrderEqualTokensByIdAndSumToOne) {
   for (const TokenLogprob& token : top) sum += std::exp(token.logprob);
   EXPECT_NEAR(sum, 1, 1e-14);
   EXPECT_EQ(of_token, top[1].logprob);
-  const std::vector<TokenLogprob> one = logprobs_of(logits, 2, 1).likeliest;
+  std::vector<TokenLogprob> one;
+  logprobs_of(logits, 2, 1, one);
   ASSERT_EQ(one.size(), 1U);
   EXPECT_EQ(one[0].id, 1);
 }
