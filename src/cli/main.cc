@@ -140,6 +140,7 @@ void write_out_of_memory(std::string_view command) noexcept {
 /// malloc reserves 64 MB of address space for each thread, where it gets them, and else maps each allocation
 /// by itself: under a limit (ulimit -v) it would be chance what fits.
 void share_arena_if_limited() {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): there is no other thread yet
   if (available_address_space_bytes()) mallopt(M_ARENA_MAX, 1);
 }
 

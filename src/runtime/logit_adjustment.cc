@@ -13,7 +13,7 @@ LogitAdjustment::LogitAdjustment(Sampling sampling, std::span<const int32_t> pro
   if (!penalizes_) return;
   std::vector<int32_t> tokens(prompt.begin(), prompt.end());
   std::ranges::sort(tokens);
-  tokens.erase(std::ranges::unique(tokens).begin(), tokens.end());
+  tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
   counts_.reserve(tokens.size());
   for (const int32_t token : tokens) counts_.push_back({token, 0});
 }

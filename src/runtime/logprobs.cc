@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <ranges>
+#include <numeric>
 
 namespace fulgur {
 namespace {
@@ -21,9 +21,12 @@ double logprobs_of(std::span<const float> logits, int32_t token, int num_likelie
                    std::vector<TokenLogprob>& likeliest) {
   const double total = log_sum_exp(logits);
   const auto of = [&](int32_t id) { return logits[static_cast<size_t>(id)] - total; };
-  const auto ids = std::views::iota(0, static_cast<int32_t>(logits.size()));
-  std::vector<int32_t> top(std::min(logits.size(), static_cast<size_t>(num_likeliest)));
-  std::ranges::partial_sort_copy(ids, top, [&](int32_t a, int32_t b) {
+  if (num_likeliest == 0) return of(token);
+  std::vector<int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const auto count = std::min(std::ssize(ids), static_cast<std::ptrdiff_t>(num_likeliest));
+  const std::span<const int32_t> top(ids.begin(), static_cast<size_t>(count));
+  std::ranges::partial_sort(ids, ids.begin() + count, [&](int32_t a, int32_t b) {
     const float of_a = logits[static_cast<size_t>(a)];
     const float of_b = logits[static_cast<size_t>(b)];
     return of_a != of_b ? of_a > of_b : a < b;

@@ -106,7 +106,8 @@ class StarvedEngine : public testing::TestWithParam<bool> {
 TEST_P(StarvedEngine, EndsRequestsWithBadAllocAndRunsOn) {
   engine_.submit(whole_).wait();
   const auto expected = texts();
-  int64_t num_ended = 0;
+  int64_t num_tried = 0;
+  int64_t num_hit = 0;  // of these, such as ended a request
   int64_t n = 0;
   // Every allocation of the first steps, then one here and there.
   for (has_failed = true; has_failed; n += n < 200 ? 1 : 23) {
@@ -116,10 +117,14 @@ TEST_P(StarvedEngine, EndsRequestsWithBadAllocAndRunsOn) {
     allocations_left = n;
     const auto found = texts();
     allocations_left = -1;
+    bool hit = false;
     for (size_t i = 0; i < found.size(); ++i) {
-      num_ended += found[i] ? 0 : 1;
+      hit = hit || !found[i];
       EXPECT_TRUE(!found[i] || found[i] == expected[i]) << "request " << i;
     }
+    EXPECT_TRUE(hit || !(fails_for_ever && has_failed));
+    ++num_tried;
+    num_hit += hit ? 1 : 0;
     if (n % 10 == 0) {
       EXPECT_EQ(engine_.submit(whole_).wait().ids.size(), 1U);
     }
@@ -127,7 +132,7 @@ TEST_P(StarvedEngine, EndsRequestsWithBadAllocAndRunsOn) {
   }
   EXPECT_EQ(texts(), expected);
   EXPECT_GT(n, 500);
-  EXPECT_GT(num_ended, 100);
+  EXPECT_GT(num_hit, num_tried / 4);  // others are made up for: the step is run again
 }
 
 INSTANTIATE_TEST_SUITE_P(ThatOneAllocationFails, StarvedEngine, testing::Values(false, true),
