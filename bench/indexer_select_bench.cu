@@ -122,7 +122,7 @@ enum class Kernels { kScores, kTopk, kBoth };
 void report_two_kernels(const std::string& name, const Batch& data, DeviceArray<float>& scores,
                         Kernels which = Kernels::kBoth) {
   report(
-      name + ", early keys", data.bytes(), data.calls,
+      name + ", early keys", which == Kernels::kTopk ? 0 : data.bytes(), data.calls,
       [&](int call, const LaunchOptions& options) {
         const cuda::DecodeArguments arguments = data.arguments(call);
         if (which == Kernels::kScores)
@@ -214,6 +214,8 @@ void bench_unequal_drafts(const Pool& pool) {
     const Batch data(pool, 64, std::vector<int>(kSequences, kContext), tokens, kContext);
     DeviceArray<float> scores(static_cast<size_t>(data.rows) * kContext);
     report_two_kernels(std::string("row scores, then topk 32x8k tokens ") + unequal.name, data, scores);
+    if (data.arguments(0).tokens_per_sequence == 1)
+      report_decode(std::string("decode 32x8k tokens ") + unequal.name + ", early keys", data, early());
   }
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda/select_setup.cuh"
+#include "kernels/cuda/cluster_choice.h"
 
 namespace fulgur::cuda_test {
 
@@ -125,7 +126,7 @@ struct Batch {
         heads(heads),
         rows(std::accumulate(tokens.begin(), tokens.end(), 0)),
         context(bound),
-        keys(std::accumulate(contexts.begin(), contexts.end(), int64_t{0})),
+        keys(scored(contexts)),
         pages((bound + 63) / 64),
         calls(calls_over(bytes())),
         q_bytes(heads * kDim),
@@ -161,11 +162,17 @@ struct Batch {
              {position.get(), sequence.get(), table, pages, rows, context},
              kTopk},
             heads,
-            std::min((rows + sequences - 1) / sequences, 4),
+            cuda::rows_that_share(rows, sequences),
             {kTopk, positions.get(), slots.get(), fault.get()},
             nullptr,
             0};
   }
+  /// Shorter ones are not.
+  static int64_t scored(const std::vector<int>& contexts) {
+    return std::accumulate(contexts.begin(), contexts.end(), int64_t{0},
+                           [](int64_t sum, int context) { return sum + (context > kTopk ? context : 0); });
+  }
+  /// Of the keys that are read.
   [[nodiscard]] double bytes() const {
     return static_cast<double>(keys) * static_cast<double>(cuda::kIndexPageBytes) / 64;
   }
@@ -179,7 +186,7 @@ struct Batch {
   int heads;
   int rows;
   int context;   // a bound
-  int64_t keys;  // of all sequences
+  int64_t keys;  // of all sequences that are scored
   int pages;     // of a row of the page table
   int calls;     // with page tables of their own
   int q_bytes;

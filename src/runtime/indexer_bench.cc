@@ -1,5 +1,7 @@
 #include "runtime/indexer_bench.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <memory>
@@ -45,6 +47,14 @@ class Bench {
       step.with_prepare(IndexerProjection::kFused, 0,
                         [&](const IndexerPrepare& op) { own_prepare = has_tuned_kernels(op); });
       const bool own_select = has_tuned_kernels(step.select(0));
+      if (bench_.own_alone && !(own_prepare && own_select)) {
+        throw Error(
+            Problem{.kind = ErrorKind::kBadRequest,
+                    .message = "The indexer has no tuned kernels for so many tokens or so long a context.",
+                    .expected = "shapes that they take",
+                    .found = fmt::format("{} tokens of contexts of {}", tokens, bench_.context),
+                    .todo = "ask for less, or leave --own away (IndexerBench::own_alone)"});
+      }
       bench_prepare(step, own_prepare);
       bench_select(step, own_select);
       if (own_prepare && own_select) bench_whole(step);
@@ -146,7 +156,8 @@ void bench_indexer(const IndexerBench& bench, const std::function<void(const Ben
     throw Error(Problem{.kind = ErrorKind::kDevice,
                         .message = status.why_not,
                         .expected = "an NVIDIA GPU of compute capability 9.0 (H100, H200)",
-                        .todo = "run this where there is one; the CPU's ops have bench/ops_bench"});
+                        .todo = "run this where there is one, by a build with -DFULGUR_CUDA=ON; the CPU's "
+                                "ops have bench/ops_bench"});
   }
   Bench(bench, take).run();
 }

@@ -233,19 +233,19 @@ cudaError_t launch_row_scores(const DecodeArguments& arguments, float* scores, i
     return launch_row_scores(rows_of(arguments, kMostDealtRows, num_rows - kMostDealtRows),
                              scores + kMostDealtRows * score_stride, score_stride, options);
   }
-  const int group = arguments.tokens_per_sequence;
-  const int64_t most_pages = int64_t{(num_rows + group - 1) / group} *
-                             ((arguments.scores.rows.max_context + kPageKeys - 1) / kPageKeys);
+  // Where each row is of a sequence of its own.
+  const int64_t most_pages =
+      int64_t{num_rows} * ((arguments.scores.rows.max_context + kPageKeys - 1) / kPageKeys);
   const auto blocks = static_cast<int>(
       std::clamp<int64_t>((most_pages + kDecodeGroups - 1) / kDecodeGroups, 1, num_multiprocessors()));
-  // Where sequences have unequal numbers of rows there may be more pages: they are listed in turns.
   const auto listed =
       static_cast<int>(std::min<int64_t>((most_pages + blocks - 1) / blocks, kMostDealtPages));
-  const int queries = group == 1 ? RowScores<64, true>::kPlaces : RowScores<64, false>::kPlaces;
+  const bool is_one = arguments.tokens_per_sequence == 1;
+  const int queries = is_one ? RowScores<64, true>::kPlaces : RowScores<64, false>::kPlaces;
   const DecodeLayout layout = decode_layout(arguments.num_heads, queries, listed * kPageKeys, 1, false);
   if (!fits(layout, false)) return cudaErrorInvalidValue;
   const RowScoresArguments all{arguments.scores, scores, score_stride, listed, options.early_keys};
-  return launch_clusters(kernel_for(arguments.num_heads, group == 1), dim3(static_cast<unsigned>(blocks)), 1,
+  return launch_clusters(kernel_for(arguments.num_heads, is_one), dim3(static_cast<unsigned>(blocks)), 1,
                          kThreads, static_cast<size_t>(layout.total), options, all, layout);
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/cluster_choice.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/indexer_tuned.h"
 #include "kernels/cuda/stream.h"
@@ -14,7 +15,6 @@ namespace fulgur::cuda {
 namespace {
 
 constexpr int64_t kAlignment = 128;  // of each of two arrays of scratch
-constexpr int kMostDrafts = 4;       // rows of a sequence that share what is read of the cache
 
 template <typename Op>
 bool takes(const Op& op) {
@@ -41,12 +41,11 @@ DecodeArguments arguments_of(const Op& op) {
                                .num_rows = batch.num_tokens,
                                .max_context = batch.max_context}};
   arguments.num_heads = op.shape.num_heads;
-  const int sequences = std::max(batch.num_sequences, 1);
-  arguments.tokens_per_sequence = std::clamp((batch.num_tokens + sequences - 1) / sequences, 1, kMostDrafts);
+  arguments.tokens_per_sequence = rows_that_share(batch.num_tokens, batch.num_sequences);
   return arguments;
 }
 
-bool is_decode(const TokenBatch& batch) { return batch.num_tokens <= kMostDrafts * batch.num_sequences; }
+bool is_decode(const TokenBatch& batch) { return batch.num_tokens <= kMostDecodeRows * batch.num_sequences; }
 
 int64_t score_stride(int64_t max_context) { return (max_context + 3) / 4 * 4; }
 int64_t prompt_row_bytes(int num_heads) { return static_cast<int64_t>(prompt_scratch_bytes(num_heads, 1)); }

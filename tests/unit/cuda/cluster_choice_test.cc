@@ -150,6 +150,17 @@ TEST(ClusterChoice, DealtTopkHoldsItsRows) {
   EXPECT_EQ(choose_dealt_topk_cluster(524288, on_h200), 16);
 }
 
+TEST(ClusterChoice, RowsShareKeysWhereSequencesHaveMoreThanOneAndAHalf) {
+  EXPECT_EQ(rows_that_share(1, 1), 1);
+  EXPECT_EQ(rows_that_share(33, 32), 1);
+  EXPECT_EQ(rows_that_share(48, 32), 1);
+  EXPECT_EQ(rows_that_share(49, 32), 2);
+  EXPECT_EQ(rows_that_share(64, 32), 2);
+  EXPECT_EQ(rows_that_share(65, 32), 3);
+  EXPECT_EQ(rows_that_share(2, 1), 2);
+  EXPECT_EQ(rows_that_share(300, 3), kMostDecodeRows);
+}
+
 TEST(ClusterChoice, DecodeIsOneKernelWhereThatIsFaster) {
   struct Row {
     int rows;
