@@ -1,6 +1,7 @@
 #include "base/thread_team.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 
@@ -30,6 +31,9 @@ ThreadTeam::ThreadTeam(int size)
   }
 }
 
+ThreadTeam::ThreadTeam(int size, OnlyCounts /*unused*/)
+    : size_(size), spins_(false), region_(spins_), finished_(spins_), barrier_(spins_) {}
+
 ThreadTeam::~ThreadTeam() { end_threads(); }
 
 void ThreadTeam::end_threads() {
@@ -40,6 +44,7 @@ void ThreadTeam::end_threads() {
 
 void ThreadTeam::run_erased(Call call, void* object) {
   if (size_ == 1) return call(object, 0);
+  if (threads_.empty()) throw std::logic_error("thread team: it has no threads to run on");
   call_ = call;
   object_ = object;
   running_.store(size_ - 1);

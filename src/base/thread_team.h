@@ -16,6 +16,9 @@ class ThreadTeam {
  public:
   /// size >= 1. Throws `device` where the system doesn't give that many threads.
   explicit ThreadTeam(int size);
+  /// Has no threads, and runs nothing: for those who only ask its size.
+  struct OnlyCounts {};
+  ThreadTeam(int size, OnlyCounts /*unused*/);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;

@@ -217,8 +217,8 @@ class Engine::Impl {
     }
     for (size_t i = 0; i < runs.size(); ++i) {
       if (in_step_[i] == nullptr) continue;
-      if (const std::exception_ptr error = in_step_[i]->callback_error()) {
-        fail_in_step(i, error);
+      if (in_step_[i]->callback_error() != nullptr) {
+        fail_in_step(i, nullptr);
         continue;
       }
       if (runs[i].fault == ChunkFault::kNone) continue;
@@ -278,7 +278,9 @@ class Engine::Impl {
     forget(id);
   }
 
+  /// What its own callback threw came before `error`.
   void fail_in_step(size_t chunk, std::exception_ptr error) noexcept {
+    if (const std::exception_ptr& first = in_step_[chunk]->callback_error()) error = first;
     fail(in_step_[chunk]->id(), std::move(error));
     in_step_[chunk] = nullptr;
   }

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/process_memory.h"
 #include "base/thread_stack.h"
+#include "model/rope.h"
 #include "ops/indexer_prepare.h"
 #include "ops/paged_cache.h"
 #include "runtime/cache_pool.h"
@@ -21,7 +22,7 @@ namespace {
 
 /// What a process of any model takes besides, measured: code that runs only in steps, and what a thread has
 /// on its stack before it computes, and elsewhere.
-constexpr uint64_t kCodeToCome = 640 << 10;
+constexpr uint64_t kCodeToCome = 256 << 10;
 constexpr uint64_t kThreadBytes = 12 << 10;
 /// Kernel stack, page tables and the like, measured with 1,024 threads.
 constexpr uint64_t kKernelBytesOfThread = 32 << 10;
@@ -66,8 +67,7 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
                           static_cast<uint64_t>(size.host_logits_rows() * config.vocab_size) * sizeof(float),
                   .stacks = static_cast<uint64_t>(options.threads) * (backend.stack_bytes + kThreadBytes),
                   .kernel = static_cast<uint64_t>(options.threads) * kKernelBytesOfThread,
-                  .reserved = static_cast<uint64_t>(options.threads) * default_stack_bytes(),
-                  .process = settled_rss_bytes() + kCodeToCome};
+                  .reserved = static_cast<uint64_t>(options.threads) * default_stack_bytes()};
   if (mtp) {  // F of each page's last token
     need.tables +=
         pages * static_cast<uint64_t>(config.hidden_size) * size_bytes(operand_dtype(options.precision));
@@ -75,6 +75,10 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
   if (plan.load.problems.empty() && catalog.gaps.empty()) {
     need.scratch = step_scratch_bytes(config, weight_shapes(plan), options, size);
   }
+  // With the code that planning has run, and what sines and cosines take of the mathematics library, which is
+  // as much again as some models.
+  const RopeTables some(config, kPageTokens);
+  need.process = settled_rss_bytes() + kCodeToCome;
   need.kernel += (need.weights.mapped + need.weights.copied + need.cache() + need.tables + need.scratch) /
                  kPageBytes * kPageEntryBytes;
   return need;

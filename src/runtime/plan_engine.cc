@@ -66,12 +66,17 @@ EnginePlan plan_engine(const std::string& folder, const EngineOptions& options) 
   plan.room = {.prompt_logits = options.prompt_logits,
                .max_logprobs = options.max_logprobs,
                .step_logprobs = static_cast<size_t>(most_drawn * logprobs_of_token)};
+  // Of the token that is looked at: the vocabulary's ids in order, and what is handed out.
+  const uint64_t logprobs_at_work = logprobs_of_token == 0
+                                        ? 0
+                                        : static_cast<uint64_t>(config.vocab_size) * sizeof(int32_t) +
+                                              static_cast<uint64_t>(logprobs_of_token) * sizeof(TokenLogprob);
   const RunSize size{.cache_tokens = tokens,
                      .context = std::min(num_pages * int64_t{kPageTokens}, config.max_position_embeddings),
                      .step_tokens = options.step_tokens,
                      .sequences = sequences,
                      .hands_out_logits = options.prompt_logits,
-                     .results_bytes = plan.room.step_logprobs * sizeof(TokenLogprob)};
+                     .results_bytes = plan.room.step_logprobs * sizeof(TokenLogprob) + logprobs_at_work};
   plan.need = memory_need(config, planned.plan, planned.catalog, plan.runner, size);
   plan.runner.scratch_bytes = plan.need.scratch;
   plan.runner.host_logits_rows = size.host_logits_rows();

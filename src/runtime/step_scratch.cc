@@ -96,7 +96,7 @@ class Steps {
         options_(options),
         observer_(observer),
         selection_(selection),
-        team_(options.threads),
+        team_(options.threads, ThreadTeam::OnlyCounts{}),
         arena_(backend, /*only_counts=*/true),
         context_{.backend = &backend,
                  .team = &team_,

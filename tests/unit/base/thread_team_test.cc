@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <numeric>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,6 +19,17 @@ namespace {
 using namespace std::chrono_literals;
 
 class Team : public testing::TestWithParam<int> {};
+
+TEST_P(Team, OnlyTellsItsSizeWhereItHasNoThreads) {
+  ThreadTeam team(GetParam(), ThreadTeam::OnlyCounts{});
+  EXPECT_EQ(team.size(), GetParam());
+  int calls = 0;
+  const auto run = [&] { team.run([&](int) { ++calls; }); };
+  if (GetParam() > 1) {
+    EXPECT_THROW(run(), std::logic_error);
+    EXPECT_EQ(calls, 0);
+  }
+}
 
 // Plain (not atomic) counters: under the thread sanitizer this also proves the team's memory ordering.
 TEST_P(Team, RunsTheBodyOnceOnEachMemberInEveryRegion) {

@@ -75,6 +75,8 @@ class ScoreWatcher : public StepObserver {
   [[nodiscard]] bool wants_scores() const override { return true; }
 };
 
+constexpr int kForEver = 1 << 30;  // failures
+
 class DisturbedEngine : public testing::TestWithParam<Subject> {
  protected:
   static constexpr int kPages = 5;
@@ -156,7 +158,6 @@ class DisturbedEngine : public testing::TestWithParam<Subject> {
 };
 
 TEST_P(DisturbedEngine, EndsWithAnOpThatThrowsTheRequestsOfItsStepAtMost) {
-  constexpr int kForEver = 1 << 30;
   Engine disturbed = engine();
   ScoreWatcher watcher;
   disturbed.runner().set_observer(&watcher);
@@ -249,6 +250,35 @@ TEST_P(DisturbedEngine, HandsEachLogitOutOnceThoughAStepIsRunAgain) {
     }
   }
   EXPECT_GT(num_steps_again, 2);
+}
+
+TEST_P(DisturbedEngine, EndsWithWhatACallbackThrewThoughAnOpOfItsStepFailsToo) {
+  Engine disturbed = engine();
+  for (const int num_throws : {1, kForEver}) {
+    for (const size_t others : {0U, 1U, 2U}) {
+      SCOPED_TRACE(testing::Message() << others << " others, " << num_throws << " failures");
+      std::vector<Request> all(requests_.begin(), requests_.begin() + 1 + static_cast<int64_t>(others));
+      int num_asked = 0;
+      int num_failures = 0;
+      all[0].on_prompt_logits = [&](int64_t, int64_t, const float*) {
+        ++num_asked;
+        throw std::runtime_error("The disk is full.");
+      };
+      BackendHook::set([&](std::string_view entry) {
+        if (entry != "sample" && entry != "mtp_input") return;
+        if (num_asked == 0 || num_failures == num_throws) return;
+        ++num_failures;
+        throw Error(ErrorKind::kDevice, "The device failed.");
+      });
+      const std::vector<End> ends = ends_of(submit(disturbed, all));
+      BackendHook::set(nullptr);
+      EXPECT_EQ(ends[0].error, "The disk is full.");
+      EXPECT_EQ(num_asked, 1);
+      EXPECT_GT(num_failures, 0);
+      if (num_throws == kForEver) continue;
+      for (size_t i = 1; i < ends.size(); ++i) expect_as_alone(ends, i);
+    }
+  }
 }
 
 TEST_P(DisturbedEngine, EndsACancelledRequestAtAnyCallOfAStepAndTheOthersGoOn) {
