@@ -22,7 +22,7 @@ namespace {
 
 /// What a process of any model takes besides, measured: code that runs only in steps, and what a thread has
 /// on its stack before it computes, and elsewhere.
-constexpr uint64_t kCodeToCome = 256 << 10;
+constexpr uint64_t kCodeToCome = 208 << 10;
 constexpr uint64_t kThreadBytes = 12 << 10;
 /// Kernel stack, page tables and the like, measured with 1,024 threads.
 constexpr uint64_t kKernelBytesOfThread = 32 << 10;
