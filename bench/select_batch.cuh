@@ -18,6 +18,7 @@ constexpr int kTopk = 2048;
 inline int calls_over(double bytes) {
   constexpr int kCalls = 64;
   constexpr double kRotated = 200e6;
+  if (bytes < kRotated / 1e6) return kCalls;  // next to nothing is read
   return std::max(kCalls, static_cast<int>(std::ceil(kRotated / bytes)));
 }
 

@@ -216,7 +216,7 @@ def test_limits_that_count_stacks_used_or_not_are_met_with_a_sentence(limit):
     """Each thread's takes 8 MB of address space, whatever it uses (KiB); the first one's grows into what is left."""
     line = shlex.join(command("generate", model=MINI, ids="5,6,7", max_tokens=2, threads=8))
     firsts = {}
-    for kib in range(88_000, 152_000, 4_000):
+    for kib in range(64_000, 152_000, 4_000):
         result = shell(f"ulimit -s 8192; ulimit -{limit} {kib}; {line}")
         firsts.setdefault(result.returncode, set()).update(result.stderr.splitlines()[:1])
     assert set(firsts) <= {0, 1}

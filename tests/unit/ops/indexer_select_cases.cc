@@ -153,7 +153,21 @@ const std::vector<Dims>& published_selections() {
                                            .index_heads = 64,
                                            .index_dim = 128,
                                            .topk = 96,
-                                           .batch = {{300, 1}, {40, 1}, {127, 1}}}};
+                                           .batch = {{300, 1}, {40, 1}, {127, 1}}},
+                                          // A second row of a sequence must not read early what its first
+                                          // one's op before writes: in one kernel, and in two.
+                                          {.name = "published_twice",
+                                           .rope = 64,
+                                           .index_heads = 64,
+                                           .index_dim = 128,
+                                           .topk = 96,
+                                           .batch = {{127, 2}, {300, 1}, {40, 1}}},
+                                          {.name = "published_twice_loose",
+                                           .rope = 64,
+                                           .index_heads = 64,
+                                           .index_dim = 128,
+                                           .topk = 96,
+                                           .batch = {{127, 2}, {300, 1}, {40000, 0}}}};
   return kDims;
 }
 
