@@ -167,7 +167,7 @@ const std::vector<Dims>& published_selections() {
                                            .index_heads = 64,
                                            .index_dim = 128,
                                            .topk = 96,
-                                           .batch = {{127, 2}, {300, 1}, {40000, 0}}}};
+                                           .batch = {{127, 2}, {17000, 0}}}};
   return kDims;
 }
 
