@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <numbers>
 
 namespace fulgur {
@@ -58,35 +59,41 @@ double Config::softmax_scale() const {
   return scale * m * m;
 }
 
-RopeTables::RopeTables(const Config& config, int64_t num_positions)
-    : num_positions_(num_positions), num_pairs_(config.qk_rope_head_dim / 2) {
+void compute_rope(const Config& config, int64_t first, int64_t count, std::vector<float>& cos,
+                  std::vector<float>& sin) {
   const std::vector<double> frequencies = rope_frequencies(config.rope, config.qk_rope_head_dim);
   const double factor = rope_attention_factor(config.rope);
-  const auto size = static_cast<size_t>(num_positions_ * num_pairs_);
-  cos_.reserve(size);
-  sin_.reserve(size);
-  for (int64_t t = 0; t < num_positions_; ++t) {
+  cos.clear();
+  sin.clear();
+  for (int64_t t = first; t < first + count; ++t) {
     for (const double frequency : frequencies) {
       const double angle = static_cast<double>(t) * frequency;
-      cos_.push_back(static_cast<float>(std::cos(angle) * factor));
-      sin_.push_back(static_cast<float>(std::sin(angle) * factor));
+      cos.push_back(static_cast<float>(std::cos(angle) * factor));
+      sin.push_back(static_cast<float>(std::sin(angle) * factor));
     }
   }
 }
 
-RopeTable RopeTables::view() const {
-  return {.cos = {cos_.data(), num_positions_, num_pairs_}, .sin = {sin_.data(), num_positions_, num_pairs_}};
-}
-
+// In pieces: whole, they would be there twice for a while.
 PlacedRope::PlacedRope(const Config& config, int64_t num_positions, const Backend& backend) {
-  const RopeTables tables(config, std::min(config.max_position_embeddings, num_positions));
-  const auto place = [&](BackendBuffer& buffer, Matrix<const float> values) {
-    const size_t bytes = static_cast<size_t>(values.rows * values.cols) * sizeof(float);
-    buffer = BackendBuffer(backend, bytes);
-    backend.upload(buffer.data(), values.data, bytes);
-    return Matrix<const float>(static_cast<const float*>(buffer.data()), values.rows, values.cols);
+  constexpr int64_t kPiece = 256;
+  num_positions = std::min(config.max_position_embeddings, num_positions);
+  const int64_t num_pairs = config.qk_rope_head_dim / 2;
+  const auto bytes_of = [&](int64_t positions) {
+    return static_cast<size_t>(positions * num_pairs) * sizeof(float);
   };
-  view_ = {.cos = place(cos_, tables.view().cos), .sin = place(sin_, tables.view().sin)};
+  cos_ = BackendBuffer(backend, bytes_of(num_positions));
+  sin_ = BackendBuffer(backend, bytes_of(num_positions));
+  std::vector<float> cos;
+  std::vector<float> sin;
+  for (int64_t first = 0; first < num_positions; first += kPiece) {
+    const int64_t count = std::min(kPiece, num_positions - first);
+    compute_rope(config, first, count, cos, sin);
+    backend.upload(static_cast<std::byte*>(cos_.data()) + bytes_of(first), cos.data(), bytes_of(count));
+    backend.upload(static_cast<std::byte*>(sin_.data()) + bytes_of(first), sin.data(), bytes_of(count));
+  }
+  view_ = {.cos = {static_cast<const float*>(cos_.data()), num_positions, num_pairs},
+           .sin = {static_cast<const float*>(sin_.data()), num_positions, num_pairs}};
 }
 
 }  // namespace fulgur

@@ -23,19 +23,10 @@ std::vector<double> rope_frequencies(const RopeConfig& rope, int64_t rope_dim);
 /// A: what cos and sin are multiplied by.
 double rope_attention_factor(const RopeConfig& rope);
 
-/// cos and sin of the angles of positions 0 .. num_positions - 1, computed in double, owned in host memory.
-class RopeTables {
- public:
-  RopeTables(const Config& config, int64_t num_positions);
-
-  [[nodiscard]] RopeTable view() const;
-
- private:
-  int64_t num_positions_;
-  int64_t num_pairs_;
-  std::vector<float> cos_;  // [num_positions, dr / 2]
-  std::vector<float> sin_;
-};
+/// cos and sin, times A, of the angles of positions [first, first + count), computed in double: into `cos`
+/// and `sin`, [count, dr / 2] each.
+void compute_rope(const Config& config, int64_t first, int64_t count, std::vector<float>& cos,
+                  std::vector<float>& sin);
 
 /// Those of the positions below `num_positions` that the model has, in back-end memory.
 class PlacedRope {

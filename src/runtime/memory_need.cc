@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/available_memory.h"
 #include "base/error.h"
@@ -77,7 +78,9 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
   }
   // With the code that planning has run, and what sines and cosines take of the mathematics library, which is
   // as much again as some models.
-  const RopeTables some(config, kPageTokens);
+  std::vector<float> cos;
+  std::vector<float> sin;
+  compute_rope(config, 0, kPageTokens, cos, sin);
   need.process = settled_rss_bytes() + kCodeToCome;
   need.kernel += (need.weights.mapped + need.weights.copied + need.cache() + need.tables + need.scratch) /
                  kPageBytes * kPageEntryBytes;

@@ -135,6 +135,18 @@ TEST(EnginePlan, LogprobsOfNoMoreThanTheVocabularyAreCounted) {
   EXPECT_THROW(host(-1), Error);
 }
 
+/// Of 42 MB, more than the steps of so small a model take.
+TEST(EngineMemory, HoldsTheTablesOfManyPositionsOnce) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers take memory of their own";
+  const fs::path model = fs::path(FULGUR_SOURCE_DIR) / "tests/golden/data/v32-bf16";
+  const EngineOptions options{.threads = 1, .cache_tokens = 163840, .step_tokens = 64, .num_drafts = 0};
+  forget_peak();
+  const uint64_t foretold = plan_engine(model, options).need.total();
+  Engine engine(model, options);
+  engine.submit({.prompt = {5, 6, 7}, .max_tokens = 2}).wait();
+  EXPECT_NEAR(static_cast<double>(foretold) / static_cast<double>(peak_rss_bytes()), 1, 0.05);
+}
+
 TEST(EnginePlan, StepsHaveNoMoreTokensThanTheCachesHold) {
   const auto plan = [](int64_t step_tokens) {
     return plan_engine(kMini, {.threads = 1, .cache_tokens = 1000, .step_tokens = step_tokens});
