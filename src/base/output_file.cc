@@ -6,12 +6,11 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/page_bytes.h"
 #include "base/pending_name.h"
 
 namespace fulgur {
 namespace {
-
-constexpr size_t kLeastPageBytes = 4096;
 
 /// Reads a byte as any code does. The system itself only says EFAULT for a page that a mapped file has lost;
 /// reading it raises the signal that flags the file and puts zeros there.

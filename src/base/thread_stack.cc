@@ -9,14 +9,9 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/page_bytes.h"
 
 namespace fulgur {
-namespace {
-
-constexpr size_t kLeastPageBytes = 4096;
-
-}  // namespace
-
 // It is what the limit was when the process began.
 size_t default_stack_bytes() {
   pthread_attr_t attributes;

@@ -217,8 +217,8 @@ class Engine::Impl {
     }
     for (size_t i = 0; i < runs.size(); ++i) {
       if (in_step_[i] == nullptr) continue;
-      if (in_step_[i]->callback_error() != nullptr) {
-        fail_in_step(i, nullptr);
+      if (const std::exception_ptr& error = in_step_[i]->callback_error()) {
+        fail_in_step(i, error);
         continue;
       }
       if (runs[i].fault == ChunkFault::kNone) continue;

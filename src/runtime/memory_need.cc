@@ -10,6 +10,7 @@
 
 #include "base/available_memory.h"
 #include "base/error.h"
+#include "base/page_bytes.h"
 #include "base/process_memory.h"
 #include "base/thread_stack.h"
 #include "model/rope.h"
@@ -28,7 +29,6 @@ constexpr uint64_t kThreadBytes = 12 << 10;
 /// Kernel stack, page tables and the like, measured with 1,024 threads.
 constexpr uint64_t kKernelBytesOfThread = 32 << 10;
 /// Tables of pages, of what is mapped or allocated: an entry for each page.
-constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kPageEntryBytes = 8;
 /// Of each request besides its tokens, from submit() to its end, measured.
 constexpr uint64_t kRequestBytes = 3 << 10;
@@ -83,7 +83,7 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
   compute_rope(config, 0, kPageTokens, cos, sin);
   need.process = settled_rss_bytes() + kCodeToCome;
   need.kernel += (need.weights.mapped + need.weights.copied + need.cache() + need.tables + need.scratch) /
-                 kPageBytes * kPageEntryBytes;
+                 kLeastPageBytes * kPageEntryBytes;
   return need;
 }
 

@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "ops/indexer_select.h"
 #include "reference/indexer_scores.h"
@@ -128,46 +130,26 @@ class IndexerSelectCase : public OpCase<IndexerSelectCase> {
   Buffer& slots_;
 };
 
-/// The selections of V3.2 and GLM-5 but for topk, which have kernels of their own.
+/// The shape of V3.2's and GLM-5's selections but for topk: they have kernels of their own.
+Dims published(const char* name, int heads, int topk, std::vector<Part> batch) {
+  return {.name = name,
+          .rope = 64,
+          .index_heads = heads,
+          .index_dim = 128,
+          .topk = topk,
+          .batch = std::move(batch)};
+}
+
 const std::vector<Dims>& published_selections() {
-  static const std::vector<Dims> kDims = {{.name = "published_v32",
-                                           .rope = 64,
-                                           .index_heads = 64,
-                                           .index_dim = 128,
-                                           .topk = 160,
-                                           .batch = {{63, 2}, {500, 1}, {0, 1}, {320, 3}, {127, 4}}},
-                                          {.name = "published_glm",
-                                           .rope = 64,
-                                           .index_heads = 32,
-                                           .index_dim = 128,
-                                           .topk = 192,
-                                           .batch = {{700, 1}, {0, 3}, {191, 2}}},
-                                          {.name = "published_prompt",
-                                           .rope = 64,
-                                           .index_heads = 32,
-                                           .index_dim = 128,
-                                           .topk = 48,
-                                           .batch = {{100, 33}, {0, 30}}},
-                                          {.name = "published_single",
-                                           .rope = 64,
-                                           .index_heads = 64,
-                                           .index_dim = 128,
-                                           .topk = 96,
-                                           .batch = {{300, 1}, {40, 1}, {127, 1}}},
-                                          // A second row of a sequence must not read early what its first
-                                          // one's op before writes: in one kernel, and in two.
-                                          {.name = "published_twice",
-                                           .rope = 64,
-                                           .index_heads = 64,
-                                           .index_dim = 128,
-                                           .topk = 96,
-                                           .batch = {{127, 2}, {300, 1}, {40, 1}}},
-                                          {.name = "published_twice_loose",
-                                           .rope = 64,
-                                           .index_heads = 64,
-                                           .index_dim = 128,
-                                           .topk = 96,
-                                           .batch = {{127, 2}, {17000, 0}}}};
+  static const std::vector<Dims> kDims = {
+      published("published_v32", 64, 160, {{63, 2}, {500, 1}, {0, 1}, {320, 3}, {127, 4}}),
+      published("published_glm", 32, 192, {{700, 1}, {0, 3}, {191, 2}}),
+      published("published_prompt", 32, 48, {{100, 33}, {0, 30}}),
+      published("published_single", 64, 96, {{300, 1}, {40, 1}, {127, 1}}),
+      // A second row of a sequence must not read early what its first
+      // one's op before writes: in one kernel, and in two.
+      published("published_twice", 64, 96, {{127, 2}, {300, 1}, {40, 1}}),
+      published("published_twice_loose", 64, 96, {{127, 2}, {17000, 0}})};
   return kDims;
 }
 
@@ -184,35 +166,15 @@ TableRow fp8_selection(const Dims& dims, int first, bool tuned) {
 }  // namespace
 
 TableRow long_selection_row() {
-  static const Dims kDims = {.name = "published_long",
-                             .rope = 64,
-                             .index_heads = 32,
-                             .index_dim = 128,
-                             .topk = 160,
-                             .batch = {{16400, 1}}};
+  static const Dims kDims = published("published_long", 32, 160, {{16400, 1}});
   return fp8_selection(kDims, 0, true);
 }
 
 std::vector<TableRow> selection_rows_that_leave_early() {
-  static const Dims kFused = {.name = "published_short",
-                              .rope = 64,
-                              .index_heads = 32,
-                              .index_dim = 128,
-                              .topk = 160,
-                              .batch = {{100, 1}, {159, 1}}};
-  static const Dims kPrompt = {.name = "published_short_prompt",
-                               .rope = 64,
-                               .index_heads = 32,
-                               .index_dim = 128,
-                               .topk = 160,
-                               .batch = {{0, 150}}};
+  static const Dims kFused = published("published_short", 32, 160, {{100, 1}, {159, 1}});
+  static const Dims kPrompt = published("published_short_prompt", 32, 160, {{0, 150}});
   // Of a sequence that takes no part: the launch's bound is far above its rows.
-  static const Dims kLoose = {.name = "published_loose",
-                              .rope = 64,
-                              .index_heads = 32,
-                              .index_dim = 128,
-                              .topk = 160,
-                              .batch = {{100, 1}, {159, 1}, {40000, 0}}};
+  static const Dims kLoose = published("published_loose", 32, 160, {{100, 1}, {159, 1}, {40000, 0}});
   return {fp8_selection(kFused, 0, true), fp8_selection(kPrompt, 0, true), fp8_selection(kLoose, 0, true)};
 }
 

@@ -106,8 +106,7 @@ class StarvedEngine : public testing::TestWithParam<bool> {
 TEST_P(StarvedEngine, EndsRequestsWithBadAllocAndRunsOn) {
   engine_.submit(whole_).wait();
   const auto expected = texts();
-  int64_t num_tried = 0;
-  int64_t num_hit = 0;  // of these, such as ended a request
+  int64_t num_ended = 0;
   int64_t n = 0;
   // Every allocation of the first steps, then one here and there.
   for (has_failed = true; has_failed; n += n < 200 ? 1 : 23) {
@@ -120,11 +119,10 @@ TEST_P(StarvedEngine, EndsRequestsWithBadAllocAndRunsOn) {
     bool hit = false;
     for (size_t i = 0; i < found.size(); ++i) {
       hit = hit || !found[i];
+      num_ended += found[i] ? 0 : 1;
       EXPECT_TRUE(!found[i] || found[i] == expected[i]) << "request " << i;
     }
     EXPECT_TRUE(hit || !(fails_for_ever && has_failed));
-    ++num_tried;
-    num_hit += hit ? 1 : 0;
     if (n % 10 == 0) {
       EXPECT_EQ(engine_.submit(whole_).wait().ids.size(), 1U);
     }
@@ -132,7 +130,7 @@ TEST_P(StarvedEngine, EndsRequestsWithBadAllocAndRunsOn) {
   }
   EXPECT_EQ(texts(), expected);
   EXPECT_GT(n, 500);
-  EXPECT_GT(num_hit, num_tried / 4);  // others are made up for: the step is run again
+  EXPECT_GT(num_ended, 90);  // where a step is run again, none does
 }
 
 INSTANTIATE_TEST_SUITE_P(ThatOneAllocationFails, StarvedEngine, testing::Values(false, true),

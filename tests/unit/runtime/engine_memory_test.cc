@@ -51,6 +51,16 @@ TemporaryFolder* LargeVocabulary::folder_ = nullptr;
 /// The most that the process holds from now on.
 void forget_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
+Problem refusal(Engine& engine, const Request& request) {
+  try {
+    engine.submit(request);
+  } catch (const Error& error) {
+    return error.problems().front();
+  }
+  ADD_FAILURE() << "taken";
+  return {};
+}
+
 TEST_F(LargeVocabulary, TakesWhatThePlanForetells) {
   if (kSanitized) GTEST_SKIP() << "sanitizers take memory of their own";
   struct Load {
@@ -95,14 +105,9 @@ TEST_F(LargeVocabulary, RefusesLogitsOfPromptsThatItHasNoRoomFor) {
   Engine engine(model(), {.threads = 1, .cache_tokens = 256});
   Request request{.prompt = {1, 2, 3}, .max_tokens = 2};
   request.on_prompt_logits = [](int64_t, int64_t, const float*) {};
-  try {
-    engine.submit(request);
-    FAIL() << "taken";
-  } catch (const Error& error) {
-    const Problem& problem = error.problems().front();
-    EXPECT_EQ(problem.kind, ErrorKind::kBadRequest);
-    EXPECT_NE(problem.todo.find("prompt_logits"), std::string::npos) << problem.todo;
-  }
+  const Problem problem = refusal(engine, request);
+  EXPECT_EQ(problem.kind, ErrorKind::kBadRequest);
+  EXPECT_NE(problem.todo.find("prompt_logits"), std::string::npos) << problem.todo;
   request.on_prompt_logits = nullptr;
   EXPECT_EQ(engine.submit(request).wait().ids.size(), 2U);
 }
@@ -110,16 +115,11 @@ TEST_F(LargeVocabulary, RefusesLogitsOfPromptsThatItHasNoRoomFor) {
 TEST_F(LargeVocabulary, RefusesMoreLogprobsThanItHasRoomFor) {
   Engine engine(model(), {.threads = 1, .cache_tokens = 256, .max_logprobs = 3});
   Request request{.prompt = {1, 2, 3}, .max_tokens = 2, .num_logprobs = 4};
-  try {
-    engine.submit(request);
-    FAIL() << "taken";
-  } catch (const Error& error) {
-    const Problem& problem = error.problems().front();
-    EXPECT_EQ(problem.kind, ErrorKind::kBadRequest);
-    EXPECT_EQ(problem.expected, "num_logprobs of at most 3");
-    EXPECT_EQ(problem.found, "4");
-    EXPECT_NE(problem.todo.find("max_logprobs"), std::string::npos) << problem.todo;
-  }
+  const Problem problem = refusal(engine, request);
+  EXPECT_EQ(problem.kind, ErrorKind::kBadRequest);
+  EXPECT_EQ(problem.expected, "num_logprobs of at most 3");
+  EXPECT_EQ(problem.found, "4");
+  EXPECT_NE(problem.todo.find("max_logprobs"), std::string::npos) << problem.todo;
   request.num_logprobs = 3;
   Generation generation = engine.submit(request);
   EXPECT_EQ(generation.next()->likeliest.size(), 3U);
