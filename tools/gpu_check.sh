@@ -1,6 +1,6 @@
 #!/bin/bash
 # Everything that needs a GPU (an H100 or H200), in one go: the tests of the CUDA back end, compute-sanitizer over
-# a part of them where it is installed, and the benches. Prints a short table last. Takes nine minutes.
+# a part of them where it is installed, and the benches. Prints a short table last. Takes ten minutes.
 #
 #   tools/gpu_check.sh OUT [BUILD]   full results go to the folder OUT; BUILD (default build/cuda) holds the
 #                                    programs: bin/fulgur, cuda_*_test, cuda_*_bench. What is missing is built there.

@@ -13,6 +13,7 @@
 #include "base/process_memory.h"
 #include "base/text_file.h"
 #include "cli/command.h"
+#include "cli/json_pieces.h"
 #include "cli/model_options.h"
 #include "cli/sampling_options.h"
 #include "cli/streams.h"
@@ -99,6 +100,29 @@ void print_summary(const OpenedModel& model, const Completion& result) {
       peak_rss_bytes() >> 20, model.memory.total() >> 20);
 }
 
+/// Its lists and its text piece by piece.
+void print_json(const OpenedModel& model, const std::vector<int32_t>& prompt, bool has_text,
+                const Completion& result) {
+  nlohmann::ordered_json timings = {{"load_s", model.load_s},      {"prompt_tokens", result.prompt_tokens},
+                                    {"prompt_s", result.prompt_s}, {"generated_tokens", result.ids.size()},
+                                    {"decode_s", result.decode_s}, {"peak_rss_bytes", peak_rss_bytes()}};
+  if (model.engine.num_drafts > 0) {
+    timings["drafted"] = result.drafted;
+    timings["accepted"] = result.accepted;
+  }
+  write_out("{\"text\":");
+  if (has_text) {
+    write_json_text(result.text);
+  } else {
+    write_out("null");
+  }
+  write_out(",\"prompt_ids\":");
+  write_json_ids(prompt);
+  write_out(",\"ids\":");
+  write_json_ids(result.ids);
+  print_out(",\"finish_reason\":\"{}\",\"timings\":{}}}\n", name(result.finish), timings.dump());
+}
+
 int run_generate(const Options& options) {
   if (!options.prompt && options.file.empty() && options.ids.empty()) {
     usage_required("PROMPT, --file or --ids");
@@ -132,22 +156,7 @@ int run_generate(const Options& options) {
   }
   const Completion result = engine.submit(std::move(request)).wait();
   if (options.json) {
-    nlohmann::ordered_json object = {{"text", tokenizer ? nlohmann::json(result.text) : nlohmann::json()},
-                                     {"prompt_ids", prompt},
-                                     {"ids", result.ids},
-                                     {"finish_reason", name(result.finish)},
-                                     {"timings",
-                                      {{"load_s", model.load_s},
-                                       {"prompt_tokens", prompt_tokens},
-                                       {"prompt_s", result.prompt_s},
-                                       {"generated_tokens", result.ids.size()},
-                                       {"decode_s", result.decode_s},
-                                       {"peak_rss_bytes", peak_rss_bytes()}}}};
-    if (model.engine.num_drafts > 0) {
-      object["timings"]["drafted"] = result.drafted;
-      object["timings"]["accepted"] = result.accepted;
-    }
-    print_out("{}\n", object.dump());
+    print_json(model, prompt, tokenizer.has_value(), result);
   } else {
     print_out("\n");
     flush_output();

@@ -238,6 +238,16 @@ def test_generate_json_has_what_the_contract_names():
     assert answer["timings"]["generated_tokens"] == 5
 
 
+def test_a_long_text_is_the_same_in_json():
+    """Which is written in pieces, none of them with half a character."""
+    options = {"max_tokens": 6000, "temperature": 8, "seed": 5, "speculate": 0, "logit_bias": "1:-100"}
+    answer = json.loads(output("generate", "In the beginning", json=True, **options))
+    text = output("generate", "In the beginning", **options)
+    assert (answer["text"] + "\n").replace("\r", "\n") == text  # as Python reads a pipe's text
+    assert len(text) > 8192 and len(text) < len(text.encode())
+    assert answer["timings"]["generated_tokens"] == len(answer["ids"])
+
+
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1, "seed": 7}])
 def test_speculation_changes_no_text_and_tells_what_it_guessed(sampling):
     options = {"max_tokens": 60, "json": True, **sampling}

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from fulgur_cli import MINI, ROOT, command, output, run
 
+GOLDEN = ROOT / "tests" / "golden" / "data"
 CONFIG = ROOT / "models" / "configs" / "deepseek-v3.2.json"
 SMALL = ["hidden_size=512", "intermediate_size=1024", "moe_intermediate_size=256", "n_routed_experts=32", "num_attention_heads=8",
          "num_key_value_heads=8", "q_lora_rank=256", "kv_lora_rank=256", "vocab_size=4096", "index_n_heads=8", "index_topk=256"]
@@ -22,7 +23,7 @@ def sets(*fields):
 
 
 def ids(count):
-    return ",".join(str(2 + 7 * i % 1000) for i in range(count))
+    return ",".join(str(2 + 7 * i % 200) for i in range(count))
 
 
 def told(result):
@@ -163,6 +164,11 @@ def test_many_threads_take_what_was_predicted(prompt, threads):
     """Most find nothing to do where the prompt is short."""
     predicted, used = measured(prompt=prompt, max_tokens=8, model=MINI, threads=threads)
     assert used == pytest.approx(predicted, rel=0.05)
+
+
+def test_a_long_prompt_that_json_repeats_takes_what_was_predicted():
+    predicted, used = measured(prompt=30000, max_tokens=10, model=GOLDEN / "glm-fp8", threads=2, speculate=0, kv_dtype="fp8", index_dtype="fp8")
+    assert used == pytest.approx(predicted, rel=0.035)
 
 
 def test_a_text_that_ends_early_takes_what_was_predicted():
