@@ -242,6 +242,7 @@ void bench_bounds() {
 
 int main(int argc, char** argv) {
   using namespace fulgur::cuda_test;
+  if (no_gpu("No kernel was timed")) return 1;
   if (argc > 1) table = std::fopen((std::string(argv[1]) + "/prepare_bench.tsv").c_str(), "w");
   cudaDeviceProp properties{};
   must(cudaGetDeviceProperties(&properties, 0), "device");

@@ -286,6 +286,7 @@ void bench_all() {
 }  // namespace fulgur::cuda_test
 
 int main(int argc, char** argv) {
+  if (fulgur::cuda_test::no_gpu("No kernel was timed")) return 1;
   if (argc > 1)
     fulgur::cuda_test::table = std::fopen((std::string(argv[1]) + "/select_bench.tsv").c_str(), "w");
   fulgur::cuda_test::bench_all();

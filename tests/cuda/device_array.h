@@ -15,6 +15,14 @@ inline void must(cudaError_t status, const char* what) {
   std::exit(3);
 }
 
+/// Whether there is none, which is printed behind "`what`: ".
+inline bool no_gpu(const char* what) {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0) return false;
+  std::printf("%s: there is no NVIDIA GPU.\n", what);
+  return true;
+}
+
 template <typename T>
 class DeviceArray {
  public:

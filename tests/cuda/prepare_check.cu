@@ -343,11 +343,7 @@ void Check::queries(IndexRounding rounding) {
 }
 
 int run(bool quick) {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("No kernel was tested: there is no NVIDIA GPU.\n");
-    return 0;
-  }
+  if (no_gpu("No kernel was tested")) return 0;
   const std::vector<int> counts =
       quick ? std::vector<int>{1, 9} : std::vector<int>{1, 2, 7, 8, 9, 16, 31, 33, 64, 65, 100, 128};
   const std::vector<int> query_counts =

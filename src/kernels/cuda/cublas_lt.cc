@@ -18,7 +18,7 @@ constexpr int64_t kAlignment = 16;
 
 // The names that distributions and NVIDIA's own toolkit give it; its major version is the headers'.
 constexpr std::array kLibraryNames = {"libcublasLt.so.13", "/usr/local/cuda/lib64/libcublasLt.so.13"};
-static_assert(CUBLAS_VER_MAJOR == 13 || CUBLAS_VER_MAJOR == 12);
+static_assert(CUBLAS_VER_MAJOR == 13);
 
 bool aligned(const void* data, int64_t stride_bytes) {
   return reinterpret_cast<uintptr_t>(data) % kAlignment == 0 && stride_bytes % kAlignment == 0;
@@ -31,9 +31,10 @@ bool cublas_takes(const Operand& x, const Weight& w, const Operand& y) {
          aligned(x.data, 2 * x.stride) && aligned(w.data, 2 * w.cols) && aligned(y.data, 4 * y.stride);
 }
 
-/// The functions that are used, found by name.
+/// The functions that are used, found by name, and a handle.
 struct CublasLt::Library {
   void* opened = nullptr;
+  cublasLtHandle_t handle = nullptr;
 #define FULGUR_CUBLAS(function) decltype(&::function) function = nullptr;
 #define FULGUR_CUBLAS_FUNCTIONS(X)        \
   X(cublasLtCreate)                       \
@@ -67,7 +68,12 @@ struct CublasLt::Library {
 #define FULGUR_CUBLAS(function) find(function, #function);
     FULGUR_CUBLAS_FUNCTIONS(FULGUR_CUBLAS)
 #undef FULGUR_CUBLAS
+    check(cublasLtCreate(&handle), "cublasLtCreate");
   }
+  /// The library stays open: closing it while the driver holds its kernels is asking for trouble.
+  ~Library() { cublasLtDestroy(handle); }
+  Library(const Library&) = delete;
+  Library& operator=(const Library&) = delete;
 
   template <typename F>
   void find(F& function, const char* name) {
@@ -93,12 +99,10 @@ struct CublasLt::Plans {
   std::map<Shape, Plan> of_shape;
 };
 
-CublasLt::CublasLt() : library_(std::make_unique<Library>()), plans_(std::make_unique<Plans>()) {
-  cublasLtHandle_t handle = nullptr;
-  library_->check(library_->cublasLtCreate(&handle), "cublasLtCreate");
-  handle_ = handle;
-  workspaces_ = allocate(kDeviceBytes);
-}
+CublasLt::CublasLt()
+    : library_(std::make_unique<Library>()),
+      plans_(std::make_unique<Plans>()),
+      workspaces_(allocate(kDeviceBytes)) {}
 
 CublasLt::~CublasLt() {
   for (const auto& [shape, plan] : plans_->of_shape) {
@@ -106,9 +110,6 @@ CublasLt::~CublasLt() {
       library_->cublasLtMatrixLayoutDestroy(layout);
     library_->cublasLtMatmulDescDestroy(plan.product);
   }
-  release(workspaces_);
-  library_->cublasLtDestroy(static_cast<cublasLtHandle_t>(handle_));
-  // The library stays open: closing it while the driver holds its kernels is asking for trouble.
 }
 
 const CublasLt::Plan& CublasLt::plan_for(const Operand& x, const Weight& w, const Operand& y) {
@@ -147,9 +148,8 @@ const CublasLt::Plan& CublasLt::plan_for(const Operand& x, const Weight& w, cons
   }
   cublasLtMatmulHeuristicResult_t result{};
   int found = 0;
-  const cublasStatus_t status =
-      lib.cublasLtMatmulAlgoGetHeuristic(static_cast<cublasLtHandle_t>(handle_), plan.product, plan.w, plan.x,
-                                         plan.y, plan.y, preference, 1, &result, &found);
+  const cublasStatus_t status = lib.cublasLtMatmulAlgoGetHeuristic(
+      lib.handle, plan.product, plan.w, plan.x, plan.y, plan.y, preference, 1, &result, &found);
   lib.check(lib.cublasLtMatmulPreferenceDestroy(preference), "cublasLtMatmulPreferenceDestroy");
   lib.check(status == CUBLAS_STATUS_SUCCESS && found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : status,
             "cublasLtMatmulAlgoGetHeuristic");
@@ -162,10 +162,10 @@ void CublasLt::multiply(cudaStream_t stream, bool on_side, const Operand& x, con
   const Plan& plan = plan_for(x, w, y);
   const float one = 1;
   const float zero = 0;
-  void* workspace = static_cast<std::byte*>(workspaces_) + (on_side ? kWorkspaceBytes : 0);
-  library_->check(library_->cublasLtMatmul(static_cast<cublasLtHandle_t>(handle_), plan.product, &one, w.data,
-                                           plan.w, x.data, plan.x, &zero, y.data, plan.y, y.data, plan.y,
-                                           &plan.algorithm, workspace, kWorkspaceBytes, stream),
+  void* workspace = static_cast<std::byte*>(workspaces_.get()) + (on_side ? kWorkspaceBytes : 0);
+  library_->check(library_->cublasLtMatmul(library_->handle, plan.product, &one, w.data, plan.w, x.data,
+                                           plan.x, &zero, y.data, plan.y, y.data, plan.y, &plan.algorithm,
+                                           workspace, kWorkspaceBytes, stream),
                   "cublasLtMatmul");
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/matrix.h"
 #include "base/weight.h"
+#include "kernels/cuda/memory.h"
 
 namespace fulgur::cuda {
 
@@ -36,8 +37,7 @@ class CublasLt {
 
   std::unique_ptr<Library> library_;
   std::unique_ptr<Plans> plans_;
-  void* handle_ = nullptr;
-  void* workspaces_ = nullptr;  // kDeviceBytes
+  DeviceMemory workspaces_;  // kDeviceBytes
 };
 
 }  // namespace fulgur::cuda

@@ -35,7 +35,8 @@ struct CudaOptions {
   bool tuned = true;  // kernels made for some shapes where they take a call; else those for any shape
 };
 /// Context::stream for the CUDA back end: every op of that context is queued on it, in order. Opens cuBLASLt,
-/// too. Throws `device`.
+/// too. Throws `device`. Let one stream of a device run `indexer_prepare` by tuned kernels at a time: blocks
+/// of its projection wait for one another, and those of two launches might keep each other from the device.
 std::shared_ptr<cuda::Stream> make_cuda_stream(CudaOptions options = {});
 /// Device memory that a stream takes when it is made and holds to its end, beside its context's arena.
 size_t device_bytes(const cuda::Stream& stream);

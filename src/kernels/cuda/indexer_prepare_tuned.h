@@ -85,9 +85,8 @@ struct LatentArguments {
 /// (hidden, outputs) of V3.2 and GLM-5: (7168, 192), (6144, 160).
 bool project_takes(const ProjectArguments& arguments);
 /// Whether the device holds all 128 blocks of a launch at once, which wait for one another's sums; throws
-/// `device`. Kernels
-/// that wait likewise on other streams of the same device may still keep them apart: run one such stream at a
-/// time.
+/// `device`. Kernels that wait likewise on other streams of the same device may still keep them apart: one
+/// such stream runs at a time (make_cuda_stream).
 bool projection_fits_device();
 cudaError_t launch_project(const ProjectArguments& arguments, cudaStream_t stream, bool pdl);
 /// The same product, keys and head weights in the same kernel: hidden state to cache. Above eight tokens it

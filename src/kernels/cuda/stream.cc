@@ -7,36 +7,45 @@
 namespace fulgur {
 namespace cuda {
 
-Stream::Stream(CudaOptions options) : options_(options) {
-  check(cudaDeviceGetAttribute(&num_multiprocessors_, cudaDevAttrMultiProcessorCount, 0),
-        "cudaDeviceGetAttribute");
-  holds_projection_ = projection_fits_device();
-  check(cudaStreamCreateWithFlags(&main_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  check(cudaStreamCreateWithFlags(&side_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  check(cudaEventCreateWithFlags(&forked_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-  check(cudaEventCreateWithFlags(&joined_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-  void* partials = nullptr;
-  check(cudaMalloc(&partials, kProjectBytes), "cudaMalloc");
-  projection_partials_ = static_cast<uint32_t*>(partials);
-  check(cudaMemset(partials, 0xff, kProjectBytes), "cudaMemset");
+namespace {
+
+int count_multiprocessors() {
+  int count = 0;
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, 0), "cudaDeviceGetAttribute");
+  return count;
+}
+
+}  // namespace
+
+Stream::OwnedStream Stream::make_stream() {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  return OwnedStream(stream);
+}
+
+Stream::OwnedEvent Stream::make_event() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  return OwnedEvent(event);
+}
+
+Stream::Stream(CudaOptions options)
+    : options_(options),
+      num_multiprocessors_(count_multiprocessors()),
+      holds_projection_(projection_fits_device()),
+      projection_partials_(allocate(kProjectBytes)) {
+  check(cudaMemset(projection_partials_.get(), 0xff, kProjectBytes), "cudaMemset");
   check(cudaDeviceSynchronize(), "cudaMemset");
 }
 
-Stream::~Stream() {
-  // Nothing to do about a failure here; one that matters shows in the next call.
-  static_cast<void>(cudaFree(projection_partials_));
-  for (const cudaEvent_t event : {joined_, forked_}) static_cast<void>(cudaEventDestroy(event));
-  for (const cudaStream_t stream : {side_, main_}) static_cast<void>(cudaStreamDestroy(stream));
-}
-
 void Stream::fork() {
-  check(cudaEventRecord(forked_, main_), "cudaEventRecord");
-  check(cudaStreamWaitEvent(side_, forked_), "cudaStreamWaitEvent");
+  check(cudaEventRecord(forked_.get(), main()), "cudaEventRecord");
+  check(cudaStreamWaitEvent(side(), forked_.get()), "cudaStreamWaitEvent");
 }
 
 void Stream::join() {
-  check(cudaEventRecord(joined_, side_), "cudaEventRecord");
-  check(cudaStreamWaitEvent(main_, joined_), "cudaStreamWaitEvent");
+  check(cudaEventRecord(joined_.get(), side()), "cudaEventRecord");
+  check(cudaStreamWaitEvent(main(), joined_.get()), "cudaStreamWaitEvent");
 }
 
 }  // namespace cuda
