@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <span>
@@ -23,6 +24,8 @@ class PendingFile {
 
   /// Throws io_error.
   void append(std::span<const std::byte> bytes) { file_->append(bytes); }
+  /// Anywhere, whatever has been appended. Throws io_error.
+  void write_at(uint64_t offset, std::span<const std::byte> bytes) { file_->write_at(offset, bytes); }
   /// Throws io_error; the file is then not there.
   void commit();
 

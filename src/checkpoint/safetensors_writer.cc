@@ -2,44 +2,31 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <stdexcept>
-#include <utility>
-
-#include "base/pending_file.h"
-#include "checkpoint/safetensors_layout.h"
 
 namespace fulgur {
-namespace {
 
-void check_bytes(const TensorToWrite& tensor) {
-  size_t bytes = size_bytes(tensor.dtype);
-  for (const int64_t dim : tensor.shape) bytes *= static_cast<size_t>(dim);
-  if (bytes != tensor.bytes.size()) {
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
+                                     std::span<const TensorToPlace> tensors)
+    : SafetensorsWriter(path, tensors, lay_out(tensors, /*metadata=*/false)) {}
+
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
+                                     std::span<const TensorToPlace> tensors, const SafetensorsLayout& layout)
+    : file_(path) {
+  places_.reserve(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) places_.push_back({layout.offsets[i], tensors[i].bytes});
+  file_.append(std::as_bytes(std::span(layout.head)));
+}
+
+void SafetensorsWriter::write(size_t tensor, std::span<const std::byte> bytes) {
+  const Place& place = places_.at(tensor);
+  if (bytes.size() != place.bytes) {
     throw std::logic_error(
-        fmt::format("'{}': {} bytes for a shape that takes {}", tensor.name, tensor.bytes.size(), bytes));
+        fmt::format("tensor {} is written with {} bytes and takes {}", tensor, bytes.size(), place.bytes));
   }
+  file_.write_at(place.offset, bytes);
 }
 
-}  // namespace
-
-void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWrite> tensors) {
-  std::sort(tensors.begin(), tensors.end(), [](const TensorToWrite& a, const TensorToWrite& b) {
-    const size_t a_width = size_bytes(a.dtype);
-    const size_t b_width = size_bytes(b.dtype);
-    return a_width != b_width ? a_width > b_width : a.name < b.name;
-  });
-  std::vector<TensorToPlace> places;
-  for (const TensorToWrite& tensor : tensors) {
-    check_bytes(tensor);
-    places.push_back(
-        {tensor.name, name(tensor.dtype), tensor.shape, tensor.bytes.size(), size_bytes(tensor.dtype)});
-  }
-  const SafetensorsLayout layout = lay_out(places, /*metadata=*/false);
-  PendingFile file(path);
-  file.append(std::as_bytes(std::span(layout.head)));
-  for (const TensorToWrite& tensor : tensors) file.append(tensor.bytes);
-  file.commit();
-}
+void SafetensorsWriter::commit() { file_.commit(); }
 
 }  // namespace fulgur

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <csignal>
 #include <future>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -68,12 +69,15 @@ class InterruptGuard {
   struct sigaction before_ = {};
 };
 
-/// Control tokens become their ids; what people wrote stays text, whatever it spells.
-std::vector<int32_t> encode(const std::vector<chat::Segment>& segments, const Tokenizer& tokenizer) {
+/// Control tokens become their ids; what people wrote stays text, whatever it spells. Of a text that is more
+/// than `most_ids`, not all.
+std::vector<int32_t> encode(const std::vector<chat::Segment>& segments, const Tokenizer& tokenizer,
+                            int64_t most_ids = std::numeric_limits<int64_t>::max()) {
   std::vector<int32_t> ids;
   for (const chat::Segment& segment : segments) {
     if (!segment.control) {
-      const std::vector<int32_t> text = tokenizer.encode(segment.text, {.parse_added_tokens = false});
+      const std::vector<int32_t> text = tokenizer.encode(
+          segment.text, {.parse_added_tokens = false, .most_ids = static_cast<size_t>(most_ids)});
       ids.insert(ids.end(), text.begin(), text.end());
     } else if (const std::optional<int32_t> id = tokenizer.token_id(segment.text)) {
       ids.push_back(*id);
@@ -102,21 +106,25 @@ class Conversation {
     clear();
   }
 
+  /// Bytes of the longest message that might fit.
+  [[nodiscard]] size_t most_bytes() const { return tokenizer_.most_bytes(static_cast<size_t>(context_)); }
+  [[noreturn]] void refuse(const std::string& found) const {
+    throw Error(Problem{.kind = ErrorKind::kBadRequest,
+                        .message = "The conversation no longer fits the context.",
+                        .expected = fmt::format("at most {} tokens", context_),
+                        .found = found,
+                        .todo = "begin a new one with /clear, or raise --context"});
+  }
+
   void clear() { ids_ = encode(chat::begin(system_), tokenizer_); }
 
   /// Streams the answer to stdout.
   void say(const std::string& user) {
     std::vector<int32_t> prompt = ids_;
-    const std::vector<int32_t> turn = encode(chat::user_turn(user), tokenizer_);
+    const std::vector<int32_t> turn = encode(chat::user_turn(user), tokenizer_, context_);
     prompt.insert(prompt.end(), turn.begin(), turn.end());
-    const int64_t room = context_ - static_cast<int64_t>(prompt.size());
-    if (room < 1) {
-      throw Error(Problem{.kind = ErrorKind::kBadRequest,
-                          .message = "The conversation no longer fits the context.",
-                          .expected = fmt::format("at most {} tokens", context_),
-                          .found = fmt::format("{} tokens", context_ - room),
-                          .todo = "begin a new one with /clear, or raise --context"});
-    }
+    const int64_t room = context_ - std::ssize(prompt);
+    if (room < 1) refuse(fmt::format("{} tokens or more", prompt.size()));
     std::promise<Generation> promise;
     const std::shared_future<Generation> submitted = promise.get_future().share();
     promise.set_value(engine_.submit({.prompt = prompt,
@@ -188,7 +196,8 @@ int run_chat(const Options& options) {
   while (true) {
     if (terminal) print_log("> ");
     interrupted = false;
-    std::optional<std::string> line = read_input_line();
+    // A pasted book is neither kept nor encoded, which would take memory.
+    std::optional<std::string> line = read_input_line(conversation.most_bytes() + 1);
     if (line && line->ends_with('\r')) line->pop_back();  // lines of a file that was written on Windows
     if (!line) break;
     const std::string word = trimmed(*line);
@@ -203,6 +212,8 @@ int run_chat(const Options& options) {
       continue;
     }
     try {
+      if (line->size() > conversation.most_bytes())
+        conversation.refuse(fmt::format("a message of more than {} bytes", conversation.most_bytes()));
       conversation.say(*line);
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kBadRequest) throw;

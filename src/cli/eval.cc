@@ -134,9 +134,9 @@ void answer_rows(Engine& engine, const Config& config, const Options& options, c
   size_t correct = 0;
   const auto request = [&](size_t i) {
     const Row& row = rows.rows[i];
-    return Request{
-        .prompt = row.ids,
-        .max_tokens = rows.new_tokens(row, options.max_tokens.value_or(kDefaultMaxTokens), config)};
+    return Request{.prompt = row.ids,
+                   .max_tokens = rows.new_tokens(row, options.max_tokens.value_or(kDefaultMaxTokens), config),
+                   .on_token = [](const GeneratedToken&) {}};  // nobody takes them one by one: none are kept
   };
   for_each_row(engine, rows.rows.size(), rows_at_once(rows, options), request,
                [&](size_t i, Completion answer) {

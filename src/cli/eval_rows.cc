@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <string_view>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -62,16 +62,16 @@ std::vector<int32_t> read_prompt(const Json& object, const std::string& file, si
 }  // namespace
 
 Rows read_rows(const std::string& file, int64_t limit, const Config& config, const Tokenizer* tokenizer) {
-  const std::string text = read_text_file(file);
+  TextLines lines(file);
   Rows result;
   size_t line_number = 0;
-  for (std::string_view rest = text; !rest.empty();) {
-    const std::string_view line = take_line(rest);
+  while (limit < 0 || std::ssize(result.rows) < limit) {
+    const std::optional<std::string> line = lines.next();
+    if (!line) break;
     ++line_number;
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    if (limit >= 0 && static_cast<int64_t>(result.rows.size()) == limit) break;
+    if (line->find_first_not_of(" \t\r") == std::string::npos) continue;
 
-    const Json object = parse_json(line, ErrorKind::kBadRequest, fmt::format("{}:{}", file, line_number));
+    const Json object = parse_json(*line, ErrorKind::kBadRequest, fmt::format("{}:{}", file, line_number));
     if (!object.is_object()) refuse(file, line_number, "no JSON object");
     Row row{.id = object.value("id", Json(line_number - 1)), .has_solution = object.contains("solution")};
     const bool likelihood = object.contains("ids");
@@ -95,7 +95,7 @@ Rows read_rows(const std::string& file, int64_t limit, const Config& config, con
                         .file = file,
                         .message = "There is nothing to evaluate in this file.",
                         .expected = "at least one line with a JSON object",
-                        .found = text.empty() ? "an empty file" : "only blank lines",
+                        .found = line_number == 0 ? "an empty file" : "only blank lines",
                         .todo = "give a file of rows, as models/mini-v32/eval/arithmetic.jsonl"});
   }
   return result;

@@ -141,7 +141,9 @@ int run_generate(const Options& options) {
   const OpenedModel model = open_model(std::move(found), options.model,
                                        {.cache_tokens = prompt_tokens + max_tokens, .prompt = prompt_tokens});
   Engine engine = make_engine(options.model, model, tokenizer ? &*tokenizer : nullptr);
-  if (!options.json) {
+  if (options.json) {
+    request.on_token = [](const GeneratedToken&) {};  // nobody takes them one by one: none are kept
+  } else {
     // On the engine's thread: to wake this one for each token would cost a small model more than the
     // printing.
     request.on_token = [&, first = true](const GeneratedToken& token) mutable {

@@ -39,6 +39,7 @@ struct InjectedSize {
 InjectedSize injected_size(const Catalog& file, const Config& config, size_t prompt) {
   InjectedSize size;
   for (size_t layer = 0; layer < config.full_indexer.size(); ++layer) {
+    if (!config.full_indexer[layer]) continue;
     const CatalogEntry* entry = file.find(injected_name(prompt, layer));
     if (entry == nullptr || entry->shape.size() != 2) continue;
     size.width = std::max(size.width, entry->shape[1]);
@@ -103,13 +104,11 @@ std::map<int, InjectedSelection::Rows> read_injected(const Catalog& file, const 
   return by_layer;
 }
 
-void run_prompt(Engine& engine, const LogitsOptions& options, size_t prompt,
-                const std::vector<int32_t>& tokens, SelectionSource* selection,
-                std::vector<OutputTensor>& out) {
+std::vector<OutputTensor> run_prompt(Engine& engine, const LogitsOptions& options, size_t prompt,
+                                     const std::vector<int32_t>& tokens, SelectionSource* selection,
+                                     int64_t topk_cols) {
   StepRunner& runner = engine.runner();
-  const int64_t index_topk = runner.config().index_topk;
-  Recorder recorder(options, runner.config(), runner.backend(), prompt, static_cast<int64_t>(tokens.size()),
-                    selection == nullptr ? index_topk : selection->width(index_topk));
+  Recorder recorder(options, runner.config(), runner.backend(), prompt, std::ssize(tokens), topk_cols);
   runner.set_observer(&recorder);
   runner.set_selection(selection);
   const auto after_prompt = [&](const GeneratedToken&) {
@@ -126,7 +125,7 @@ void run_prompt(Engine& engine, const LogitsOptions& options, size_t prompt,
   const Completion completion = engine.submit(std::move(request)).wait();
   runner.set_observer(nullptr);
   recorder.greedy(completion.ids);
-  std::ranges::move(recorder.take(), std::back_inserter(out));
+  return recorder.take();
 }
 
 [[noreturn]] void refuse_input(const std::string& out, const std::filesystem::path& input, const char* what) {
@@ -157,15 +156,31 @@ void check_no_file_of(const std::filesystem::path& model, const std::filesystem:
     check_no_input(out, at->path(), kWhat);
 }
 
-/// What a prompt's tensors take, which are written in the end.
+/// What the tensors of one prompt take, which are written when it has run.
 uint64_t results_bytes(const LogitsOptions& options, const Config& config, size_t prompt, int64_t num_tokens,
-                       int64_t most_injected) {
+                       int64_t topk_cols) {
   uint64_t bytes = 0;
-  const int64_t topk_cols = std::max(config.index_topk, most_injected);
-  for (const OutputTensor& tensor : output_tensors(options, config, prompt, num_tokens, topk_cols)) {
+  for (const OutputTensor& tensor : output_tensors(options, config, prompt, num_tokens, topk_cols))
     bytes += tensor.size();
-  }
   return bytes;
+}
+
+/// The file, with places for the tensors of all prompts, one prompt's behind the other's.
+SafetensorsWriter make_file(const LogitsOptions& options, const Config& config,
+                            const std::vector<std::vector<int32_t>>& prompts,
+                            const std::vector<int64_t>& topk_cols) {
+  std::vector<OutputTensor> tensors;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    std::ranges::move(output_tensors(options, config, i, std::ssize(prompts[i]), topk_cols[i]),
+                      std::back_inserter(tensors));
+  }
+  std::vector<TensorToPlace> places;
+  places.reserve(tensors.size());
+  for (const OutputTensor& tensor : tensors) {
+    places.push_back(
+        {tensor.name, name(tensor.dtype), tensor.shape, tensor.size(), size_bytes(tensor.dtype)});
+  }
+  return {options.out, places};
 }
 
 int run_logits(const LogitsOptions& options) {
@@ -205,19 +220,24 @@ int run_logits(const LogitsOptions& options) {
                .shows_scores = options.dumps("scores"),
                .shows_router = options.dumps("router"),
                .shows_mtp_logits = options.model.mtp};
-  uint64_t most_read = 0;
+  uint64_t stored = 0;
+  uint64_t most_at_once = 0;
+  std::vector<int64_t> topk_cols;
   for (size_t i = 0; i < prompts.size(); ++i) {
     const InjectedSize of = injected ? injected_size(*injected, config, i) : InjectedSize{};
     size.selection_width = std::max(size.selection_width, of.width);
-    size.results_bytes +=
-        of.stored_bytes + results_bytes(options, config, i, std::ssize(prompts[i]), of.width);
-    most_read = std::max(most_read, of.read_bytes);
+    topk_cols.push_back(std::max(config.index_topk, of.width));
+    stored += of.stored_bytes;
+    most_at_once =
+        std::max(most_at_once,
+                 of.read_bytes + results_bytes(options, config, i, std::ssize(prompts[i]), topk_cols.back()));
   }
-  size.results_bytes += most_read;
+  size.results_bytes = stored + most_at_once;
+  SafetensorsWriter file = make_file(options, config, prompts, topk_cols);
   const OpenedModel model = open_model(std::move(found), options.model, size);
   Engine engine = make_engine(options.model, model, nullptr,
                               {.step_tokens = options.chunk, .max_running = 1, .prefix_cache = false});
-  std::vector<OutputTensor> out;
+  size_t written = 0;
   Progress progress("logits", "prompt");
   for (size_t i = 0; i < prompts.size(); ++i) {
     SelectionSource* selection = model.selection.get();
@@ -227,13 +247,11 @@ int run_logits(const LogitsOptions& options) {
           read_injected(*injected, model.loaded.config, i, static_cast<int64_t>(prompts[i].size())));
       selection = &injection;
     }
-    run_prompt(engine, options, i, prompts[i], selection, out);
+    for (const OutputTensor& tensor : run_prompt(engine, options, i, prompts[i], selection, topk_cols[i]))
+      file.write(written++, tensor.bytes);
     progress.update(i + 1, prompts.size());
   }
-  std::vector<TensorToWrite> tensors;
-  for (const OutputTensor& tensor : out)
-    tensors.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes});
-  write_safetensors(options.out, std::move(tensors));
+  file.commit();
   if (options.model.profile) print_profile(engine.runner().profile());
   return kExitDone;
 }

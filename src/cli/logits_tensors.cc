@@ -61,18 +61,16 @@ Recorder::Recorder(const LogitsOptions& options, const Config& config, const Bac
       backend_(backend),
       prompt_(prompt),
       mtp_layer_(static_cast<int>(config.num_hidden_layers)),
-      num_tokens_(num_tokens) {
-  for (OutputTensor& tensor : output_tensors(options, config, prompt, num_tokens, topk_cols)) {
-    tensor.bytes.resize(tensor.size());
-    const std::string name = tensor.name;
-    tensors_.emplace(name, std::move(tensor));
-  }
+      num_tokens_(num_tokens),
+      tensors_(output_tensors(options, config, prompt, num_tokens, topk_cols)) {
+  for (OutputTensor& tensor : tensors_) tensor.bytes.resize(tensor.size());
 }
 
 OutputTensor* Recorder::find(std::string_view what, int layer) {
-  const auto found = tensors_.find(layer < 0 ? fmt::format("{}.{}", what, prompt_)
-                                             : fmt::format("{}.{}.{}", what, prompt_, layer));
-  return found == tensors_.end() ? nullptr : &found->second;
+  const std::string name =
+      layer < 0 ? fmt::format("{}.{}", what, prompt_) : fmt::format("{}.{}.{}", what, prompt_, layer);
+  const auto found = std::ranges::find(tensors_, name, &OutputTensor::name);
+  return found == tensors_.end() ? nullptr : &*found;
 }
 
 template <typename T>
@@ -142,14 +140,11 @@ void Recorder::greedy(const std::vector<int32_t>& ids) {
 }
 
 std::vector<OutputTensor> Recorder::take() {
-  std::vector<OutputTensor> tensors;
-  for (auto& [name, tensor] : tensors_) {
+  for (const OutputTensor& tensor : tensors_) {
     if (tensor.filled != tensor.bytes.size())
-      throw std::logic_error("logits: rows of " + name + " are missing");
-    tensors.push_back(std::move(tensor));
+      throw std::logic_error("logits: rows of " + tensor.name + " are missing");
   }
-  tensors_.clear();
-  return tensors;
+  return std::move(tensors_);
 }
 
 }  // namespace fulgur::cli

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -69,7 +68,7 @@ class Recorder : public StepObserver {
 
   /// Of the tokens behind the prompt.
   void greedy(const std::vector<int32_t>& ids);
-  /// Throws std::logic_error where one isn't full.
+  /// As output_tensors() has them. Throws std::logic_error where one isn't full.
   std::vector<OutputTensor> take();
 
  private:
@@ -84,7 +83,7 @@ class Recorder : public StepObserver {
   const size_t prompt_;
   const int mtp_layer_;
   const int64_t num_tokens_;
-  std::map<std::string, OutputTensor, std::less<>> tensors_;
+  std::vector<OutputTensor> tensors_;
 };
 
 }  // namespace fulgur::cli

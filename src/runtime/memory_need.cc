@@ -82,6 +82,7 @@ MemoryNeed memory_need(const Config& config, const ModelPlan& plan, const Catalo
   std::vector<float> sin;
   compute_rope(config, 0, kPageTokens, cos, sin);
   need.process = settled_rss_bytes() + kCodeToCome;
+  need.before = peak_rss_bytes();
   need.kernel += (need.weights.mapped + need.weights.copied + need.cache() + need.tables + need.scratch) /
                  kLeastPageBytes * kPageEntryBytes;
   return need;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "model/inspection.h"
@@ -22,6 +23,7 @@ struct MemoryNeed {
   uint64_t kernel = 0;      // what the system itself keeps of threads and pages: a control group's alone
   uint64_t reserved = 0;    // address space of threads' stacks, used or not
   uint64_t process = 0;     // program, tokenizer and plan, which it holds already
+  uint64_t before = 0;      // the most that it has held, when it read its input say
   /// Another engine over the same weights.
   void add_engine(const MemoryNeed& other);
   [[nodiscard]] uint64_t cache() const { return latents + index_keys; }
@@ -32,7 +34,7 @@ struct MemoryNeed {
   /// Of address space, what limits of the process (ulimit -v, -d) count.
   [[nodiscard]] uint64_t address_space() const { return allocated() - stacks - kernel + reserved; }
   [[nodiscard]] uint64_t total() const {
-    return weights.mapped + weights.sources + allocated() - kernel + process;
+    return std::max(before, weights.mapped + weights.sources + allocated() - kernel + process);
   }
 };
 

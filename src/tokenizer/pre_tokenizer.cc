@@ -1,5 +1,7 @@
 #include "tokenizer/pre_tokenizer.h"
 
+#include <utility>
+
 #include "tokenizer/unicode.h"
 
 namespace fulgur {
@@ -46,8 +48,8 @@ Pieces with_prefix_spaces(std::u32string& text, const Pieces& pieces) {
   return moved;
 }
 
-Pieces apply(const ByteLevel& step, std::u32string& text, const Pieces& pieces) {
-  Pieces cut = step.add_prefix_space ? with_prefix_spaces(text, pieces) : pieces;
+Pieces apply(const ByteLevel& step, std::u32string& text, Pieces pieces) {
+  Pieces cut = step.add_prefix_space ? with_prefix_spaces(text, pieces) : std::move(pieces);
   return step.regex ? step.regex->split(text, cut) : cut;
 }
 
@@ -59,7 +61,7 @@ std::vector<Span> PreTokenizer::split(std::u32string& text) const {
   if (text.empty()) return {};
   Pieces pieces = {{0, text.size()}};
   for (const Step& step : steps_) {
-    pieces = std::visit([&](const auto& kind) { return apply(kind, text, pieces); }, step);
+    pieces = std::visit([&](const auto& kind) { return apply(kind, text, std::move(pieces)); }, step);
   }
   return pieces;
 }

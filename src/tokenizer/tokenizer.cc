@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <unordered_map>
 #include <utility>
 
@@ -21,8 +22,10 @@ constexpr size_t kMostRememberedWords = 1 << 16;
 /// Encodes the words of one text; a word that was there before is copied from the ids it gave.
 class WordEncoder {
  public:
-  WordEncoder(const BytePairEncoder& encoder, bool added_tokens, std::vector<int32_t>& ids)
-      : encoder_(encoder), added_tokens_(added_tokens), ids_(ids) {}
+  WordEncoder(const BytePairEncoder& encoder, const EncodeOptions& options, std::vector<int32_t>& ids)
+      : encoder_(encoder), options_(options), ids_(ids) {}
+
+  [[nodiscard]] bool full() const { return ids_.size() > options_.most_ids; }
 
   void encode(const std::string& word) {
     const auto known = seen_.find(word);
@@ -31,7 +34,7 @@ class WordEncoder {
       return;
     }
     const size_t begin = ids_.size();
-    encoder_.encode(word, added_tokens_, ids_);
+    encoder_.encode(word, options_.parse_added_tokens, ids_);
     if (word.size() <= kLongestRememberedWord && seen_.size() < kMostRememberedWords) {
       seen_.emplace(word, Run{begin, ids_.size() - begin});
     }
@@ -43,7 +46,7 @@ class WordEncoder {
     size_t count;
   };
   const BytePairEncoder& encoder_;
-  bool added_tokens_;
+  const EncodeOptions& options_;
   std::vector<int32_t>& ids_;
   std::unordered_map<std::string, Run> seen_;
 };
@@ -56,12 +59,14 @@ std::vector<AddedTokenSplit> split(const AddedTokenFinder& finder, std::string_v
 }
 
 void encode_text(const TokenizerParts& parts, std::string_view text, WordEncoder& words) {
+  if (words.full()) return;
   std::u32string characters = decode_utf8(text);
   std::string word;
   for (const Span& span : parts.pre_tokenizer.split(characters)) {
     word.clear();
     for (size_t i = span.begin; i < span.end; ++i) append_utf8(characters[i], word);
     words.encode(word);
+    if (words.full()) return;
   }
 }
 
@@ -102,7 +107,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions opti
   }
   const bool added = options.parse_added_tokens;
   std::vector<int32_t> ids;
-  WordEncoder words(parts_->encoder, added, ids);
+  WordEncoder words(parts_->encoder, options, ids);
   for (const int32_t around : options.add_special ? parts_->around : std::vector<int32_t>{kTextItself}) {
     if (around != kTextItself) {
       ids.push_back(around);
@@ -158,6 +163,16 @@ std::optional<int32_t> Tokenizer::token_id(std::string_view name) const {
 std::optional<int32_t> Tokenizer::bos() const { return parts_->bos; }
 std::optional<int32_t> Tokenizer::eos() const { return parts_->eos; }
 int32_t Tokenizer::num_ids() const { return static_cast<int32_t>(parts_->vocabulary.tokens.size()); }
+
+size_t Tokenizer::most_bytes(size_t ids) const {
+  constexpr size_t kMostComposed =
+      3;  // NFC makes one character of a Hangul syllable's three of as many bytes
+  size_t longest = 1;
+  for (const Vocabulary::Token& token : parts_->vocabulary.tokens) {
+    if (!token.special && !token.added) longest = std::max(longest, token.bytes.size());
+  }
+  return ids * longest * (parts_->nfc ? kMostComposed : 1);
+}
 
 std::string IncrementalDecoder::push(int32_t id) {
   const std::string& piece = tokenizer_.piece(id);

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -19,6 +21,8 @@ struct EncodeOptions {
   bool parse_added_tokens = true;
   /// Puts around the text what the file's post-processor says, such as BOS.
   bool add_special = false;
+  /// Encoding ends when there are more ids than this; what is behind them is left out.
+  size_t most_ids = std::numeric_limits<size_t>::max();
 };
 
 struct DecodeOptions {
@@ -55,6 +59,9 @@ class Tokenizer {
   [[nodiscard]] std::optional<int32_t> token_id(std::string_view name) const;
   [[nodiscard]] std::optional<int32_t> bos() const;
   [[nodiscard]] std::optional<int32_t> eos() const;
+  /// A text of more bytes takes more ids than so many, without `parse_added_tokens`: it needs not be encoded
+  /// to be too long.
+  [[nodiscard]] size_t most_bytes(size_t ids) const;
   /// One more than the highest id.
   [[nodiscard]] int32_t num_ids() const;
 

@@ -17,7 +17,7 @@ namespace {
 void add_token(Vocabulary& vocabulary, int32_t id, const std::string& name, std::string bytes, bool special) {
   const auto index = static_cast<size_t>(id);
   if (vocabulary.tokens.size() <= index) vocabulary.tokens.resize(index + 1);
-  vocabulary.tokens[index] = {true, special, std::move(bytes)};
+  vocabulary.tokens[index] = {.present = true, .special = special, .bytes = std::move(bytes)};
   vocabulary.id_of[name] = id;
 }
 
@@ -134,11 +134,13 @@ void read_added_tokens(const JsonField& field, TokenizerParts& parts) {
           fmt::format("contradicts the vocabulary: the token {} has id {}.", quote(token.content), id),
           "the id of model.vocab, or the next free one");
     }
-    if (known == parts.vocabulary.id_of.end() && parts.vocabulary.has(id)) {
+    const bool added = known == parts.vocabulary.id_of.end();
+    if (added && parts.vocabulary.has(id)) {
       entry.at("id").bad("is the id of an entry of model.vocab.", "an id that no entry has");
     }
     const std::string found_by = token.normalized && parts.nfc ? to_nfc(token.content) : token.content;
     add_token(parts.vocabulary, id, token.content, decoded(token.content), token.special);
+    parts.vocabulary.tokens[static_cast<size_t>(id)].added = added;
     if (token.normalized && !normal_forms.insert(found_by).second) {
       entry.at("content").bad("has the same normal form as another added token.", "a normal form of its own");
     }

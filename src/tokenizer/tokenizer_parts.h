@@ -18,7 +18,8 @@ struct Vocabulary {
   struct Token {
     bool present = false;
     bool special = false;
-    std::string bytes;  // what decoding gives
+    bool added = false;  // no entry of model.vocab, so that no merges give it
+    std::string bytes;   // what decoding gives
   };
   std::vector<Token> tokens;                       // by id
   std::unordered_map<std::string, int32_t> id_of;  // vocabulary entries by spelling, added tokens by text

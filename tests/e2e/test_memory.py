@@ -98,9 +98,17 @@ LOGITS = {
 
 @pytest.mark.parametrize(("prompts", "options"), LOGITS.values(), ids=LOGITS)
 def test_logits_takes_what_was_predicted(tmp_path, prompts, options):
-    """Its tensors too, which it keeps until they are written."""
+    """A prompt's tensors too, which it keeps until they are written."""
     (tmp_path / "ids.json").write_text(json.dumps([[2 + i % 1000 for i in range(count)] for count in prompts]))
     predicted, used = told(run("logits", model=MINI, tokens=tmp_path / "ids.json", out=tmp_path / "out", verbose=True, **options))
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+@pytest.mark.parametrize("options", [{"last": True}, {"last": True, "greedy": 5}], ids=["last", "greedy"])
+def test_logits_of_many_prompts_take_what_was_predicted(tmp_path, options):
+    """What of the tensors is not their bytes: names, and the file's header."""
+    (tmp_path / "ids.json").write_text(json.dumps([[3, 4, 5]] * 5000))
+    predicted, used = told(run("logits", model=GOLDEN / "v3-bf16", tokens=tmp_path / "ids.json", out=tmp_path / "out", threads=2, verbose=True, **options))
     assert used == pytest.approx(predicted, rel=0.05)
 
 
@@ -135,6 +143,23 @@ def test_eval_takes_what_was_predicted(tmp_path, count, length, options):
     assert used == pytest.approx(predicted, rel=0.05)
 
 
+def test_rows_behind_the_limit_take_no_memory(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    row = json.dumps({"prompt": "What is 1 + 1?", "answer": "2", "note": "x" * 1000})
+    rows.write_text(f"{row}\n" * 20000)
+    predicted, used = told(run("eval", rows, model=MINI, limit=2, max_tokens=4, threads=1, verbose=True))
+    assert used == pytest.approx(predicted, rel=0.05)
+    few = tmp_path / "few.jsonl"
+    few.write_text(f"{row}\n" * 2)
+    assert used == pytest.approx(told(run("eval", few, model=MINI, max_tokens=4, threads=1, verbose=True))[1], rel=0.02)
+
+
+def test_what_reading_took_is_in_the_prediction(tmp_path):
+    (tmp_path / "ids.json").write_text("[[3, 4, 5]" + " " * 20_000_000 + "]")
+    predicted, used = told(run("logits", model=GOLDEN / "v3-bf16", tokens=tmp_path / "ids.json", out=tmp_path / "out", last=True, verbose=True))
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
 @pytest.mark.parametrize("max_tokens", [16, 400])
 def test_answers_take_what_was_predicted(max_tokens):
     """Wherever they end: most before they have 400 tokens."""
@@ -155,6 +180,14 @@ CHATS = {
 def test_a_chat_takes_what_was_predicted_whatever_is_said(says, options):
     """The scratch of the largest step too, which a short message doesn't run."""
     predicted, used = told(run("chat", model=MINI, stdin=says, max_tokens=8, verbose=True, **options))
+    assert used == pytest.approx(predicted, rel=0.05)
+
+
+def test_a_message_that_can_not_fit_is_refused_without_being_kept():
+    result = run("chat", model=MINI, stdin="In the beginning. " * 500_000 + "\nWho was that?\n", context=512, max_tokens=8, kv_dtype="fp8", verbose=True)
+    assert result.returncode == 1 and result.stdout.strip()  # the next was answered
+    assert "a message of more than" in result.stderr and "no longer fits the context" in result.stderr
+    predicted, used = (float(each) for each in re.findall(r"memory: ([0-9.]+) MB", result.stderr))
     assert used == pytest.approx(predicted, rel=0.05)
 
 

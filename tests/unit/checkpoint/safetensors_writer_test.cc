@@ -24,6 +24,25 @@ std::vector<std::string> names_in(const std::filesystem::path& folder) {
   return names;
 }
 
+struct Tensor {
+  std::string name;
+  DType dtype{};
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;
+};
+
+/// The last tensors' bytes first.
+void write_safetensors(const std::filesystem::path& path, const std::vector<Tensor>& tensors) {
+  std::vector<TensorToPlace> places;
+  for (const Tensor& tensor : tensors) {
+    places.push_back(
+        {tensor.name, name(tensor.dtype), tensor.shape, tensor.bytes.size(), size_bytes(tensor.dtype)});
+  }
+  SafetensorsWriter file(path, places);
+  for (size_t i = tensors.size(); i-- > 0;) file.write(i, tensors[i].bytes);
+  file.commit();
+}
+
 TEST(SafetensorsWriter, WritesWhatTheReaderReads) {
   const std::vector<float> floats = {1.5F, -2.0F, 0.0F};
   const std::vector<int64_t> longs = {-1, int64_t{1} << 40};
@@ -51,7 +70,7 @@ TEST(SafetensorsWriter, WritesAnyTensorsSoThatTheyAreReadAsTheyWere) {
   const TemporaryFolder folder;
   EXPECT_TRUE(rc::check([&] {
     const auto names = *rc::gen::unique<std::vector<std::string>>(test::any_text());
-    std::vector<TensorToWrite> tensors;
+    std::vector<Tensor> tensors;
     std::vector<std::vector<std::byte>> data(names.size());
     for (size_t i = 0; i < names.size(); ++i) {
       if (names[i] == "__metadata__") continue;
@@ -68,7 +87,7 @@ TEST(SafetensorsWriter, WritesAnyTensorsSoThatTheyAreReadAsTheyWere) {
     write_safetensors(folder / "out.safetensors", tensors);
     const Catalog catalog = read_safetensors(folder / "out.safetensors");
     RC_ASSERT(catalog.entries.size() == tensors.size());
-    for (const TensorToWrite& tensor : tensors) {
+    for (const Tensor& tensor : tensors) {
       const CatalogEntry* entry = catalog.find(tensor.name);
       RC_ASSERT(entry != nullptr);
       RC_ASSERT(entry->dtype_known && entry->dtype == tensor.dtype && entry->shape == tensor.shape);
@@ -89,6 +108,21 @@ TEST(SafetensorsWriter, ReplacesAFileAndLeavesNoOther) {
   write_safetensors(folder / "out.safetensors", {});
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"out.safetensors"});
   EXPECT_TRUE(read_safetensors(folder / "out.safetensors").entries.empty());
+}
+
+TEST(SafetensorsWriter, LeavesNoFileWithoutCommit) {
+  const TemporaryFolder folder;
+  { const SafetensorsWriter file(folder / "out.safetensors", {}); }
+  EXPECT_TRUE(names_in(folder.path()).empty());
+}
+
+TEST(SafetensorsWriter, WritesNoOtherBytesThanATensorTakes) {
+  const TemporaryFolder folder;
+  const std::vector<int64_t> shape = {2};
+  const std::vector<TensorToPlace> places = {{"a", "F32", shape, 8, 4}};
+  SafetensorsWriter file(folder / "out.safetensors", places);
+  EXPECT_THROW(file.write(0, std::vector<std::byte>(7)), std::logic_error);
+  EXPECT_THROW(file.write(1, {}), std::out_of_range);
 }
 
 TEST(SafetensorsWriter, LeavesNoFileWhenTheDiskIsFull) {

@@ -42,6 +42,25 @@ TEST(Tokenizer, AddedTokensAreParsedOrStayTextWhateverTheirFlags) {
   EXPECT_EQ(mini().decode(plain), text);
 }
 
+TEST(Tokenizer, EncodesNoMoreThanAsked) {
+  const std::string text = "In the beginning God created the heaven and the earth.";
+  const Ids whole = mini().encode(text);
+  ASSERT_GT(whole.size(), 8U);
+  for (size_t most = 0; most <= whole.size(); ++most) {
+    const Ids some = mini().encode(text, {.most_ids = most});
+    EXPECT_EQ(some.size() > most, whole.size() > most) << most;
+    EXPECT_TRUE(std::equal(some.begin(), some.end(), whole.begin())) << most;
+  }
+}
+
+TEST(Tokenizer, TellsHowLongATextOfSoManyIdsMayBe) {
+  EXPECT_EQ(mini().most_bytes(3), 30U);  // its longest token of text has ten bytes
+  Json nfc = tiny_tokenizer();
+  const size_t plain = Tokenizer::load(write_tokenizer(nfc)).most_bytes(1);
+  nfc["normalizer"] = {{"type", "NFC"}};
+  EXPECT_EQ(Tokenizer::load(write_tokenizer(nfc)).most_bytes(1), 3 * plain);
+}
+
 TEST(Tokenizer, SpecialTokensComeFromThePostProcessorOnDemand) {
   Ids expected = mini().encode("hi");
   expected.insert(expected.begin(), 0);
@@ -119,6 +138,8 @@ TEST(Tokenizer, GivesAnyTextBack) {
     const std::string text = *test::any_text();
     const std::vector<int32_t> ids = mini().encode(text, {.parse_added_tokens = *rc::gen::arbitrary<bool>()});
     RC_ASSERT(mini().decode(ids) == text);
+    const size_t as_text = mini().encode(text, {.parse_added_tokens = false}).size();
+    RC_ASSERT(text.size() <= mini().most_bytes(as_text));
     std::string pieces;
     for (const int32_t id : ids) pieces += mini().piece(id);
     RC_ASSERT(pieces == text);
