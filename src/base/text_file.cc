@@ -104,7 +104,9 @@ std::string_view take_line(std::string_view& rest) {
 
 std::optional<std::string> read_input_line(size_t most_bytes) {
   std::string line;
+  size_t read = 0;
   const bool any = read_line(stdin, [&](char c) {
+    if (++read > kMostTextBytes) refuse_too_long(kStandardInput, "A line", kMostTextBytes);
     if (line.size() < most_bytes) line += c;
   });
   if (std::ferror(stdin) != 0) {
